@@ -1,0 +1,25 @@
+"""Symmetric INT8 per output channel: what integer matrix products and integer convolutions take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class ChannelwiseWeight:
+    """`codes` int8 of the weight's own shape [out, ...]; `scales` float32 [out]."""
+
+    codes: NDArray[np.int8]
+    scales: NDArray[np.float32]
+
+
+def quantize_channelwise(weight: NDArray[np.float32]) -> ChannelwiseWeight:
+    """Quantizes [out, ...] float32 with one scale for each output channel; zero stays exactly zero."""
+    flat = weight.reshape(weight.shape[0], -1)
+    scales = (np.abs(flat).max(-1) / 127).astype(np.float32)
+    scales[scales == 0] = 1.0
+    codes = np.rint(flat / scales[:, None]).astype(np.int8)
+    return ChannelwiseWeight(codes.reshape(weight.shape), scales)
