@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from omni_edge.errors import CheckpointError
 
+from omni_edge.errors import CheckpointError
 from omni_export.lazy import LazyTensor
 
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -38,7 +38,9 @@ class SafetensorsFile:
         try:
             size = path.stat().st_size
         except FileNotFoundError:
-            raise CheckpointError(f"{path} is missing. Download the checkpoint again, or copy the shard here.") from None
+            raise CheckpointError(
+                f"{path} is missing. Download the checkpoint again, or copy the shard here."
+            ) from None
         if size < 8:
             raise self._truncated(f"it has {size} bytes")
         self._map = np.memmap(path, np.uint8, "r")

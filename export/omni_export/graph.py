@@ -17,11 +17,11 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from omni_edge.errors import ResourceError
-from omni_quant import quantize_blockwise_rows, quantize_channelwise
 from onnx import TensorProto, helper, numpy_helper
 
+from omni_edge.errors import ResourceError
 from omni_export.lazy import LazyTensor
+from omni_quant import quantize_blockwise_rows, quantize_channelwise
 
 Kind = Literal["fp32", "int8", "int4"]
 Shape = Sequence["int | str | None"]

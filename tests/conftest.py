@@ -1,0 +1,35 @@
+"""Session-wide fixtures: the small checkpoints and their reference models, made once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from checkpoints import SHAPES, load_reference, write_checkpoint
+
+torch.set_num_threads(1)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One test checkpoint: its shape's name and its folder."""
+
+    name: str
+    path: Path
+
+
+@pytest.fixture(scope="session", params=sorted(SHAPES))
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """Each of the differently shaped checkpoints in turn."""
+    path = write_checkpoint(tmp_path_factory.mktemp(f"checkpoint-{request.param}"), request.param)
+    return Case(request.param, path)
+
+
+@pytest.fixture(scope="session")
+def reference(case: Case) -> Any:
+    """The reference model of `case`, float32."""
+    return load_reference(case.path, case.name)
