@@ -342,7 +342,7 @@ class GraphBuilder:
                 for proto, array in zip(group.protos, group.produce(), strict=True):
                     offset = -(-file.tell() // _ALIGNMENT) * _ALIGNMENT
                     file.seek(offset)
-                    file.write(memoryview(np.ascontiguousarray(array)).cast("B"))
+                    file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
                     for key, value in (("location", path.name), ("offset", offset), ("length", array.nbytes)):
                         proto.external_data.add(key=key, value=str(value))
                     progress(array.nbytes)

@@ -1,0 +1,167 @@
+"""A loaded ONNX graph. The only file that knows onnxruntime."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from omni_edge.errors import BundleError, ResourceError
+from omni_edge.manifest import Bundle
+
+_ELEMENT_TYPES: dict[str, np.dtype[Any]] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(int64)": np.dtype(np.int64),
+    "tensor(int32)": np.dtype(np.int32),
+    "tensor(int8)": np.dtype(np.int8),
+    "tensor(uint8)": np.dtype(np.uint8),
+    "tensor(bool)": np.dtype(np.bool_),
+}
+
+
+def usable_cores() -> int:
+    """Processors this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, element type and shape of a graph's input or output; a dynamic dimension is None."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | None, ...]
+
+
+class Graph:
+    """An ONNX graph, its weights mapped from disk; immutable, shared between sessions and threads.
+
+    Args:
+        path: the `.onnx` file.
+        inputs: role -> tensor name; None: every tensor's role is its name.
+        outputs: likewise.
+        threads: cores one call may use; None: all of them.
+
+    Raises:
+        BundleError: the file cannot be loaded as a graph.
+        ResourceError: there is not enough memory.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        inputs: Mapping[str, str] | None = None,
+        outputs: Mapping[str, str] | None = None,
+        threads: int | None = None,
+    ) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads or usable_cores()
+        options.inter_op_num_threads = 1
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        # Several graphs take turns on the same few cores: a spinning pool of one would slow the next one's down
+        # (measured: up to 2x), and drains a battery.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        try:
+            self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except MemoryError:
+            raise ResourceError(f"Not enough memory to load {path.name}. Close other programs.") from None
+        except Exception as error:  # onnxruntime raises its own, undocumented family
+            reason = str(error).splitlines()[0][:200]
+            if "alloc" in reason.lower():
+                raise ResourceError(f"Not enough memory to load {path.name} ({reason}).") from None
+            raise BundleError(f"{path} cannot be loaded: {reason}. Export the bundle again.") from None
+        self.path = path
+        self.inputs = _specs(self._session.get_inputs())
+        self.outputs = _specs(self._session.get_outputs())
+        self._input_names = dict(inputs) if inputs is not None else {name: name for name in self.inputs}
+        self._output_names = dict(outputs) if outputs is not None else {name: name for name in self.outputs}
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, role: str, threads: int | None = None) -> Graph:
+        """The graph that plays `role` in a bundle."""
+        entry = bundle.manifest.graphs.get(role)
+        if entry is None:
+            raise BundleError(f"The bundle {bundle.path} has no {role!r} graph. Export it again without --text-only.")
+        if entry.data is not None:
+            bundle.file(entry.data)
+        return cls(bundle.file(entry.file), entry.inputs, entry.outputs, threads)
+
+    def input_name(self, role: str, layer: int | None = None) -> str:
+        """The tensor name of an input role; `layer` fills a per-layer name."""
+        return self._input_names[role].format(layer=layer)
+
+    def output_name(self, role: str, layer: int | None = None) -> str:
+        """The tensor name of an output role; `layer` fills a per-layer name."""
+        return self._output_names[role].format(layer=layer)
+
+    def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None) -> list[NDArray[Any]]:
+        """Runs once. `feeds` maps input roles to arrays; `outputs` names output roles (None: all, in order)."""
+        names = [self.output_name(role) for role in (outputs if outputs is not None else self._output_names)]
+        try:
+            result: list[NDArray[Any]] = self._session.run(
+                names, {self.input_name(role): value for role, value in feeds.items()}
+            )
+        except Exception as error:
+            raise _failed(self.path, error) from error
+        return result
+
+    def binding(self) -> Binding:
+        """A fresh set of bound tensors for repeated runs without copies."""
+        return Binding(self.path, self._session)
+
+
+class Binding:
+    """Inputs and outputs tied to memory that the caller owns: numpy arrays stay where they are.
+
+    Binding one array as an input and as an output lets an operator update it in place (the KV cache).
+    """
+
+    def __init__(self, path: Path, session: ort.InferenceSession) -> None:
+        self._path = path
+        self._session = session
+        self._binding = session.io_binding()
+        self._held: dict[str, Any] = {}
+
+    def input(self, name: str, array: NDArray[Any]) -> None:
+        """Binds a contiguous array as input `name`; later changes to its values are seen by later runs."""
+        value = ort.OrtValue.ortvalue_from_numpy(array)
+        self._held["in:" + name] = (value, array)
+        self._binding.bind_ortvalue_input(name, value)
+
+    def output(self, name: str, array: NDArray[Any]) -> None:
+        """Binds a contiguous array as output `name`: results are written into it."""
+        value = ort.OrtValue.ortvalue_from_numpy(array)
+        self._held["out:" + name] = (value, array)
+        self._binding.bind_ortvalue_output(name, value)
+
+    def run(self) -> None:
+        """Runs once over whatever is bound."""
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception as error:
+            raise _failed(self._path, error) from error
+
+
+def _failed(path: Path, error: Exception) -> ResourceError:
+    reason = str(error).splitlines()[0][:200]
+    return ResourceError(f"Running {path.name} failed: {reason}. Free some memory, or use a smaller input.")
+
+
+def _specs(arguments: Sequence[Any]) -> dict[str, TensorSpec]:
+    return {
+        argument.name: TensorSpec(
+            argument.name,
+            _ELEMENT_TYPES[argument.type],
+            tuple(dim if isinstance(dim, int) else None for dim in argument.shape),
+        )
+        for argument in arguments
+    }
