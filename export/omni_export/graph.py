@@ -110,6 +110,16 @@ class GraphBuilder:
             self._nodes.append(helper.make_node("Identity", [value], [name], name=f"/{name}/Identity"))
         self._outputs.append(helper.make_tensor_value_info(name, _ELEMENT_TYPES[dtype], list(shape)))
 
+    @property
+    def input_names(self) -> list[str]:
+        """Names of the declared inputs, in order."""
+        return [value.name for value in self._inputs]
+
+    @property
+    def output_names(self) -> list[str]:
+        """Names of the published outputs, in order."""
+        return [value.name for value in self._outputs]
+
     # -- nodes -------------------------------------------------------------------------------------------------
 
     def op(

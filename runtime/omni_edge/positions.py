@@ -47,9 +47,12 @@ class Positions:
         """[3, T * height * width] for temporal patches at the time ids `times` [T], in merged rows and columns."""
         return self._take(self.next + vision_grid(times, height, width))
 
-    def span(self, offsets: Ids, start: int) -> Ids:
-        """[3, n]: the ids `start + offsets`; the next id follows the largest of them."""
-        return self._take(start + offsets)
+    def interleaved(self, video: InterleavedVideo) -> Ids:
+        """[3, n] for a video with its sound; as in the reference, the next id follows the last run's largest one."""
+        start = self.next
+        ids = self._take(start + video.offsets)
+        self.next = start + video.last + 1
+        return ids
 
     def _take(self, ids: Ids) -> Ids:
         if ids.shape[1]:

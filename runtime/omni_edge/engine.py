@@ -1,0 +1,169 @@
+"""The weights of a bundle, ready to run; immutable, shared by any number of sessions and threads."""
+
+from __future__ import annotations
+
+import threading
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omni_edge.audio_encoder import AudioEncoder
+from omni_edge.decoder import Decoder
+from omni_edge.ear import Ear
+from omni_edge.errors import BundleError, UsageError
+from omni_edge.graph import Graph
+from omni_edge.manifest import Bundle, DecoderSection, Manifest
+from omni_edge.picture import ImageProcessor
+from omni_edge.sampling import Sampling
+from omni_edge.session import Session
+from omni_edge.solver import SolverSettings
+from omni_edge.talker import Talker
+from omni_edge.text import TextCodec
+from omni_edge.thinker import Thinker
+from omni_edge.vision_encoder import VisionEncoder
+from omni_edge.vocoder import Vocoder
+
+# Positions a session reserves when it is not told otherwise. Unused ones cost address space, not memory.
+DEFAULT_CONTEXT = 8192
+
+
+class OmniEdge:
+    """A loaded bundle. `OmniEdge.load(path)` makes one; `session()` starts a conversation on it.
+
+    The Thinker and, where the bundle speaks, the Talker and the vocoder are loaded at once; an encoder when the first
+    sound or picture comes.
+    """
+
+    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+        self.bundle = bundle
+        self.threads = threads
+        self.text = TextCodec.from_bundle(bundle)
+        self.ear = Ear(bundle.manifest.audio)
+        self.image_processor = ImageProcessor(bundle.manifest.vision)
+        thinker = Decoder(self._graph("thinker"), bundle.manifest.thinker)
+        self.thinker = Thinker(thinker, self._graph("token_embedding"))
+        self.talker = self._load_talker()
+        self.vocoder = self._load_vocoder() if self.talker else None
+        self._lock = threading.Lock()
+
+    @classmethod
+    def load(cls, path: Path | str, *, threads: int | None = None, verify: bool = False) -> OmniEdge:
+        """Loads the bundle in folder `path`.
+
+        Args:
+            path: the folder that holds `bundle.json`.
+            threads: cores to use; None: all that this process may run on.
+            verify: hash every file first (seconds for a large bundle); sizes are always checked.
+
+        Raises:
+            BundleError: the folder is no bundle, or a damaged one.
+            ResourceError: not enough memory.
+        """
+        return cls(Bundle(path, verify=verify), threads=threads)
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the bundle says of itself."""
+        return self.bundle.manifest
+
+    @property
+    def voices(self) -> list[str]:
+        """Names of the speakers; empty in a text-only bundle."""
+        return list(self.manifest.voices.speakers) if self.manifest.voices else []
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all files of the bundle."""
+        return sum(entry.bytes for entry in self.manifest.files.values())
+
+    @cached_property
+    def _audio_encoder(self) -> AudioEncoder:
+        return AudioEncoder(self._graph("audio_encoder"), self.manifest.audio)
+
+    @cached_property
+    def _vision_encoder(self) -> VisionEncoder:
+        return VisionEncoder(self._graph("vision_encoder"), self.manifest.vision)
+
+    @property
+    def audio_encoder(self) -> AudioEncoder:
+        """Mel blocks -> embeds; loaded on first use."""
+        with self._lock:
+            return self._audio_encoder
+
+    @property
+    def vision_encoder(self) -> VisionEncoder:
+        """Patches -> embeds; loaded on first use."""
+        with self._lock:
+            return self._vision_encoder
+
+    def voice_embed(self, name: str) -> NDArray[np.float32]:
+        """The embed [hidden] of the text token that announces speaker `name` to the Talker."""
+        assert self.manifest.voices is not None
+        return self.thinker.embed(np.array([self.manifest.voices.speakers[name].bos_token]))[0]
+
+    def session(
+        self,
+        *,
+        voice: str | None = None,
+        system: str | None = None,
+        context: int | None = None,
+        seed: int | None = None,
+        speech: bool | None = None,
+        sampling: Sampling | None = None,
+        talker_sampling: Sampling | None = None,
+        vocoder: SolverSettings | None = None,
+    ) -> Session:
+        """A fresh conversation.
+
+        Args:
+            voice: who speaks; None: the bundle's default speaker.
+            system: the system prompt; None: the one that speech requires, or the checkpoint's default without speech.
+            context: positions the conversation may use (text tokens, 25 a second of sound, one per 28 x 28 pixels).
+            seed: makes everything reproducible; None: different every time.
+            speech: answer in speech too; None: where the bundle can.
+            sampling: how text tokens are drawn.
+            talker_sampling: how codec tokens are drawn.
+            vocoder: solver and guidance of token2wav.
+
+        Raises:
+            UsageError: an unknown voice, speech from a text-only bundle, a context the model cannot hold.
+        """
+        limit = self.manifest.thinker.max_positions
+        capacity = min(DEFAULT_CONTEXT, limit) if context is None else context
+        if not 0 < capacity <= limit:
+            raise UsageError(f"The context is {capacity}; this model holds from 1 to {limit} positions.")
+        if speech and self.talker is None:
+            raise UsageError("This bundle has no speech: it was exported with --text-only. Ask without speech.")
+        return Session(
+            self,
+            capacity=capacity,
+            speech=self.talker is not None if speech is None else speech,
+            voice=voice,
+            system=system,
+            seed=seed,
+            sampling=sampling or Sampling(),
+            talker_sampling=talker_sampling or Sampling(),
+            solver=vocoder,
+        )
+
+    def _graph(self, role: str) -> Graph:
+        return Graph.from_bundle(self.bundle, role, self.threads)
+
+    def _load_talker(self) -> Talker | None:
+        manifest = self.manifest
+        if manifest.talker is None:
+            return None
+        decoder = Decoder(self._graph("talker"), _required(manifest.talker_decoder, "talker_decoder"))
+        marks = self.thinker.embed(np.array([manifest.talker.text_end_token, manifest.talker.text_pad_token]))
+        return Talker(decoder, manifest.talker, text_end=marks[0], text_pad=marks[1])
+
+    def _load_vocoder(self) -> Vocoder:
+        return Vocoder.from_bundle(self.bundle, self.threads)
+
+
+def _required(section: DecoderSection | None, name: str) -> DecoderSection:
+    if section is None:
+        raise BundleError(f"bundle.json: a bundle that speaks must have {name!r}. Export it again.")
+    return section
