@@ -153,7 +153,7 @@ class Ear:
 
 
 def audio_tokens(frames: int) -> int:
-    """Audio tokens of `frames` mel frames: a stride-2 convolution, then an average over pairs (the last odd one is lost).
+    """Audio tokens of `frames` mel frames: a stride-2 convolution, then an average over pairs, an odd last one lost.
 
     For whole blocks plus a remainder the sum over blocks equals the reference's count of the clip.
     """

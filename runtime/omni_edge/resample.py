@@ -93,9 +93,7 @@ class Resampler:
             kernels[tile] = weights / weights.sum(axis=0)
         return kernels
 
-    def step(
-        self, samples: NDArray[np.float32], state: ResampleState, end: bool = False
-    ) -> NDArray[np.float32] | None:
+    def step(self, samples: NDArray[np.float32], state: ResampleState, end: bool = False) -> NDArray[np.float32] | None:
         """Takes the next samples and returns those that can be computed from what is there.
 
         Args:
