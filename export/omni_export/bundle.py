@@ -146,7 +146,8 @@ class _Export:
     def run(self, progress: Progress) -> ExportReport:
         # Everything that can be refused is refused before the first byte is written.
         builders = self._builders()
-        speakers = voices.read(self.checkpoint, self.config, self.options.voices) if self.config.talker else None
+        if self.config.dit:
+            voices.choose(voices.read_speakers(self.checkpoint, self.config.dit), self.options.voices)
         finished = self._begin()
         total = sum(builder.data_nbytes for builder in builders.values())
         done = 0
@@ -165,7 +166,7 @@ class _Export:
 
             graphs[role] = self._write(role, builder, report)
             self._note(graphs)
-        manifest = self._manifest(graphs, speakers)
+        manifest = self._manifest(graphs)
         self._finish(manifest)
         rows = [
             GraphRow(role, entry.nodes, entry.precision, self._nbytes(manifest, entry))
@@ -188,11 +189,9 @@ class _Export:
         }
         if config.talker and config.dit and config.bigvgan:
             builders["talker"] = decoder.build_talker(weights("talker"), config.talker, of("talker"))
-            code2wav = weights("token2wav")
-            dit_weights = code2wav.scope("code2wav_dit_model")
-            builders["dit"] = dit.build(dit_weights, config.dit, of("dit"))
-            builders["dit_time"] = dit.build_time(dit_weights, config.dit, of("dit_time"))
-            builders["bigvgan"] = bigvgan.build(code2wav.scope("code2wav_bigvgan_model"), config.bigvgan, of("bigvgan"))
+            builders["dit"] = dit.dit_graph(weights(dit.PREFIX), config.dit, of("dit"))
+            builders["dit_time"] = dit.dit_time_graph(weights(dit.PREFIX), config.dit, of("dit_time"))
+            builders["bigvgan"] = bigvgan.bigvgan_graph(weights(bigvgan.PREFIX), config.bigvgan, of("bigvgan"))
         return builders
 
     def _write(self, role: str, builder: GraphBuilder, progress: Callable[[int], None]) -> GraphEntry:
@@ -206,11 +205,11 @@ class _Export:
             outputs=_roles(builder.output_names),
         )
 
-    def _manifest(self, graphs: dict[str, GraphEntry], speakers: voices.Speakers | None) -> Manifest:
+    def _manifest(self, graphs: dict[str, GraphEntry]) -> Manifest:
         config, checkpoint = self.config, self.checkpoint
         preprocessor = checkpoint.read_json("preprocessor_config.json", optional=True)
         tokenizer = conversation.write_tokenizer(checkpoint, self.folder)
-        voice_section = speakers.write(self.folder) if speakers else None
+        spoken = voices.write_voices(checkpoint, config.dit, self.folder, self.options.voices) if config.dit else None
         talker = config.talker
         thinker = config.thinker
         return Manifest(
@@ -229,8 +228,8 @@ class _Export:
             talker_decoder=decoder.section(talker.decoder) if talker else None,
             talker=decoder.talker_section(talker) if talker else None,
             talker_sampling=conversation.TALKER_SAMPLING if talker else None,
-            token2wav=dit.section(config.dit, config.bigvgan) if config.dit and config.bigvgan else None,
-            voices=voice_section,
+            token2wav=dit.token2wav_section(config.dit, config.bigvgan) if config.dit and config.bigvgan else None,
+            voices=spoken,
         )
 
     def _origin(self) -> Origin:

@@ -29,8 +29,10 @@ Shape = Sequence["int | str | None"]
 OPSET = 21
 IR_VERSION = 10
 CONTRIB = "com.microsoft"
-# Pages of every platform we run on are 4 KiB (16 KiB on some phones maps as well): aligned tensors map without a copy.
-_ALIGNMENT = 4096
+# onnxruntime maps a tensor from its file where it starts on a page; small ones are copied anyway and stay packed.
+_PAGE_BYTES = 4096
+_ALIGNMENT_BYTES = 64
+_PAGE_ALIGNED_FROM_BYTES = 16 * _PAGE_BYTES
 # Smaller constants stay inside the .onnx file.
 _EXTERNAL_FROM_BYTES = 1024
 _ELEMENT_TYPES: dict[str, int] = {
@@ -154,7 +156,7 @@ class GraphBuilder:
             if array.nbytes >= _EXTERNAL_FROM_BYTES:
                 self._external([(name, array.dtype, array.shape)], lambda: [array])
             else:
-                self._initializers[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
+                self._initializers[name] = numpy_helper.from_array(array, name)
         return name
 
     def weight(self, tensor: LazyTensor, name: str) -> str:
@@ -350,7 +352,8 @@ class GraphBuilder:
         with path.open("wb") as file:
             for group in self._groups:
                 for proto, array in zip(group.protos, group.produce(), strict=True):
-                    offset = -(-file.tell() // _ALIGNMENT) * _ALIGNMENT
+                    unit = _PAGE_BYTES if array.nbytes >= _PAGE_ALIGNED_FROM_BYTES else _ALIGNMENT_BYTES
+                    offset = -(-file.tell() // unit) * unit
                     file.seek(offset)
                     file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
                     for key, value in (("location", path.name), ("offset", offset), ("length", array.nbytes)):
