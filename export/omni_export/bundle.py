@@ -146,8 +146,7 @@ class _Export:
     def run(self, progress: Progress) -> ExportReport:
         # Everything that can be refused is refused before the first byte is written.
         builders = self._builders()
-        if self.config.dit:
-            voices.choose(voices.read_speakers(self.checkpoint, self.config.dit), self.options.voices)
+        speakers = voices.read(self.checkpoint, self.config, self.options.voices) if self.config.talker else None
         finished = self._begin()
         total = sum(builder.data_nbytes for builder in builders.values())
         done = 0
@@ -166,7 +165,7 @@ class _Export:
 
             graphs[role] = self._write(role, builder, report)
             self._note(graphs)
-        manifest = self._manifest(graphs)
+        manifest = self._manifest(graphs, speakers)
         self._finish(manifest)
         rows = [
             GraphRow(role, entry.nodes, entry.precision, self._nbytes(manifest, entry))
@@ -205,11 +204,11 @@ class _Export:
             outputs=_roles(builder.output_names),
         )
 
-    def _manifest(self, graphs: dict[str, GraphEntry]) -> Manifest:
+    def _manifest(self, graphs: dict[str, GraphEntry], speakers: voices.Speakers | None) -> Manifest:
         config, checkpoint = self.config, self.checkpoint
         preprocessor = checkpoint.read_json("preprocessor_config.json", optional=True)
         tokenizer = conversation.write_tokenizer(checkpoint, self.folder)
-        spoken = voices.write_voices(checkpoint, config.dit, self.folder, self.options.voices) if config.dit else None
+        spoken = speakers.write(self.folder) if speakers else None
         talker = config.talker
         thinker = config.thinker
         return Manifest(
