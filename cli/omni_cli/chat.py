@@ -1,0 +1,196 @@
+"""`omni-edge chat`: a conversation in the terminal, turn by turn.
+
+A microphone will be one more source of `session.push`; nothing here assumes that turns are typed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from operator import methodcaller
+from pathlib import Path
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from omni_cli import media
+from omni_cli.manners import on_interrupt, report
+from omni_cli.printer import TextPrinter
+from omni_cli.speech_out import SpeechOut
+from omni_cli.wav import WavWriter
+from omni_edge import AudioChunk, OmniEdge, Session, TurnDone
+from omni_edge.errors import DeviceError, OmniEdgeError, UsageError
+
+HELP = """\
+/audio FILE   attach a sound to the next turn (/image and /video likewise)
+/voice NAME   change the speaker; without a name: list them
+/save FILE    FILE.wav: the speech of the last reply; another name: the conversation as text
+/reset        forget the conversation
+/help         this list
+/quit         leave (so does Ctrl-D); Ctrl-C cuts a reply short"""
+
+
+def typed_lines() -> Iterator[str]:
+    """Lines from the terminal, with its editing keys and history where Python has them."""
+    with suppress(ImportError):
+        importlib.import_module("readline")
+    while True:
+        try:
+            line = input("> ")
+        except EOFError:
+            typer.echo()
+            return
+        yield line
+
+
+def piped_lines() -> Iterator[str]:
+    """Lines from stdin."""
+    for line in sys.stdin:
+        yield line.rstrip("\n")
+
+
+class Chat:
+    """One conversation.
+
+    Args:
+        engine: the weights.
+        session: the conversation's state.
+        speech_out: where speech goes; empty: nowhere.
+        max_new_tokens: longest reply, in text tokens.
+        max_codec_tokens: longest speech, in codec tokens.
+        video_sound: videos come with their sound.
+        forgiving: report errors and go on (a person is there to read them) instead of raising the first.
+    """
+
+    def __init__(
+        self,
+        engine: OmniEdge,
+        session: Session,
+        speech_out: Sequence[SpeechOut],
+        *,
+        max_new_tokens: int | None = None,
+        max_codec_tokens: int | None = None,
+        video_sound: bool = True,
+        forgiving: bool = False,
+    ) -> None:
+        self._engine, self._session = engine, session
+        self._speech_out = list(speech_out)
+        self._max_new_tokens, self._max_codec_tokens = max_new_tokens, max_codec_tokens
+        self._video_sound, self._forgiving = video_sound, forgiving
+        self._printer = TextPrinter()
+        self._transcript: list[str] = []
+        self._attached: list[str] = []
+        self._last_speech: list[NDArray[np.float32]] = []
+        self._commands: dict[str, Callable[[str], None]] = {
+            **{f"/{kind}": self._attacher(kind) for kind in media.KINDS},
+            "/voice": self._voice,
+            "/save": self._save,
+            "/reset": self._reset,
+            "/help": lambda _: typer.echo(HELP, err=True),
+        }
+
+    def run(self, lines: Iterable[str]) -> None:
+        """Takes turns until `lines` end or one says /quit."""
+        for line in lines:
+            if line.strip() == "/quit":
+                return
+            try:
+                self.take(line)
+            except OmniEdgeError as error:
+                if not self._forgiving:
+                    raise
+                report(error)
+
+    def take(self, line: str) -> None:
+        """One line: a command, or a turn that is answered. An empty line sends what is attached, if anything is.
+
+        Raises:
+            OmniEdgeError: whatever is wrong with it; the conversation is as before.
+        """
+        if line.startswith("/"):
+            name, _, argument = line.partition(" ")
+            command = self._commands.get(name)
+            if command is None:
+                raise UsageError(f"There is no {name}. /help lists the commands.")
+            command(argument.strip())
+        elif line.strip() or self._attached:
+            self._answer(line)
+
+    def _answer(self, text: str) -> None:
+        if text.strip():
+            self._session.push(text)
+        self._transcript.append(f"user: {' '.join([*self._attached, text])}")
+        self._attached = []
+        self._last_speech = []
+        self._each(methodcaller("begin"))
+        with on_interrupt(self._stop):
+            for event in self._session.reply(
+                max_new_tokens=self._max_new_tokens, max_codec_tokens=self._max_codec_tokens
+            ):
+                self._printer.show(event)
+                if isinstance(event, AudioChunk):
+                    self._last_speech.append(event.samples)
+                    self._each(methodcaller("write", event.samples))
+                elif isinstance(event, TurnDone):
+                    self._transcript.append(f"assistant: {event.text}")
+                    if event.finish_reason == "context_full":
+                        typer.echo("warning: the context is full. /reset starts afresh.", err=True)
+            self._each(methodcaller("end"))
+
+    def _stop(self) -> None:
+        self._session.cancel()
+        for place in self._speech_out:
+            place.stop()
+
+    def _each(self, action: Callable[[SpeechOut], None]) -> None:
+        """Does `action` with every place for speech; a device that vanished is reported once and left out."""
+        self._speech_out = [place for place in self._speech_out if _works(place, action)]
+
+    def _attacher(self, kind: str) -> Callable[[str], None]:
+        def attach(argument: str) -> None:
+            if not argument:
+                raise UsageError(f"/{kind} needs the name of a file.")
+            path = Path(argument).expanduser()
+            self._session.push(media.load(kind, path, self._engine.manifest, sound=self._video_sound))
+            self._attached.append(f"[{kind} {path.name}]")
+
+        return attach
+
+    def _voice(self, argument: str) -> None:
+        if argument:
+            self._session.voice = argument
+        else:
+            typer.echo(f"voices: {', '.join(self._engine.voices)}; now {self._session.voice}", err=True)
+
+    def _reset(self, argument: str) -> None:
+        self._session.reset()
+        self._transcript, self._attached, self._last_speech = [], [], []
+
+    def _save(self, argument: str) -> None:
+        if not argument:
+            raise UsageError("/save needs the name of a file: /save talk.txt or /save reply.wav.")
+        path = Path(argument).expanduser()
+        if path.suffix.lower() != ".wav":
+            try:
+                path.write_text("\n".join(self._transcript) + "\n", "utf-8")
+            except OSError as error:
+                raise UsageError(f"{path} cannot be written ({error.strerror}). Choose another name.") from None
+            return
+        token2wav = self._engine.manifest.token2wav
+        if token2wav is None or not self._last_speech:
+            raise UsageError("The last reply has no speech to save. /save talk.txt saves the conversation.")
+        with WavWriter(path, token2wav.sample_rate) as file:
+            for samples in self._last_speech:
+                file.write(samples)
+
+
+def _works(place: SpeechOut, action: Callable[[SpeechOut], None]) -> bool:
+    try:
+        action(place)
+    except DeviceError as error:
+        typer.echo(f"warning: {error}", err=True)
+        return False
+    return True

@@ -1,0 +1,213 @@
+"""`omni-edge`: run a bundle, talk with it, or look at it."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from omni_cli import info as info_command
+from omni_cli import media, options
+from omni_cli.chat import Chat, piped_lines, typed_lines
+from omni_cli.manners import INTERRUPTED, mannered, on_interrupt
+from omni_cli.printer import JsonPrinter, Printer, TextPrinter
+from omni_cli.speech_out import Loudspeaker, SpeechOut, WavFolder
+from omni_cli.wav import WavWriter
+from omni_edge import AudioChunk, OmniEdge, Sampling, TurnDone
+from omni_edge.errors import DeviceError, UsageError
+
+app = typer.Typer(
+    name="omni-edge",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def omni_edge(*, version: options.Version = False) -> None:
+    """Qwen2.5-Omni on the CPU: text, sound, images and video in; text and speech out, as they are made."""
+
+
+@app.command(cls=media.MediaInOrder)
+@mannered
+def run(
+    *,
+    context: typer.Context,
+    model: options.Bundle,
+    prompt: Annotated[
+        str | None,
+        typer.Argument(metavar="[PROMPT]", help="What to say. '-', or none and a pipe: read from stdin."),
+    ] = None,
+    audio: Annotated[list[Path] | None, typer.Option("--audio", metavar="FILE", help="A sound. Repeatable.")] = None,
+    image: Annotated[list[Path] | None, typer.Option("--image", metavar="FILE", help="A picture. Repeatable.")] = None,
+    video: Annotated[list[Path] | None, typer.Option("--video", metavar="FILE", help="A video. Repeatable.")] = None,
+    no_audio_in_video: options.NoVideoSound = False,
+    system: options.System = None,
+    voice: options.Voice = None,
+    no_speech: options.NoSpeech = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="WAV file for the speech; it grows while we speak."),
+    ] = None,
+    max_new_tokens: options.MaxNewTokens = None,
+    max_codec_tokens: options.MaxCodecTokens = None,
+    temp: options.Temp = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    repeat_penalty: options.RepeatPenalty = None,
+    talker_temp: options.TalkerTemp = None,
+    talker_top_k: options.TalkerTopK = None,
+    talker_top_p: options.TalkerTopP = None,
+    talker_repeat_penalty: options.TalkerRepeatPenalty = None,
+    seed: options.Seed = None,
+    threads: options.Threads = None,
+    context_size: options.Context = None,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Answer one prompt. Media stand before it in the user's turn, in the order in which they are given.
+
+    Text streams to stdout. Speech is made when -o or --json asks for it. With --temp 0 --talker-temp 0 or with --seed
+    the same command gives the same reply.
+    """
+    parts = media.in_order(context, {"audio": audio or [], "image": image or [], "video": video or []})
+    if output and no_speech:
+        raise UsageError("-o asks for speech and --no-speech forbids it. Leave one of them out.")
+    if output and not output.parent.is_dir():
+        raise UsageError(f"The folder {output.parent} does not exist. Create it, or choose another file with -o.")
+    text = _prompt(prompt, needed=not parts)
+    engine = OmniEdge.load(model, threads=threads)
+    session = engine.session(
+        voice=voice,
+        system=system,
+        context=context_size,
+        seed=seed,
+        speech=not no_speech and (output is not None or as_json),
+        sampling=Sampling(temp, top_k, top_p, repeat_penalty),
+        talker_sampling=Sampling(talker_temp, talker_top_k, talker_top_p, talker_repeat_penalty),
+    )
+    for kind, path in parts:
+        session.push(media.load(kind, path, engine.manifest, sound=not no_audio_in_video))
+    if text:
+        session.push(text)
+    printer: Printer = JsonPrinter(model=str(model)) if as_json else TextPrinter()
+    token2wav = engine.manifest.token2wav
+    wav = WavWriter(output, token2wav.sample_rate) if output and token2wav else None
+    with on_interrupt(session.cancel), wav or nullcontext():
+        for event in session.reply(max_new_tokens=max_new_tokens, max_codec_tokens=max_codec_tokens):
+            printer.show(event)
+            if wav and isinstance(event, AudioChunk):
+                wav.write(event.samples)
+            if isinstance(event, TurnDone):
+                _say_how_it_ended(event)
+
+
+def _prompt(prompt: str | None, *, needed: bool) -> str:
+    """The prompt's text: the argument, or stdin where that is meant.
+
+    Raises:
+        UsageError: there is none and `needed`, or it is not text.
+    """
+    try:
+        if prompt == "-" or (prompt is None and not sys.stdin.isatty()):
+            prompt = sys.stdin.read().strip("\n")
+        (prompt or "").encode("utf-8")
+    except UnicodeError:
+        raise UsageError("The prompt is not UTF-8 text. Sound, images and videos go in as files.") from None
+    if not prompt and needed:
+        raise UsageError("There is no prompt. Write one as an argument, pipe it in, or give a file: --audio F.")
+    return prompt or ""
+
+
+def _say_how_it_ended(done: TurnDone) -> None:
+    if done.finish_reason == "cancelled":
+        raise typer.Exit(INTERRUPTED)
+    if done.finish_reason == "context_full":
+        typer.echo("warning: the context is full, the reply ends here. Use a larger --context.", err=True)
+
+
+@app.command()
+@mannered
+def chat(
+    *,
+    model: options.Bundle,
+    no_audio_in_video: options.NoVideoSound = False,
+    system: options.System = None,
+    voice: options.Voice = None,
+    no_speech: options.NoSpeech = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FOLDER", help="Keep the speech as reply-001.wav, ... in this folder."),
+    ] = None,
+    max_new_tokens: options.MaxNewTokens = None,
+    max_codec_tokens: options.MaxCodecTokens = None,
+    temp: options.Temp = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    repeat_penalty: options.RepeatPenalty = None,
+    talker_temp: options.TalkerTemp = None,
+    talker_top_k: options.TalkerTopK = None,
+    talker_top_p: options.TalkerTopP = None,
+    talker_repeat_penalty: options.TalkerRepeatPenalty = None,
+    seed: options.Seed = None,
+    threads: options.Threads = None,
+    context_size: options.Context = None,
+    debug: options.Debug = False,
+) -> None:
+    """Talk in turns: type, attach files with /audio, /image and /video, listen. /help lists the commands.
+
+    Ctrl-C during a reply cuts it short and keeps the conversation; at the prompt it leaves with 130, Ctrl-D with 0.
+    From a pipe every line is a turn, and the first error ends it.
+    """
+    engine = OmniEdge.load(model, threads=threads)
+    speech_out = [] if no_speech else _speech_out(engine, output)
+    session = engine.session(
+        voice=voice,
+        system=system,
+        context=context_size,
+        seed=seed,
+        speech=bool(speech_out),
+        sampling=Sampling(temp, top_k, top_p, repeat_penalty),
+        talker_sampling=Sampling(talker_temp, talker_top_k, talker_top_p, talker_repeat_penalty),
+    )
+    interactive = sys.stdin.isatty()
+    conversation = Chat(
+        engine,
+        session,
+        speech_out,
+        max_new_tokens=max_new_tokens,
+        max_codec_tokens=max_codec_tokens,
+        video_sound=not no_audio_in_video,
+        forgiving=interactive,
+    )
+    conversation.run(typed_lines() if interactive else piped_lines())
+
+
+def _speech_out(engine: OmniEdge, folder: Path | None) -> list[SpeechOut]:
+    """The loudspeaker and the folder, as far as they exist; says so where there is no loudspeaker."""
+    token2wav = engine.manifest.token2wav
+    if token2wav is None:
+        if folder:
+            raise UsageError("The bundle is text-only: -o has nothing to keep. Export it without --text-only.")
+        return []
+    places: list[SpeechOut] = [WavFolder(folder, token2wav.sample_rate)] if folder else []
+    try:
+        places.append(Loudspeaker(token2wav.sample_rate))
+    except DeviceError as error:
+        what = "speech goes to files only" if folder else "replies are text; -o FOLDER keeps the speech as WAV files"
+        typer.echo(f"No loudspeaker: {error}. So {what}.", err=True)
+    return places
+
+
+app.command()(mannered(info_command.info))
+
+
+def main() -> None:
+    """Entry point of `omni-edge`."""
+    app()

@@ -1,0 +1,159 @@
+"""`omni-export`: a checkpoint into a bundle, and a bundle against its checkpoint."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from omni_cli import options
+from omni_cli.console import Progress, human_bytes, table
+from omni_cli.manners import mannered
+from omni_edge.errors import UsageError
+
+_SETTINGS: dict[str, Any] = {
+    "add_completion": False,
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": None,
+    "no_args_is_help": True,
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
+export_app = typer.Typer(name="omni-export", **_SETTINGS)
+verify_app = typer.Typer(name="omni-export verify", **_SETTINGS)
+
+
+class Kind(str, Enum):
+    """How matrices are stored."""
+
+    int4 = "int4"
+    int8 = "int8"
+    fp32 = "fp32"
+
+
+@export_app.command(epilog="'omni-export verify BUNDLE --against CHECKPOINT' measures a bundle against its reference.")
+@mannered
+def export(
+    *,
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="Folder of a Qwen2.5-Omni checkpoint, or its id on the hub.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="BUNDLE", help="Folder to write.")],
+    precision: Annotated[
+        Kind, typer.Option("--precision", metavar="int4|int8|fp32", help="How the matrices are stored.")
+    ] = Kind.int4,
+    group_size: Annotated[
+        int, typer.Option("--group-size", metavar="N", help="Weights that share a scale, in int4 and int8.")
+    ] = 128,
+    precision_of: Annotated[
+        list[str] | None,
+        typer.Option("--precision-of", metavar="GRAPH=KIND", help="Another one for a graph: talker=int8. Repeatable."),
+    ] = None,
+    voice: Annotated[
+        list[str] | None, typer.Option("--voice", metavar="NAME", help="Speaker to keep. Repeatable. Default: all.")
+    ] = None,
+    text_only: Annotated[bool, typer.Option("--text-only", help="Leave the Talker and the vocoder out.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a bundle that exists.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from an interrupted export with the same options.")
+    ] = False,
+    version: options.Version = False,
+    debug: options.Debug = False,
+) -> None:
+    """Write a checkpoint as a bundle of ONNX graphs that omni-edge runs without torch."""
+    with _export_packages():
+        from omni_export.bundle import ExportOptions, export_bundle  # noqa: PLC0415 -- seconds to import
+        from omni_export.graph import Precision  # noqa: PLC0415
+    wanted = ExportOptions(
+        precision=Precision(precision.value, group_size),
+        precision_of={role: Precision(kind.value, group_size) for role, kind in map(_precision_of, precision_of or [])},
+        voices=tuple(voice) if voice else None,
+        text_only=text_only,
+        force=force,
+        resume=resume,
+    )
+    progress = Progress()
+    try:
+        report = export_bundle(checkpoint, out, wanted, progress)
+    finally:
+        progress.close()
+    rows = [[row.role, str(row.nodes), row.precision, human_bytes(row.nbytes)] for row in report.graphs]
+    typer.echo(table(["graph", "nodes", "precision", "size"], rows, right=(1, 3)))
+    typer.echo(f"\n{report.path}  {human_bytes(report.nbytes)}")
+
+
+@contextmanager
+def _export_packages() -> Iterator[None]:
+    """Inside, a package that is missing is a usage error with the way to get it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"There is no package {error.name}: exporting needs more than running. pip install 'omni-edge[export]'"
+        ) from None
+
+
+def _precision_of(value: str) -> tuple[str, Kind]:
+    role, _, kind = value.partition("=")
+    if kind not in Kind.__members__:
+        raise UsageError(
+            f"--precision-of {value}: write GRAPH=KIND, as in talker=int8; KIND is {', '.join(Kind.__members__)}."
+        )
+    return role, Kind(kind)
+
+
+@verify_app.command()
+@mannered
+def verify(
+    *,
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The exported bundle.")],
+    against: Annotated[
+        Path, typer.Option("--against", metavar="CHECKPOINT", help="Folder of the checkpoint it was made from.")
+    ],
+    debug: options.Debug = False,
+) -> None:
+    """Run every graph beside the reference on the same inputs; exit with 1 where one leaves its tolerance.
+
+    Errors are relative to the reference's RMS; SNR is in dB.
+    """
+    with _export_packages():
+        from omni_export.verify import verify_bundle  # noqa: PLC0415 -- the reference is torch: seconds to import
+
+    rows = verify_bundle(bundle, against)
+    typer.echo(
+        table(
+            ["graph", "maximum", "mean", "SNR", "tolerance", ""],
+            [
+                [
+                    row.graph,
+                    f"{row.maximum:.2e}",
+                    f"{row.mean:.2e}",
+                    f"{row.snr:.1f}",
+                    f"{row.tolerance:.0e}",
+                    "ok" if row.passed else "FAILED",
+                ]
+                for row in rows
+            ],
+            right=(1, 2, 3, 4),
+        )
+    )
+    if failed := [row.graph for row in rows if not row.passed]:
+        typer.echo(f"error: {', '.join(failed)} beyond the tolerance. Export again; report it if it stays.", err=True)
+        raise typer.Exit(1)
+
+
+def run(arguments: list[str], program: str = "omni-export") -> None:
+    """Runs `omni-export` with `arguments`: a first word `verify` is that command, anything else is a checkpoint."""
+    if arguments[:1] == ["verify"]:
+        verify_app(arguments[1:], prog_name=f"{program} verify")
+    else:
+        export_app(arguments, prog_name=program)
+
+
+def main() -> None:
+    """Entry point of `omni-export`."""
+    run(sys.argv[1:])

@@ -1,0 +1,86 @@
+"""`omni-edge info`: what a bundle holds and needs, and whether it is intact."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from omni_cli import options
+from omni_cli.console import Progress, human_bytes, table
+from omni_edge.footprint import footprint, graph_bytes
+from omni_edge.manifest import Bundle, Manifest
+
+
+def info(
+    *,
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The exported bundle (a folder).")],
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Show a bundle's origin, voices, graphs and memory need; check the hash of every file."""
+    progress = Progress()
+    hashed = 0
+
+    def count(nbytes: int) -> None:
+        nonlocal hashed
+        hashed += nbytes
+        progress("checking", hashed, total)
+
+    total = sum(entry.bytes for entry in Bundle(bundle).manifest.files.values())
+    try:
+        manifest = Bundle(bundle, verify=True, progress=count).manifest
+    finally:
+        progress.close()
+    summary = _summary(manifest)
+    typer.echo(json.dumps(summary, indent=1, ensure_ascii=False) if as_json else _text(bundle, summary))
+
+
+def _summary(manifest: Manifest) -> dict[str, Any]:
+    need = footprint(manifest)
+    return {
+        "format_version": manifest.format_version,
+        "generator": manifest.generator,
+        "origin": manifest.origin.source,
+        "licence": manifest.origin.licence,
+        "dtype": manifest.origin.dtype,
+        "voices": sorted(manifest.voices.speakers) if manifest.voices else [],
+        "default_voice": manifest.voices.default if manifest.voices else None,
+        "graphs": {
+            role: {"nodes": entry.nodes, "precision": entry.precision, "bytes": graph_bytes(manifest, role)}
+            for role, entry in manifest.graphs.items()
+        },
+        "files": len(manifest.files),
+        "bytes": sum(entry.bytes for entry in manifest.files.values()),
+        "memory": {
+            "weights": need.weights,
+            "per_1000_positions": 1000 * need.per_position,
+            "max_positions": manifest.thinker.max_positions,
+        },
+    }
+
+
+def _text(bundle: Path, summary: dict[str, Any]) -> str:
+    memory, voices = summary["memory"], summary["voices"]
+    graphs = table(
+        ["graph", "nodes", "precision", "size"],
+        [
+            [role, str(graph["nodes"]), graph["precision"], human_bytes(graph["bytes"])]
+            for role, graph in summary["graphs"].items()
+        ],
+        right=(1, 3),
+    )
+    speech = f"{', '.join(voices)} (default {summary['default_voice']})" if voices else "none: a text-only bundle"
+    return (
+        f"{bundle}\n"
+        f"origin   {summary['origin']} ({summary['dtype']})\n"
+        f"licence  {summary['licence']}\n"
+        f"voices   {speech}\n"
+        f"files    {summary['files']}, {human_bytes(summary['bytes'])}, every SHA-256 matches\n"
+        f"memory   {human_bytes(memory['weights'])} of weights"
+        f" + {human_bytes(memory['per_1000_positions'])} for each 1000 positions of context"
+        f" (at most {memory['max_positions']})\n"
+        f"\n{graphs}"
+    )

@@ -1,0 +1,131 @@
+"""Where a reply's speech goes: a loudspeaker, a folder of WAV files, or both."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections import deque
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omni_cli.wav import WavWriter
+from omni_edge.errors import DeviceError, UsageError
+
+_POLL_SECONDS = 0.1
+
+
+class SpeechOut(Protocol):
+    """A place for speech; one reply at a time."""
+
+    def begin(self) -> None:
+        """A reply starts."""
+
+    def write(self, samples: NDArray[np.float32]) -> None:
+        """Takes the next samples, float32 [n] in [-1, 1], without waiting for them to be heard."""
+
+    def end(self) -> None:
+        """The reply is complete: returns when the last sample is heard or written."""
+
+    def stop(self) -> None:
+        """Drops what is not heard yet; called from a signal handler."""
+
+
+class WavFolder:
+    """`reply-001.wav`, `reply-002.wav`, ... in a folder, which is created."""
+
+    def __init__(self, folder: Path, rate: int) -> None:
+        self._folder, self._rate = folder, rate
+        self._count = 0
+        self._file: WavWriter | None = None
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"{folder} cannot be used ({error.strerror}). -o names a folder for WAV files.") from None
+
+    def begin(self) -> None:
+        self._count += 1
+        self._file = WavWriter(self._folder / f"reply-{self._count:03d}.wav", self._rate)
+
+    def write(self, samples: NDArray[np.float32]) -> None:
+        if self._file:
+            self._file.write(samples)
+
+    def end(self) -> None:
+        if self._file:
+            self._file.close()
+
+    def stop(self) -> None:
+        """Nothing to drop: what was spoken stays in the file."""
+
+
+class Loudspeaker:
+    """The default output device, fed by PortAudio's thread from a queue.
+
+    Args:
+        rate: samples per second.
+
+    Raises:
+        DeviceError: sounddevice, PortAudio or a device is missing; later, from `write` and `end`: the device vanished.
+    """
+
+    def __init__(self, rate: int) -> None:
+        try:
+            sounddevice: Any = importlib.import_module("sounddevice")
+        except ImportError:
+            raise DeviceError("sounddevice is not installed: pip install 'omni-edge[chat]'") from None
+        except OSError as error:
+            raise DeviceError(f"{error}; on Debian: apt install libportaudio2") from None
+        self._queue: deque[NDArray[np.float32]] = deque()
+        self._lock = threading.Lock()
+        self._quiet = threading.Event()
+        self._quiet.set()
+        self._gone = threading.Event()
+        self._drop = threading.Event()
+        try:
+            self._stream = sounddevice.OutputStream(
+                samplerate=rate, channels=1, dtype="float32", callback=self._fill, finished_callback=self._gone.set
+            )
+            self._stream.start()
+        except sounddevice.PortAudioError as error:
+            raise DeviceError(f"no output device ({error})") from None
+
+    def begin(self) -> None:
+        self._drop.clear()
+
+    def write(self, samples: NDArray[np.float32]) -> None:
+        self._check()
+        with self._lock:
+            self._queue.append(samples)
+            self._quiet.clear()
+
+    def end(self) -> None:
+        while not self._quiet.wait(_POLL_SECONDS):
+            self._check()
+
+    def stop(self) -> None:
+        # Only a mark: a signal handler interrupts the very thread that may hold the lock.
+        self._drop.set()
+
+    def _check(self) -> None:
+        if self._gone.is_set():
+            raise DeviceError("the loudspeaker is gone; the conversation goes on in text")
+
+    def _fill(self, out: NDArray[np.float32], frames: int, time: Any, status: Any) -> None:
+        """PortAudio's callback: fills `out` [frames, 1]."""
+        filled = 0
+        with self._lock:
+            if self._drop.is_set():
+                self._queue.clear()
+            while filled < frames and self._queue:
+                block = self._queue.popleft()
+                taken = block[: frames - filled]
+                out[filled : filled + len(taken), 0] = taken
+                filled += len(taken)
+                if len(taken) < len(block):
+                    self._queue.appendleft(block[len(taken) :])
+            if not self._queue:
+                self._quiet.set()
+        out[filled:] = 0

@@ -1,0 +1,29 @@
+# `just` lists these.
+default:
+    @just --list
+
+# An environment with everything, without CUDA.
+setup:
+    python3 -m venv .venv
+    .venv/bin/pip install --no-deps --index-url https://download.pytorch.org/whl/cpu torch==2.13.0
+    .venv/bin/pip install -e '.[all,dev]'
+    .venv/bin/pre-commit install
+
+# The linters.
+lint:
+    .venv/bin/ruff check .
+    .venv/bin/ruff format --check .
+    .venv/bin/mypy
+    .venv/bin/lint-imports
+
+# The tests: all, or those that are named.
+test *arguments:
+    OMP_NUM_THREADS=1 .venv/bin/python -m pytest {{arguments}}
+
+# What the continuous integration runs.
+ci:
+    .ci/run
+
+# Generated documentation.
+docs:
+    .venv/bin/python docs/make_cli.py

@@ -1,0 +1,42 @@
+"""How much memory a bundle asks for, computed from its manifest alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from omni_edge.manifest import DecoderSection, Manifest
+
+_CACHE_ELEMENT_BYTES = 4  # keys and values are float32
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes that a bundle needs.
+
+    Attributes:
+        weights: all graphs; mapped from disk, shared by the sessions of a process.
+        per_position: one position of the context in the KV caches of one session, the Thinker's and the Talker's.
+    """
+
+    weights: int
+    per_position: int
+
+
+def kv_bytes(decoder: DecoderSection) -> int:
+    """Bytes of keys and values of one position."""
+    return 2 * decoder.num_layers * decoder.num_kv_heads * decoder.head_dim * _CACHE_ELEMENT_BYTES
+
+
+def graph_bytes(manifest: Manifest, role: str) -> int:
+    """Size of a graph and its weights on disk."""
+    entry = manifest.graphs[role]
+    return sum(manifest.files[name].bytes for name in (entry.file, entry.data) if name is not None)
+
+
+def footprint(manifest: Manifest) -> Footprint:
+    """What `manifest` asks for."""
+    decoders = [manifest.thinker, *([manifest.talker_decoder] if manifest.talker_decoder else [])]
+    return Footprint(
+        weights=sum(graph_bytes(manifest, role) for role in manifest.graphs),
+        per_position=sum(kv_bytes(decoder) for decoder in decoders),
+    )

@@ -1,0 +1,48 @@
+"""`omni-edge info`: sizes, memory and hashes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from commands import run_edge
+from omni_edge import OmniEdge
+from omni_edge.footprint import footprint, kv_bytes
+
+
+def test_what_is_printed_is_what_the_bundle_holds(bundle: Path, engine: OmniEdge) -> None:
+    result = run_edge("info", bundle, "--json")
+    assert result.exit_code == 0, result.output
+    about = json.loads(result.stdout)
+    assert about["voices"] == ["Chelsie", "Ethan"]
+    assert set(about["graphs"]) == set(engine.manifest.graphs)
+    files = [path for path in bundle.iterdir() if path.name != "bundle.json"]
+    assert about["bytes"] == sum(path.stat().st_size for path in files) == engine.nbytes
+    assert about["files"] == len(files)
+    for role, graph in about["graphs"].items():
+        entry = engine.manifest.graphs[role]
+        names = [entry.file, *([entry.data] if entry.data else [])]
+        assert graph["bytes"] == sum((bundle / name).stat().st_size for name in names)
+        assert graph["nodes"] == entry.nodes
+    assert about["memory"]["weights"] == sum(graph["bytes"] for graph in about["graphs"].values())
+
+
+def test_the_memory_per_position_is_that_of_a_session(engine: OmniEdge) -> None:
+    small, large = (engine.session(context=context, speech=False).nbytes for context in (256, 1256))
+    assert large - small == 1000 * kv_bytes(engine.manifest.thinker)
+    talker = engine.manifest.talker_decoder
+    assert talker is not None
+    assert footprint(engine.manifest).per_position == kv_bytes(engine.manifest.thinker) + kv_bytes(talker)
+
+
+@pytest.mark.parametrize("speech", [True, False])
+def test_the_page_for_people(bundle: Path, mute_bundle: Path, speech: bool) -> None:
+    result = run_edge("info", bundle if speech else mute_bundle)
+    assert result.exit_code == 0, result.output
+    assert "every SHA-256 matches" in result.stdout
+    assert ("Chelsie, Ethan (default Chelsie)" in result.stdout) == speech
+    assert ("bigvgan" in result.stdout) == speech
+    assert "thinker" in result.stdout
+    assert result.stderr.splitlines()[-1].startswith("checking  100 %")

@@ -1,0 +1,93 @@
+"""Every command and snippet of the README, run as it stands there.
+
+What differs from a reader's terminal: the checkpoint is the small random one (under the published one's names), the
+environment is the one that runs the tests (`.venv` is a link to it, so the steps that make it are left out; `.ci/run`
+is what runs those), and the files named in the commands are made here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import wave
+from pathlib import Path
+
+import cv2
+import pytest
+
+from checkpoints import write_checkpoint
+from commands import picture, tone, write_video, write_wav
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+PUBLISHED = "Qwen/Qwen2.5-Omni-3B"
+LOCAL = PUBLISHED.rpartition("/")[2]
+MAKES_ENVIRONMENT = ("python3 -m venv .venv", ".venv/bin/pip install ")
+
+
+def blocks(language: str) -> list[str]:
+    """The fenced blocks of one language, lines that continue joined."""
+    found = re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    return [block.replace("\\\n", " ").strip() for block in found]
+
+
+START, MORE, TESTS = blocks("bash")
+STEPS = [step.strip() for step in START.split("&&")]
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files that the README names, in which the first command has been run."""
+    folder = tmp_path_factory.mktemp("readme")
+    write_checkpoint(folder / LOCAL, "sectionless")
+    (folder / ".venv").symlink_to(sys.prefix, target_is_directory=True)
+    write_wav(folder / "question.wav", tone(1.3))
+    cv2.imwrite(str(folder / "photo.jpg"), picture(60, 80))
+    write_video(folder / "clip.mp4")
+    for step in STEPS:
+        if not step.startswith(MAKES_ENVIRONMENT):
+            run(step, folder)
+    return folder
+
+
+def run(command: str, folder: Path) -> str:
+    """Runs a line of the README in a shell; returns its stdout."""
+    path = f"{folder / '.venv' / 'bin'}:{os.environ['PATH']}"
+    result = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command.replace(PUBLISHED, LOCAL)],
+        cwd=folder,
+        env={**os.environ, "PATH": path},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, f"{command}\n{result.stdout}{result.stderr}"
+    return result.stdout
+
+
+def test_the_first_command_speaks(room: Path) -> None:
+    with wave.open(str(room / "reply.wav")) as file:
+        assert file.getframerate() == 24_000
+
+
+@pytest.mark.parametrize("command", MORE.splitlines())
+def test_a_command(room: Path, command: str) -> None:
+    assert run(command, room).strip()
+
+
+def test_the_library_snippet(room: Path) -> None:
+    (snippet,) = blocks("python")
+    (room / "snippet.py").write_text(snippet)
+    run("python snippet.py", room)
+
+
+def test_both_environments_are_made_alike_and_without_cuda() -> None:
+    made = [step for step in STEPS if step.startswith(MAKES_ENVIRONMENT)]
+    tests = [step.strip() for step in TESTS.split("&&")]
+    assert made[:2] == tests[:2]
+    assert "https://download.pytorch.org/whl/cpu" in made[1]
+    assert (made[2], tests[2]) == (".venv/bin/pip install -e '.[all]'", ".venv/bin/pip install -e '.[all,dev]'")
+    assert tests[3].endswith("-m pytest -n 2")
