@@ -112,7 +112,8 @@ def verify(
     *,
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The exported bundle.")],
     against: Annotated[
-        Path, typer.Option("--against", metavar="CHECKPOINT", help="Folder of the checkpoint it was made from.")
+        str,
+        typer.Option("--against", metavar="CHECKPOINT", help="What it was made from: a folder, or an id on the hub."),
     ],
     debug: options.Debug = False,
 ) -> None:
