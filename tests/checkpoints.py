@@ -186,7 +186,7 @@ def config_of(shape: Shape) -> Qwen2_5OmniConfig:
     )
 
 
-def _randomize(model: torch.nn.Module, seed: int) -> None:
+def _randomize(model: torch.nn.Module, seed: int, tied: bool) -> None:
     generator = torch.Generator().manual_seed(seed)
 
     def normal(tensor: torch.Tensor, scale: float) -> torch.Tensor:
@@ -201,7 +201,8 @@ def _randomize(model: torch.nn.Module, seed: int) -> None:
             elif parameter.ndim == 1:
                 parameter.copy_(normal(parameter, 0.1))
             elif "embed" in name and parameter.ndim == 2:
-                parameter.copy_(normal(parameter, 1.0))
+                # Where the output head is the same table, a large one would only ever repeat the last token.
+                parameter.copy_(normal(parameter, 0.15 if tied and name.startswith("thinker") else 1.0))
             else:
                 parameter.copy_(normal(parameter, parameter[0].numel() ** -0.5))
 
@@ -239,7 +240,7 @@ def write_checkpoint(path: Path, name: str = "grouped") -> Path:
     shape = SHAPES[name]
     path.mkdir(parents=True, exist_ok=True)
     model = Qwen2_5OmniForConditionalGeneration(config_of(shape))
-    _randomize(model, shape.seed)
+    _randomize(model, shape.seed, shape.tied)
     if shape.tied:
         model.thinker.tie_weights()
     model.to(shape.dtype)

@@ -188,9 +188,9 @@ class _Export:
         }
         if config.talker and config.dit and config.bigvgan:
             builders["talker"] = decoder.build_talker(weights("talker"), config.talker, of("talker"))
-            builders["dit"] = dit.dit_graph(weights(dit.PREFIX), config.dit, of("dit"))
-            builders["dit_time"] = dit.dit_time_graph(weights(dit.PREFIX), config.dit, of("dit_time"))
-            builders["bigvgan"] = bigvgan.bigvgan_graph(weights(bigvgan.PREFIX), config.bigvgan, of("bigvgan"))
+            builders["dit"] = dit.build(weights(dit.PREFIX), config.dit, of("dit"))
+            builders["dit_time"] = dit.build_time(weights(dit.PREFIX), config.dit, of("dit_time"))
+            builders["bigvgan"] = bigvgan.build(weights(bigvgan.PREFIX), config.bigvgan, of("bigvgan"))
         return builders
 
     def _write(self, role: str, builder: GraphBuilder, progress: Callable[[int], None]) -> GraphEntry:
@@ -227,7 +227,7 @@ class _Export:
             talker_decoder=decoder.section(talker.decoder) if talker else None,
             talker=decoder.talker_section(talker) if talker else None,
             talker_sampling=conversation.TALKER_SAMPLING if talker else None,
-            token2wav=dit.token2wav_section(config.dit, config.bigvgan) if config.dit and config.bigvgan else None,
+            token2wav=dit.section(config.dit, config.bigvgan) if config.dit and config.bigvgan else None,
             voices=spoken,
         )
 

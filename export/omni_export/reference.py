@@ -1,0 +1,80 @@
+"""The reference implementation's modules with a checkpoint's weights, one at a time: what a bundle is verified against.
+
+Loading a whole model would need all of its float32 weights at once; a verification looks at one graph at a time.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, TypeVar
+
+import torch
+from transformers import Qwen2_5OmniConfig
+from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as modeling
+
+from omni_export import bigvgan, dit
+from omni_export.checkpoint import Checkpoint
+from omni_export.config import OmniConfig
+
+Module = TypeVar("Module", bound=torch.nn.Module)
+
+
+class ReferenceModules:
+    """Builds float32 modules of the reference from a checkpoint in the published layout."""
+
+    def __init__(self, checkpoint: Checkpoint, config: OmniConfig) -> None:
+        self._checkpoint = checkpoint
+        self._parsed = config
+        self.config = Qwen2_5OmniConfig(**_transformers_spelling(config))
+
+    def audio_encoder(self) -> modeling.Qwen2_5OmniAudioEncoder:
+        """`thinker.audio_tower`."""
+        config = self.config.thinker_config.audio_config
+        return self._load(modeling.Qwen2_5OmniAudioEncoder._from_config(config), "thinker.audio_tower")
+
+    def vision_encoder(self) -> modeling.Qwen2_5OmniVisionEncoder:
+        """`thinker.visual`."""
+        config = self.config.thinker_config.vision_config
+        return self._load(modeling.Qwen2_5OmniVisionEncoder._from_config(config), "thinker.visual")
+
+    def thinker(self) -> modeling.Qwen2_5OmniThinkerTextModel:
+        """`thinker.model`: the text model, without its output head."""
+        config = self.config.thinker_config.text_config
+        return self._load(modeling.Qwen2_5OmniThinkerTextModel._from_config(config), "thinker.model")
+
+    def talker(self) -> modeling.Qwen2_5OmniTalkerForConditionalGeneration:
+        """`talker`, with its projection and head."""
+        config = self.config.talker_config
+        return self._load(modeling.Qwen2_5OmniTalkerForConditionalGeneration._from_config(config), "talker")
+
+    def dit(self) -> modeling.Qwen2_5OmniToken2WavDiTModel:
+        """token2wav's DiT."""
+        config = self.config.token2wav_config.dit_config
+        return self._load(modeling.Qwen2_5OmniToken2WavDiTModel._from_config(config), dit.PREFIX)
+
+    def bigvgan(self) -> modeling.Qwen2_5OmniToken2WavBigVGANModel:
+        """token2wav's BigVGAN."""
+        config = self.config.token2wav_config.bigvgan_config
+        return self._load(modeling.Qwen2_5OmniToken2WavBigVGANModel._from_config(config), bigvgan.PREFIX)
+
+    def _load(self, module: Module, prefix: str) -> Module:
+        module.float()
+        state = module.state_dict()
+        with torch.no_grad():
+            for name, value in state.items():
+                tensor = self._checkpoint.tensor(f"{prefix}.{name}", tuple(value.shape))
+                value.copy_(torch.from_numpy(tensor.load()))
+        return module.eval()
+
+
+def _transformers_spelling(config: OmniConfig) -> dict[str, Any]:
+    """config.json as transformers 5 spells it; it reads the published spelling of all but the DiT's sizes."""
+    raw = copy.deepcopy(config.raw)
+    if config.dit is not None:
+        entry = raw["token2wav_config"]["dit_config"]
+        for published in ("dim", "depth", "heads"):
+            entry.pop(published, None)
+        entry["hidden_size"] = config.dit.hidden_size
+        entry["num_hidden_layers"] = config.dit.num_layers
+        entry["num_attention_heads"] = config.dit.num_heads
+    return raw
