@@ -154,22 +154,23 @@ class TalkerSection:
 
 @dataclass(frozen=True)
 class Token2WavSection:
-    """The vocoder: rates, the DiT's block structure, BigVGAN's receptive field (mel frames on each side)."""
+    """The vocoder: rates, what the DiT keeps of the blocks it has finished, how far BigVGAN sees.
+
+    `block_frames` mel frames make a DiT block. Of its last block the DiT keeps keys and values of `cached_layers`
+    layers, `attention_size` wide. Codec ids below `codec_limit` have an embedding. BigVGAN's receptive field reaches
+    `reach_frames` mel frames to each side; `reach_samples` of context must survive each of its levels.
+    """
 
     sample_rate: int
     mel_dim: int
     samples_per_frame: int
     frames_per_codec: int
     block_frames: int
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    head_dim: int
-    rope_theta: float
-    look_backward_layers: tuple[int, ...]
-    look_ahead_layers: tuple[int, ...]
+    cached_layers: int
+    attention_size: int
     codec_limit: int
-    receptive_frames: int
+    reach_frames: int
+    reach_samples: tuple[int, ...]
 
 
 @dataclass(frozen=True)
