@@ -34,7 +34,7 @@ _GUESSED_LENGTH = frozenset({"mp3", "aac"})
 _NO_MEDIA = frozenset({"tty"})
 _JPEG_START = b"\xff\xd8\xff"
 _PNG_START = b"\x89PNG"
-_JPEG_SCAN, _JPEG_END = 0xDA, b"\xff\xd9"
+_JPEG_MARK, _JPEG_SCAN, _JPEG_END = 0xFF, 0xDA, b"\xff\xd9"
 
 
 def load_audio(path: Path | str, *, longest: float = LONGEST_SOUND_SECONDS) -> AudioClip:
@@ -259,8 +259,9 @@ def _picture_complete(data: bytes) -> bool:
         return True
     # The end is searched behind the first scan: a thumbnail in the header has an end of its own.
     position = 2
-    while position + 4 <= len(data) and data[position + 1] != _JPEG_SCAN:
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    while position + 4 <= len(data) and data[position] == _JPEG_MARK and data[position + 1] != _JPEG_SCAN:
+        filler = data[position + 1] == _JPEG_MARK
+        position += 1 if filler else 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     return data.find(_JPEG_END, position) >= 0
 
 

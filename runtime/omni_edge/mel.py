@@ -4,7 +4,8 @@ Frame k is centred on sample k * hop. At the true start the signal is mirrored, 
 comes silence, because the processor pads every clip with zeros up to the extractor's maximum length before the
 transform. A clip of n samples counts ceil(n / hop) frames (measured on the extractor's attention mask). Up to two
 frames beyond those still hear the clip's last samples: they are no input of the encoder, but they do take part in the
-maximum that the clip is normalised by.
+maximum that the clip is normalised by. The extractor cuts a clip at its maximum length (300 s as published); this
+front end hears all of it.
 """
 
 from __future__ import annotations

@@ -204,6 +204,14 @@ def test_orientation_is_applied(tmp_path: Path) -> None:
     assert np.abs(pixels.astype(int) - np.rot90(gradient(), -1)).mean() < 3
 
 
+def test_filler_before_a_jpeg_marker_is_allowed(tmp_path: Path) -> None:
+    Image.fromarray(gradient()).save(tmp_path / "a.jpg")
+    pixels = load_image(tmp_path / "a.jpg").pixels
+    data = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(data[:2] + b"\xff\xff" + data[2:])
+    np.testing.assert_array_equal(load_image(tmp_path / "a.jpg").pixels, pixels)
+
+
 def test_grey_and_16_bit_pictures_become_rgb(tmp_path: Path) -> None:
     grey = gradient()[..., 0]
     cv2.imwrite(str(tmp_path / "grey.png"), grey)

@@ -20,9 +20,9 @@ EDGE = 200  # outputs at either end that see the silence around the sound
 def convert(samples: NDArray[np.float32], source: int, sizes: list[int], target: int = TARGET) -> NDArray[np.float32]:
     """The whole sound, pushed in pieces of `sizes`."""
     converter, state = resampler(source, target), ResampleState()
-    pieces = [converter.step(samples[cut], state) for cut in splits(samples.size, sizes)]
-    pieces.append(converter.step(samples[:0], state, end=True))
-    return np.concatenate([np.zeros(0, np.float32), *(piece for piece in pieces if piece is not None)])
+    steps = [converter.step(samples[cut], state) for cut in splits(samples.size, sizes)]
+    steps.append(converter.step(samples[:0], state, end=True))
+    return np.concatenate([np.zeros(0, np.float32), *(step for step in steps if step is not None)])
 
 
 @pytest.mark.parametrize("source", SOURCES)

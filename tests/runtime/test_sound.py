@@ -17,11 +17,11 @@ def test_mono_float32_passes_without_a_copy() -> None:
 
 
 def test_int16_is_scaled_and_stereo_averaged() -> None:
-    np.testing.assert_array_equal(validate_pcm(np.array([-32768, 16384], np.int16)), np.float32([-1.0, 0.5]))
+    np.testing.assert_array_equal(validate_pcm(np.array([-32768, 16384], np.int16)), np.array([-1.0, 0.5], np.float32))
     stereo = np.array([[0.5, -0.25], [1.0, 0.0]])
     result = validate_pcm(stereo)
     assert result.dtype == np.float32
-    np.testing.assert_array_equal(result, np.float32([0.125, 0.5]))
+    np.testing.assert_array_equal(result, np.array([0.125, 0.5], np.float32))
     assert validate_pcm(np.zeros((0, 2), np.int16)).shape == (0,)
 
 
