@@ -200,7 +200,10 @@ def _randomize(model: torch.nn.Module, seed: int, tied: bool) -> None:
                 parameter.copy_(1 + normal(parameter, 0.1))
             elif parameter.ndim == 1:
                 parameter.copy_(normal(parameter, 0.1))
-            elif "embed" in name and parameter.ndim == 2:
+            elif name.endswith("conv_post.weight"):
+                # Quiet enough that the waveform is hardly ever clipped.
+                parameter.copy_(normal(parameter, 0.1 * parameter[0].numel() ** -0.5))
+            elif name.endswith(("embed_tokens.weight", "codec_embed.weight")):
                 # Where the output head is the same table, a large one would only ever repeat the last token.
                 parameter.copy_(normal(parameter, 0.15 if tied and name.startswith("thinker") else 1.0))
             else:

@@ -42,7 +42,7 @@ _FILTER_HALF_WIDTH = 0.3
 _PHASE_REACH = 3
 _ACTIVATION_REACH = 2 * _PHASE_REACH
 # Adding and subtracting 1.5 * 2^23 rounds a float32 to the nearest integer (half of Round's cost).
-_ROUNDING = np.float32(12_582_912.0)
+_ROUNDING = 12_582_912.0
 # sin(pi r) = r * (c0 + c1 r^2 + c2 r^4 + c3 r^6) within 6e-7 on |r| <= 1/2.
 _SINE_DEGREE = 7
 
@@ -67,9 +67,7 @@ class Reach:
         for rate, kernel in list(zip(config.upsample_rates, config.upsample_kernel_sizes, strict=True))[::-1]:
             block = max(
                 sum((size - 1) * dilation // 2 + (size - 1) // 2 + 2 * _ACTIVATION_REACH for dilation in dilations)
-                for size, dilations in zip(
-                    config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True
-                )
+                for size, dilations in zip(config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True)
             )
             padding = (kernel - rate) // 2
             need = ceil((need + block + kernel - 1 - padding) / rate)
@@ -164,14 +162,10 @@ def _upsample(g: GraphBuilder, x: str, weights: Scope, name: str, rate: int, ker
     scaled = weight.map(lambda w: (w * np.float32(scale)).reshape(shape), shape)
     operands = [x, g.weight(scaled, f"{name}.weight"), g.weight(weights("bias", (outputs,)), f"{name}.bias")]
     pad = (kernel - rate) // 2
-    return g.op(
-        "ConvTranspose", operands, name, strides=[1, rate], pads=[0, pad, 0, pad], kernel_shape=[1, kernel]
-    )
+    return g.op("ConvTranspose", operands, name, strides=[1, rate], pads=[0, pad, 0, pad], kernel_shape=[1, kernel])
 
 
-def _residual_block(
-    g: GraphBuilder, x: str, weights: Scope, name: str, kernel: int, dilations: tuple[int, ...]
-) -> str:
+def _residual_block(g: GraphBuilder, x: str, weights: Scope, name: str, kernel: int, dilations: tuple[int, ...]) -> str:
     """Reference: `Qwen2_5OmniAMPBlock`."""
     for index, dilation in enumerate(dilations):
         path = f"{name}/{index}"
@@ -190,7 +184,8 @@ def low_pass() -> NDArray[np.float64]:
     beta = 0.1102 * (attenuation - 8.7)
     time = np.arange(-_FILTER_TAPS // 2, _FILTER_TAPS // 2) + 0.5
     taps: NDArray[np.float64] = np.kaiser(_FILTER_TAPS, beta) * np.sinc(time / 2)
-    return taps / taps.sum()
+    taps /= taps.sum()
+    return taps
 
 
 def _up_kernel() -> NDArray[np.float64]:
@@ -216,8 +211,7 @@ def _down_kernel() -> NDArray[np.float64]:
 def sine_polynomial() -> NDArray[np.float64]:
     """Coefficients c of sin(pi r) = r * sum_i c[i] r^(2 i) on |r| <= 1/2."""
     series = np.polynomial.Chebyshev.interpolate(lambda r: np.sin(np.pi * r), _SINE_DEGREE, [-0.5, 0.5])
-    coefficients: NDArray[np.float64] = series.convert(kind=np.polynomial.Polynomial).coef[1::2]
-    return coefficients
+    return np.asarray(series.convert(kind=np.polynomial.Polynomial).coef[1::2], np.float64)
 
 
 def _activation(g: GraphBuilder, x: str, weights: Scope, name: str, scale: float = 1.0) -> str:
@@ -282,8 +276,8 @@ def _snake(g: GraphBuilder, y: str, alpha: LazyTensor, beta: LazyTensor, name: s
         def make() -> Array:
             a = np.exp(alpha.load().astype(np.float64))
             b = np.exp(beta.load().astype(np.float64)) + _SNAKE_EPSILON
-            values = np.sqrt(a / (np.pi * b)) * sine_polynomial()[index]
-            return values.astype(np.float32).reshape(1, channels, 1, 1)
+            values: Array = (np.sqrt(a / (np.pi * b)) * sine_polynomial()[index]).astype(np.float32)
+            return values.reshape(1, channels, 1, 1)
 
         return g.weight(LazyTensor(name, (1, channels, 1, 1), lambda start, stop: make()), f"{name}.c{index}")
 

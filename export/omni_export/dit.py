@@ -38,7 +38,7 @@ _SCALES = (1, 4)
 # scale, shift of the last norm.
 _FINAL_MODULATIONS = 2
 
-_MASKED = np.float32(-1e9)
+_MASKED = -1e9
 _FLOAT32 = Precision("fp32")
 
 
@@ -212,9 +212,7 @@ class _Dit:
         codec_start = c.mel_dim + c.enc_dim
 
         def columns(start: int, size: int) -> LazyTensor:
-            return project.map(
-                lambda w: np.ascontiguousarray(w[:, start : start + size]), (project.shape[0], size)
-            )
+            return project.map(lambda w: np.ascontiguousarray(w[:, start : start + size]), (project.shape[0], size))
 
         embedding = self.weights("text_embed.codec_embed.weight", (c.num_embeds + 1, c.emb_dim))
         code = g.embedding(codec, embedding, "/codec/embed", _FLOAT32)
@@ -223,9 +221,7 @@ class _Dit:
         code = g.op("Add", [code, constant], "/codec")
         code = g.op("Unsqueeze", [code, g.const([2])], "/codec/column")
         x = g.linear(mel, columns(0, c.mel_dim), "/mel/proj", precision=_FLOAT32)
-        shape = g.op(
-            "Concat", [self.rows, g.const([-1, c.repeats, c.hidden_size])], "/mel/per_codec/shape", axis=0
-        )
+        shape = g.op("Concat", [self.rows, g.const([-1, c.repeats, c.hidden_size])], "/mel/per_codec/shape", axis=0)
         x = g.op("Reshape", [x, shape], "/mel/per_codec")
         x = g.op("Add", [x, code], "/embed")
         return g.op("Reshape", [x, g.const([-1, c.block_size, c.hidden_size])], "/embed/blocks")
@@ -248,14 +244,14 @@ class _Dit:
         g, c = self.g, self.config
         length = g.op("Shape", ["mel"], "/bias/length", start=1, end=2)
         scalar = g.op("Squeeze", [length], "/bias/scalar")
-        frame = g.op("Range", [g.const(np.int64(0)), scalar, g.const(np.int64(1))], "/bias/frame")
+        frame = g.op("Range", [g.const(0), scalar, g.const(1)], "/bias/frame")
         exists = g.op("Less", [frame, "frames"], "/bias/exists")
         zero, masked = g.const(0.0), g.const(_MASKED)
         own = g.op("Where", [exists, zero, masked], "/bias/own")
         own = g.op("Reshape", [own, g.const([-1, c.block_size])], "/bias/own/blocks")
         left = g.op("Where", ["left_valid", zero, masked], "/bias/left")
         left = g.op("Expand", [left, g.const([1, c.block_size])], "/bias/left/block")
-        none = g.const(np.full((1, c.block_size), _MASKED), "/bias/none")
+        none = g.const(np.full((1, c.block_size), _MASKED, np.float32), "/bias/none")
         end = g.const([np.iinfo(np.int64).max])
         earlier = g.op("Slice", [own, g.const([0]), g.const([-1]), g.const([0])], "/bias/earlier")
         later = g.op("Slice", [own, g.const([1]), end, g.const([0])], "/bias/later")
@@ -281,7 +277,7 @@ class _Dit:
     # -- a layer -------------------------------------------------------------------------------------------------
 
     def _row(self, table: str, index: int, name: str) -> str:
-        return self.g.op("Gather", [table, self.g.const(np.int64(index))], name, axis=0)
+        return self.g.op("Gather", [table, self.g.const(index)], name, axis=0)
 
     def _norm(self, x: str, delta: str, scale: str, shift: str, name: str) -> tuple[str, str]:
         """(norm(x + delta) * scale + shift, x + delta)."""
@@ -377,9 +373,7 @@ class _Dit:
             rotary_embedding_dim=self.config.head_dim,
         )
 
-    def _neighbours(
-        self, blocks: dict[int, str], cache: int | None, left: str, kept: list[str], name: str
-    ) -> str:
+    def _neighbours(self, blocks: dict[int, str], cache: int | None, left: str, kept: list[str], name: str) -> str:
         """Puts previous and next blocks beside each block: [G * blocks, window * block, inner].
 
         `blocks` holds, for each offset of the window, the tensor to take from. `cache` is this layer's row of the
@@ -393,7 +387,7 @@ class _Dit:
             x = g.op("Reshape", [tensor, shape], f"{name}/{offset}")
             if offset < 0:
                 assert cache is not None
-                row = g.op("Gather", [left, g.const(np.int64(cache))], f"{name}/left", axis=0)
+                row = g.op("Gather", [left, g.const(cache)], f"{name}/left", axis=0)
                 row = g.op("Unsqueeze", [row, g.const([1])], f"{name}/left/block")
                 kept_block = g.op("Gather", [x, "keep"], f"{name}/keep", axis=1)
                 kept.append(g.op("Transpose", [kept_block], f"{name}/kept", perm=[1, 0, 2, 3]))

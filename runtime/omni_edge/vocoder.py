@@ -1,0 +1,157 @@
+"""token2wav: codec tokens in, samples out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omni_edge.bigvgan import BigVgan, BigVganState
+from omni_edge.dit import Dit, DitState, TickSettings, TimeTableCache
+from omni_edge.errors import BundleError, UsageError
+from omni_edge.graph import Graph
+from omni_edge.manifest import Bundle, Token2WavSection, VoiceSection
+from omni_edge.noise import NoiseSource, seeded_noise
+from omni_edge.solver import SolverSettings
+
+Array = NDArray[np.float32]
+
+
+@dataclass
+class VocoderState:
+    """One utterance: what the DiT and BigVGAN keep between pushes, and the time each has taken."""
+
+    dit: DitState
+    bigvgan: BigVganState
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self.dit.nbytes + self.bigvgan.nbytes
+
+    @property
+    def dit_seconds(self) -> float:
+        """Time spent in the DiT since the utterance began."""
+        return self.dit.seconds
+
+    @property
+    def bigvgan_seconds(self) -> float:
+        """Time spent in BigVGAN since the utterance began."""
+        return self.bigvgan.seconds
+
+    def reset(self) -> None:
+        """Back to the start of an utterance: same voice, settings and noise."""
+        self.dit.reset()
+        self.bigvgan.reset()
+
+
+class Vocoder:
+    """Weights of token2wav; utterances are `VocoderState`s.
+
+    Args:
+        dit: the graph of that role.
+        dit_time: loads the graph of that role, which is needed once per solver setting.
+        bigvgan: the graph of that role.
+        section: sizes and rates.
+        voices: speaker -> row of `constants`.
+        constants: float32 [rows, hidden], the speakers file.
+        reach: how much context BigVGAN is given, see `BigVgan`.
+    """
+
+    def __init__(
+        self,
+        dit: Graph,
+        dit_time: Callable[[], Graph],
+        bigvgan: Graph,
+        section: Token2WavSection,
+        voices: VoiceSection,
+        constants: Array,
+        reach: float = 0.5,
+    ) -> None:
+        self.section = section
+        self.sample_rate = section.sample_rate
+        self._dit = Dit(dit, section)
+        self._bigvgan = BigVgan(bigvgan, section, reach)
+        self._tables = TimeTableCache(dit_time)
+        self._voices = voices
+        self._constants = constants
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, threads: int | None = None, reach: float = 0.5) -> Vocoder:
+        """The vocoder of a bundle.
+
+        Raises:
+            BundleError: a text-only bundle, or a damaged speakers file.
+        """
+        manifest = bundle.manifest
+        if manifest.token2wav is None or manifest.voices is None:
+            raise BundleError(f"The bundle {bundle.path} has no vocoder. Export it again without --text-only.")
+        constants = np.fromfile(bundle.file(manifest.voices.file), "<f4").astype(np.float32, copy=False)
+        rows = 1 + max(manifest.voices.unconditional_row, *(v.row for v in manifest.voices.speakers.values()))
+        if constants.size % rows:
+            raise BundleError(f"{manifest.voices.file} does not hold {rows} rows. Export the bundle again.")
+        return cls(
+            Graph.from_bundle(bundle, "dit", threads),
+            lambda: Graph.from_bundle(bundle, "dit_time", threads),
+            Graph.from_bundle(bundle, "bigvgan", threads),
+            manifest.token2wav,
+            manifest.voices,
+            constants.reshape(rows, -1),
+            reach,
+        )
+
+    def state(
+        self,
+        voice: str,
+        seed: int | tuple[int, ...],
+        solver: SolverSettings | None = None,
+        ticks: TickSettings | None = None,
+        noise: NoiseSource | None = None,
+    ) -> VocoderState:
+        """A fresh utterance.
+
+        Args:
+            voice: the speaker's name.
+            seed: names the noise; the same seed and tokens give the same samples.
+            solver: how the DiT is sampled.
+            ticks: where the stream is cut.
+            noise: replaces the noise that `seed` names.
+
+        Raises:
+            UsageError: an unknown voice.
+        """
+        speaker = self._voices.speakers.get(voice)
+        if speaker is None:
+            raise UsageError(f"There is no voice {voice!r}; the voices are {', '.join(self._voices.speakers)}.")
+        solver = solver or SolverSettings()
+        rows = [speaker.row, self._voices.unconditional_row][: solver.rows]
+        return VocoderState(
+            DitState(
+                speaker=self._constants[rows],
+                tables=self._tables.of(solver),
+                solver=solver,
+                ticks=ticks or TickSettings(),
+                noise=noise or seeded_noise(seed, self.section.block_frames, self.section.mel_dim),
+            ),
+            BigVganState(),
+        )
+
+    def step(self, codec: Sequence[int] | NDArray[np.int64], state: VocoderState, end: bool = False) -> Array | None:
+        """Takes the next codec tokens; returns the samples that became final, float32 [n] in [-1, 1], or None.
+
+        Args:
+            codec: codec tokens of the reply, without control tokens; may be empty.
+            state: the utterance.
+            end: no token will follow: everything that is left comes out.
+
+        Raises:
+            UsageError: a codec token without an embedding, or tokens after the end.
+        """
+        samples = []
+        mel = self._dit.step(codec, state.dit, end)
+        while mel is not None:
+            samples.append(self._bigvgan.step(mel.final, mel.ahead, state.bigvgan, mel.end))
+            mel = self._dit.step((), state.dit)
+        return np.concatenate(samples) if samples else None
