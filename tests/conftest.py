@@ -8,10 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from checkpoints import SHAPES, load_reference, write_checkpoint
+from omni_export.bundle import ExportOptions, export_bundle
+from omni_export.graph import Precision
 
 torch.set_num_threads(1)
+# It warns of every id beyond the Talker's own small vocabulary, for the published configuration as well.
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
 
 
 @dataclass(frozen=True)
@@ -33,3 +39,11 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def reference(case: Case) -> Any:
     """The reference model of `case`, float32."""
     return load_reference(case.path, case.name)
+
+
+@pytest.fixture(scope="session")
+def fp32_bundle(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The float32 bundle of `case`."""
+    out = tmp_path_factory.mktemp("bundles") / f"{case.name}-fp32"
+    export_bundle(str(case.path), out, ExportOptions(Precision("fp32")))
+    return out

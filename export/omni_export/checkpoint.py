@@ -1,7 +1,8 @@
 """Reads a Hugging Face checkpoint directory: config, weights, tokenizer and speaker files, without loading a model.
 
-safetensors files are memory-mapped and parsed here (numpy has no bfloat16, and a damaged file must give a message
-rather than a traceback). Layout: 8-byte little-endian header length, JSON header, then the raw tensors.
+safetensors files are parsed here: numpy has no bfloat16, a damaged file must give a message rather than a traceback,
+and tensors are read a few rows at a time (pages of a memory map would count as this process's memory). Layout: 8-byte
+little-endian header length, JSON header, then the raw tensors.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def bfloat16_to_float32(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
 
 
 class SafetensorsFile:
-    """One memory-mapped `.safetensors` file."""
+    """One `.safetensors` file; only its header is kept in memory."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -43,12 +44,13 @@ class SafetensorsFile:
             ) from None
         if size < 8:
             raise self._truncated(f"it has {size} bytes")
-        self._map = np.memmap(path, np.uint8, "r")
-        header_size = int(self._map[:8].view("<u8")[0])
-        if header_size > size - 8:
-            raise self._truncated(f"its header claims {header_size} bytes and the file has {size}")
+        with path.open("rb") as file:
+            header_size = int.from_bytes(file.read(8), "little")
+            if header_size > size - 8:
+                raise self._truncated(f"its header claims {header_size} bytes and the file has {size}")
+            header = file.read(header_size)
         try:
-            self.header: dict[str, Any] = json.loads(bytes(self._map[8 : 8 + header_size]))
+            self.header: dict[str, Any] = json.loads(header)
         except ValueError:
             raise CheckpointError(f"{path} is not a safetensors file. Download it again.") from None
         self.header.pop("__metadata__", None)
@@ -69,15 +71,17 @@ class SafetensorsFile:
                 f"{name} in {self.path.name} has dtype {entry['dtype']}; readable are {', '.join(_DTYPES)}. "
                 "Export the original bf16 checkpoint, not a quantized one."
             )
-        start, stop = entry["data_offsets"]
+        shape = tuple(entry["shape"])
+        row_values = int(np.prod(shape[1:], dtype=np.int64))
+        begin = self._start + entry["data_offsets"][0]
 
         def read(first: int, last: int) -> NDArray[np.float32]:
-            raw = self._map[self._start + start : self._start + stop].view(dtype).reshape(entry["shape"])[first:last]
-            if entry["dtype"] == "BF16":
-                return bfloat16_to_float32(raw)
-            return np.asarray(raw, np.float32)
+            offset = begin + first * row_values * dtype.itemsize
+            raw = np.fromfile(self.path, dtype, (last - first) * row_values, offset=offset)
+            values = bfloat16_to_float32(raw) if entry["dtype"] == "BF16" else np.asarray(raw, np.float32)
+            return values.reshape(last - first, *shape[1:])
 
-        return LazyTensor(name, tuple(entry["shape"]), read)
+        return LazyTensor(name, shape, read)
 
 
 class Checkpoint:

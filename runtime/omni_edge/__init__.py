@@ -1,0 +1,62 @@
+"""Qwen2.5-Omni on a CPU: text, sound, images and video in; streamed text and speech out.
+
+    engine = OmniEdge.load("bundle")
+    session = engine.session(voice="Chelsie")
+    session.push("Tell me a joke.")
+    for event in session.reply():
+        ...
+"""
+
+from omni_edge.engine import OmniEdge
+from omni_edge.errors import (
+    BundleError,
+    CheckpointError,
+    ContextFullError,
+    DeviceError,
+    MediaError,
+    OmniEdgeError,
+    ResourceError,
+    UsageError,
+)
+from omni_edge.events import (
+    AudioChunk,
+    AudioClip,
+    Event,
+    ImageFrame,
+    Media,
+    Metrics,
+    PcmBlock,
+    TextDelta,
+    TurnDone,
+    VideoClip,
+)
+from omni_edge.manifest import Manifest
+from omni_edge.sampling import Sampling
+from omni_edge.session import Session
+from omni_edge.solver import SolverSettings
+
+__all__ = [
+    "AudioChunk",
+    "AudioClip",
+    "BundleError",
+    "CheckpointError",
+    "ContextFullError",
+    "DeviceError",
+    "Event",
+    "ImageFrame",
+    "Manifest",
+    "Media",
+    "MediaError",
+    "Metrics",
+    "OmniEdge",
+    "OmniEdgeError",
+    "PcmBlock",
+    "ResourceError",
+    "Sampling",
+    "Session",
+    "SolverSettings",
+    "TextDelta",
+    "TurnDone",
+    "UsageError",
+    "VideoClip",
+]

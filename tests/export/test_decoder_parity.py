@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Case
 
+from conftest import Case
 from omni_edge.decoder import Decoder, KVCache
 from omni_edge.graph import Graph
 from omni_edge.manifest import DecoderSection

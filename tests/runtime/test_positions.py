@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoints import SHAPES, SPECIAL, config_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import (
@@ -16,6 +15,7 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import (
     Qwen2_5OmniRotaryEmbedding,
 )
 
+from checkpoints import SHAPES, SPECIAL, config_of
 from omni_edge.manifest import DecoderSection, PositionSection
 from omni_edge.positions import Positions, RotaryTable, chunk_bounds, interleave, time_ids, vision_grid
 
