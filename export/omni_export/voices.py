@@ -75,9 +75,9 @@ def read(checkpoint: Checkpoint, config: OmniConfig, names: Collection[str] | No
     if config.dit is None:
         raise CheckpointError(f"{checkpoint.path} has no token2wav: it cannot speak. Export it with --text-only.")
     dit = config.dit
-    published = _published(checkpoint, dit)
-    if unknown := sorted(set(names or ()) - set(published)):
-        raise UsageError(f"There is no voice {', '.join(unknown)}; the voices are {', '.join(published)}.")
+    voices = published(checkpoint, dit)
+    if unknown := sorted(set(names or ()) - set(voices)):
+        raise UsageError(f"There is no voice {', '.join(unknown)}; the voices are {', '.join(voices)}.")
     embed = _embedding(checkpoint, dit)
     weight = checkpoint.tensor(f"{PREFIX}.input_embed.proj.weight").load()
     bias = checkpoint.tensor(f"{PREFIX}.input_embed.proj.bias").load()
@@ -89,19 +89,19 @@ def read(checkpoint: Checkpoint, config: OmniConfig, names: Collection[str] | No
         row: NDArray[np.float32] = weight[:, mel_columns] @ embed(mel) + weight[:, cond_columns] @ cond + bias
         return row
 
-    first = next(iter(published.values()))
+    first = next(iter(voices.values()))
     return Speakers(
         constant(np.zeros_like(first.cond), np.zeros_like(first.ref_mel)),
         {
             name: Speaker(voice.bos_token, constant(voice.cond, voice.ref_mel))
-            for name, voice in published.items()
+            for name, voice in voices.items()
             if names is None or name in names
         },
     )
 
 
 @dataclass(frozen=True)
-class _Published:
+class PublishedVoice:
     """An entry of `spk_dict.pt`: text token, speaker embedding [enc_emb], reference mel [frames, mel]."""
 
     bos_token: int
@@ -109,7 +109,7 @@ class _Published:
     ref_mel: NDArray[np.float32]
 
 
-def _published(checkpoint: Checkpoint, config: DiTConfig) -> dict[str, _Published]:
+def published(checkpoint: Checkpoint, config: DiTConfig) -> dict[str, PublishedVoice]:
     """`spk_dict.pt`, checked."""
     path = checkpoint.path / SPEAKER_FILE
     try:
@@ -126,7 +126,7 @@ def _published(checkpoint: Checkpoint, config: DiTConfig) -> dict[str, _Publishe
     return {str(name): _speaker(path, str(name), entry, config) for name, entry in raw.items()}
 
 
-def _speaker(path: Path, name: str, entry: Any, config: DiTConfig) -> _Published:
+def _speaker(path: Path, name: str, entry: Any, config: DiTConfig) -> PublishedVoice:
     try:
         cond = entry["cond"].float().numpy()
         mel = entry["ref_mel"].float().numpy()
@@ -140,7 +140,7 @@ def _speaker(path: Path, name: str, entry: Any, config: DiTConfig) -> _Published
             f"{path}: the voice {name!r} has 'cond' {list(cond.shape)} and 'ref_mel' {list(mel.shape)}, where the "
             f"config asks for [1, {config.enc_emb_dim}] and [1, frames, {config.mel_dim}]."
         )
-    return _Published(bos, cond[0], mel[0])
+    return PublishedVoice(bos, cond[0], mel[0])
 
 
 def _embedding(checkpoint: Checkpoint, config: DiTConfig) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
