@@ -72,8 +72,8 @@ class Vocoder:
     ) -> None:
         self.section = section
         self.sample_rate = section.sample_rate
-        self._dit = Dit(dit, section)
-        self._bigvgan = BigVgan(bigvgan, section, reach)
+        self.dit = Dit(dit, section)
+        self.bigvgan = BigVgan(bigvgan, section, reach)
         self._tables = TimeTableCache(dit_time)
         self._voices = voices
         self._constants = constants
@@ -150,8 +150,8 @@ class Vocoder:
             UsageError: a codec token without an embedding, or tokens after the end.
         """
         samples = []
-        mel = self._dit.step(codec, state.dit, end)
+        mel = self.dit.step(codec, state.dit, end)
         while mel is not None:
-            samples.append(self._bigvgan.step(mel.final, mel.ahead, state.bigvgan, mel.end))
-            mel = self._dit.step((), state.dit)
+            samples.append(self.bigvgan.step(mel.final, mel.ahead, state.bigvgan, mel.end))
+            mel = self.dit.step((), state.dit)
         return np.concatenate(samples) if samples else None

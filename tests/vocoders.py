@@ -1,0 +1,81 @@
+"""Builds token2wav from a test checkpoint, without the rest of a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omni_edge.dit import TickSettings
+from omni_edge.graph import Graph
+from omni_edge.manifest import Token2WavSection, VoiceSection
+from omni_edge.vocoder import Vocoder
+from omni_export import bigvgan, dit, voices
+from omni_export.checkpoint import Checkpoint
+from omni_export.config import BigVGANConfig, DiTConfig, OmniConfig
+from omni_export.graph import Precision
+
+WHOLE = TickSettings(growth=())
+
+
+def snr(reference: NDArray[np.float32], value: NDArray[np.float32]) -> float:
+    """Signal to noise ratio in dB; infinite where both are equal."""
+    assert reference.shape == value.shape
+    wanted = reference.astype(np.float64)
+    noise = np.sum((value - wanted) ** 2)
+    return float("inf") if noise == 0 else float(10 * np.log10(np.sum(wanted**2) / noise))
+
+
+@dataclass(frozen=True)
+class Parts:
+    """token2wav's graphs and sections in `folder`."""
+
+    dit: Graph
+    dit_time: Graph
+    bigvgan: Graph
+    section: Token2WavSection
+    voices: VoiceSection
+    constants: NDArray[np.float32]
+    dit_config: DiTConfig
+    bigvgan_config: BigVGANConfig
+
+    def vocoder(self, reach: float = 0.5) -> Vocoder:
+        return Vocoder(self.dit, lambda: self.dit_time, self.bigvgan, self.section, self.voices, self.constants, reach)
+
+    def reach(self, share: float) -> tuple[int, NDArray[np.int64]]:
+        """Context frames, and samples to keep per level, for a share of the receptive field."""
+        levels = np.ceil(share * np.array(self.section.reach_samples)).astype(np.int64)
+        levels[-1] = self.section.reach_samples[-1]
+        return int(np.ceil(share * self.section.reach_frames)), levels
+
+
+def build_parts(checkpoint_path: Path, folder: Path, precision: Precision | None = None) -> Parts:
+    """Exports token2wav of a checkpoint into `folder`."""
+    precision = precision or Precision()
+    checkpoint = Checkpoint(checkpoint_path)
+    config = OmniConfig.parse(checkpoint.config)
+    assert config.dit is not None
+    assert config.bigvgan is not None
+    section = voices.read(checkpoint, config).write(folder)
+    dit_weights, bigvgan_weights = checkpoint.scope(dit.PREFIX), checkpoint.scope(bigvgan.PREFIX)
+    return Parts(
+        Graph(dit.build(dit_weights, config.dit, precision).save(folder).graph, threads=1),
+        Graph(dit.build_time(dit_weights, config.dit, precision).save(folder).graph, threads=1),
+        Graph(bigvgan.build(bigvgan_weights, config.bigvgan, precision).save(folder).graph, threads=1),
+        dit.section(config.dit, config.bigvgan),
+        section,
+        np.fromfile(folder / section.file, "<f4").reshape(-1, config.dit.hidden_size),
+        config.dit,
+        config.bigvgan,
+    )
+
+
+def block_noise(noise: NDArray[np.float32], block_frames: int) -> Callable[[int], NDArray[np.float32]]:
+    """`noise` [frames, mel] as a noise source, zeros beyond its end."""
+    blocks = -(-len(noise) // block_frames)
+    padded = np.zeros((blocks * block_frames, noise.shape[1]), np.float32)
+    padded[: len(noise)] = noise
+    return lambda index: padded[index * block_frames : (index + 1) * block_frames]
