@@ -14,7 +14,7 @@ from omni_edge.decoder import Decoder
 from omni_edge.ear import Ear
 from omni_edge.errors import BundleError, UsageError
 from omni_edge.graph import Graph
-from omni_edge.manifest import Bundle, DecoderSection, Manifest
+from omni_edge.manifest import Bundle, Manifest
 from omni_edge.picture import ImageProcessor
 from omni_edge.sampling import Sampling
 from omni_edge.session import Session
@@ -155,15 +155,13 @@ class OmniEdge:
         manifest = self.manifest
         if manifest.talker is None:
             return None
-        decoder = Decoder(self._graph("talker"), _required(manifest.talker_decoder, "talker_decoder"))
+        if manifest.talker_decoder is None or manifest.token2wav is None:
+            raise BundleError("bundle.json: a bundle that speaks needs talker_decoder and token2wav. Export it again.")
+        decoder = Decoder(self._graph("talker"), manifest.talker_decoder)
         marks = self.thinker.embed(np.array([manifest.talker.text_end_token, manifest.talker.text_pad_token]))
-        return Talker(decoder, manifest.talker, text_end=marks[0], text_pad=marks[1])
+        limit = manifest.token2wav.codec_limit
+        return Talker(decoder, manifest.talker, codec_limit=limit, text_end=marks[0], text_pad=marks[1])
 
     def _load_vocoder(self) -> Vocoder:
         return Vocoder.from_bundle(self.bundle, self.threads)
 
-
-def _required(section: DecoderSection | None, name: str) -> DecoderSection:
-    if section is None:
-        raise BundleError(f"bundle.json: a bundle that speaks must have {name!r}. Export it again.")
-    return section

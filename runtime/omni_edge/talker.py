@@ -50,6 +50,7 @@ class Talker:
     Args:
         decoder: the `talker` graph.
         section: its special tokens.
+        codec_limit: codec tokens from here on have no sound.
         text_end, text_pad: float32 [embedding]; embeds of the marks that follow the reply's text.
     """
 
@@ -57,11 +58,16 @@ class Talker:
         self,
         decoder: Decoder,
         section: TalkerSection,
+        *,
+        codec_limit: int,
         text_end: NDArray[np.float32],
         text_pad: NDArray[np.float32],
     ) -> None:
         self.decoder = decoder
         self.section = section
+        # The reference never suppresses the unused rows behind the codebook, and fails where one is drawn.
+        silent = set(range(codec_limit, decoder.section.vocab_size)) - {section.codec_pad, section.codec_end}
+        self._suppressed = sorted(silent | {section.codec_start})
         self.text_end = text_end
         self.text_pad = text_pad
 
@@ -102,7 +108,7 @@ class Talker:
         """
         section = self.section
         state.cache.trim(state.listened)
-        sampler = Sampler(sampling, seed, self.decoder.section.vocab_size, suppress=[section.codec_start])
+        sampler = Sampler(sampling, seed, self.decoder.section.vocab_size, self._suppressed)
         # The reference's penalty looks at the prompt's placeholders too.
         sampler.observe(np.array([section.codec_mask, section.codec_pad, section.codec_start]))
         codec = np.array([[section.codec_pad, section.codec_start]])
