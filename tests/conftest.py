@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from checkpoints import SHAPES, load_reference, write_checkpoint
+from omni_edge import OmniEdge
 from omni_export.bundle import ExportOptions, export_bundle
 from omni_export.graph import Precision
 
@@ -47,3 +48,18 @@ def fp32_bundle(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("bundles") / f"{case.name}-fp32"
     export_bundle(str(case.path), out, ExportOptions(Precision("fp32")))
     return out
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One float32 bundle, for tests to which the shape of the model does not matter."""
+    folder = tmp_path_factory.mktemp("one")
+    checkpoint = write_checkpoint(folder / "checkpoint", "sectionless")
+    export_bundle(str(checkpoint), folder / "bundle", ExportOptions(Precision("fp32")))
+    return folder / "bundle"
+
+
+@pytest.fixture(scope="session")
+def engine(bundle: Path) -> OmniEdge:
+    """`bundle`, loaded once."""
+    return OmniEdge.load(bundle, threads=1)
