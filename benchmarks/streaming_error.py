@@ -1,0 +1,106 @@
+"""How far speech in blocks is from decoding the whole utterance at once: SNR by look-ahead.
+
+    python benchmarks/streaming_error.py BUNDLE [--tokens 600] [--seed 0]
+
+Codec tokens are random, the noise is the same for every row, and everything that differs between two columns is where
+the stream was cut.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omni_edge.bigvgan import BigVganState
+from omni_edge.dit import TickSettings
+from omni_edge.manifest import Bundle
+from omni_edge.solver import SolverSettings
+from omni_edge.vocoder import Vocoder
+
+Array = NDArray[np.float32]
+
+SOLVERS = (
+    SolverSettings("euler", 4, guidance=0.5),
+    SolverSettings("euler", 4, guidance=0.0),
+    SolverSettings("ab2", 4, guidance=0.5),
+    SolverSettings("euler", 8, guidance=0.5),
+)
+TICKS = (
+    TickSettings(1, (1,)),
+    TickSettings(1, (1, 2, 4)),
+    TickSettings(2, (1,)),
+    TickSettings(3, (1,)),
+)
+REACHES = (0.3, 0.4, 0.5, 0.7, 1.0)
+
+
+def snr(reference: Array, value: Array) -> float:
+    """Signal to noise ratio in dB."""
+    wanted = reference.astype(np.float64)
+    noise = float(np.sum((value - wanted) ** 2))
+    return 10 * math.log10(float(np.sum(wanted**2)) / noise) if noise else math.inf
+
+
+def mel_of(
+    vocoder: Vocoder, codec: NDArray[np.int64], voice: str, solver: SolverSettings, ticks: TickSettings
+) -> Array:
+    """The finished mel [frames, mel_dim] of a stream."""
+    state = vocoder.state(voice, 0, solver, ticks).dit
+    blocks = []
+    block = vocoder.dit.step(codec, state, end=True)
+    while block is not None:
+        blocks.append(block.final)
+        block = vocoder.dit.step((), state)
+    return np.concatenate(blocks)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--tokens", type=int, default=600, help="codec tokens of the utterance")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+
+    bundle = Bundle(arguments.bundle)
+    vocoder = Vocoder.from_bundle(bundle)
+    assert bundle.manifest.voices is not None
+    voice = bundle.manifest.voices.default
+    limit = vocoder.section.codec_limit
+    codec = np.random.default_rng(arguments.seed).integers(0, limit, arguments.tokens)
+
+    print("| solver | look-ahead | blocks per tick | mel SNR, dB | waveform SNR, dB |")
+    print("| --- | --- | --- | --- | --- |")
+    for solver in SOLVERS:
+        name = f"{solver.method}-{solver.evaluations}{', guided' if solver.guidance else ''}"
+        whole = TickSettings(growth=())
+        mel = mel_of(vocoder, codec, voice, solver, whole)
+        samples = vocoder.step(codec, vocoder.state(voice, 0, solver, whole), end=True)
+        assert samples is not None
+        for ticks in TICKS:
+            heard = vocoder.step(codec, vocoder.state(voice, 0, solver, ticks), end=True)
+            assert heard is not None
+            mel_snr = snr(mel, mel_of(vocoder, codec, voice, solver, ticks))
+            growth = ", ".join(map(str, ticks.growth))
+            print(f"| {name} | {ticks.look_ahead_blocks} | {growth} | {mel_snr:.1f} | {snr(samples, heard):.1f} |")
+
+    print("\n| share of BigVGAN's reach | frames to each side | waveform SNR, dB |")
+    print("| --- | --- | --- |")
+    mel = mel_of(vocoder, codec, voice, SOLVERS[0], TickSettings(growth=()))
+    samples = vocoder.bigvgan.step(mel, mel[:0], BigVganState(), end=True)
+    step = vocoder.section.block_frames
+    for reach in REACHES:
+        room = Vocoder.from_bundle(bundle, reach=reach).bigvgan
+        state = BigVganState()
+        pieces = [
+            room.step(mel[start : start + step], mel[start + step :], state, start + step >= len(mel))
+            for start in range(0, len(mel), step)
+        ]
+        print(f"| {reach} | {room.context_frames} | {snr(samples, np.concatenate(pieces)):.1f} |")
+
+
+if __name__ == "__main__":
+    main()
