@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from omni_edge.manifest import DecoderSection, TalkerSection
 from omni_export.checkpoint import Scope
 from omni_export.config import DecoderConfig, TalkerConfig
-from omni_export.graph import CONTRIB, GraphBuilder, Precision
+from omni_export.graph import CONTRIB, GraphBuilder, Precision, Shape
 from omni_export.lazy import Array, LazyTensor
 
 # GroupQueryAttention rotates heads whose halves are multiples of 8 values wide (onnxruntime 1.32).
@@ -184,7 +184,7 @@ class _Layers:
             f"{path}/qkv_proj",
             bias=LazyTensor.stack([bias for _, bias in parts]),
         )
-        cache_shape = [1, kv_heads, "capacity", self.head_dim]
+        cache_shape: Shape = [1, kv_heads, "capacity", self.head_dim]
         past = [graph.input(f"past.{index}.{kind}", cache_shape) for kind in ("key", "value")]
         present = [f"present.{index}.{kind}" for kind in ("key", "value")]
         attended = graph.op(

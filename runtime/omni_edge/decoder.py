@@ -47,7 +47,8 @@ class KVCache:
 
     @property
     def capacity(self) -> int:
-        return self.cos.shape[0]
+        """Positions that it can hold."""
+        return len(self.cos)
 
     @property
     def nbytes(self) -> int:

@@ -100,8 +100,10 @@ class OmniEdge:
 
     def voice_embed(self, name: str) -> NDArray[np.float32]:
         """The embed [hidden] of the text token that announces speaker `name` to the Talker."""
-        assert self.manifest.voices is not None
-        return self.thinker.embed(np.array([self.manifest.voices.speakers[name].bos_token]))[0]
+        if self.manifest.voices is None or name not in self.manifest.voices.speakers:
+            raise UsageError(f"There is no voice {name!r}; this bundle has {', '.join(self.voices) or 'none'}.")
+        embed: NDArray[np.float32] = self.thinker.embed(np.array([self.manifest.voices.speakers[name].bos_token]))[0]
+        return embed
 
     def session(
         self,

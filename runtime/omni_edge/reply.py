@@ -106,7 +106,8 @@ class Reply:
         self._decode_seconds += time.perf_counter() - began
         self.unfed.clear()
         self.told.append(told)
-        return told.states[0]
+        state: NDArray[np.float32] = told.states[0]
+        return state
 
     def _playable(self, chunks: Iterator[AudioChunk]) -> Iterator[AudioChunk]:
         for chunk in chunks:

@@ -105,5 +105,5 @@ class Sampler:
         if settings.top_p < 1:
             weights[:-1][np.cumsum(weights)[:-1] <= 1 - settings.top_p] = 0
             weights /= weights.sum()
-        chosen = np.searchsorted(np.cumsum(weights), self._random.random(), side="right")
+        chosen = int(np.searchsorted(np.cumsum(weights), self._random.random(), side="right"))
         return int(kept[min(chosen, kept.size - 1)])
