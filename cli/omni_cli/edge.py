@@ -42,7 +42,7 @@ def run(
     model: options.Bundle,
     prompt: Annotated[
         str | None,
-        typer.Argument(metavar="[PROMPT]", help="What to say. '-', or none and a pipe: read from stdin."),
+        typer.Argument(metavar="PROMPT", help="What to say. '-', or none and a pipe: read from stdin."),
     ] = None,
     audio: Annotated[list[Path] | None, typer.Option("--audio", metavar="FILE", help="A sound. Repeatable.")] = None,
     image: Annotated[list[Path] | None, typer.Option("--image", metavar="FILE", help="A picture. Repeatable.")] = None,
@@ -160,7 +160,7 @@ def chat(
     context_size: options.Context = None,
     debug: options.Debug = False,
 ) -> None:
-    """Talk in turns: type, attach files with /audio, /image and /video, listen. /help lists the commands.
+    """Talk in turns. Type, attach files with /audio, /image and /video, listen; /help lists the commands.
 
     Ctrl-C during a reply cuts it short and keeps the conversation; at the prompt it leaves with 130, Ctrl-D with 0.
     From a pipe every line is a turn, and the first error ends it.

@@ -122,9 +122,10 @@ def verify(
     Errors are relative to the reference's RMS; SNR is in dB.
     """
     with _export_packages():
+        from omni_export.bundle import find_checkpoint  # noqa: PLC0415
         from omni_export.verify import verify_bundle  # noqa: PLC0415 -- the reference is torch: seconds to import
 
-    rows = verify_bundle(bundle, against)
+    rows = verify_bundle(bundle, find_checkpoint(against))
     typer.echo(
         table(
             ["graph", "maximum", "mean", "SNR", "tolerance", ""],

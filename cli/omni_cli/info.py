@@ -20,7 +20,7 @@ def info(
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Show a bundle's origin, voices, graphs and memory need; check the hash of every file."""
+    """Show what a bundle holds and needs. Checks the hash of every file."""
     progress = Progress()
     hashed = 0
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from omni_edge.manifest import DecoderSection, Manifest
-
-_CACHE_ELEMENT_BYTES = 4  # keys and values are float32
+from omni_edge.decoder import KVCache
+from omni_edge.manifest import Manifest
 
 
 @dataclass(frozen=True)
@@ -22,11 +21,6 @@ class Footprint:
     per_position: int
 
 
-def kv_bytes(decoder: DecoderSection) -> int:
-    """Bytes of keys and values of one position."""
-    return 2 * decoder.num_layers * decoder.num_kv_heads * decoder.head_dim * _CACHE_ELEMENT_BYTES
-
-
 def graph_bytes(manifest: Manifest, role: str) -> int:
     """Size of a graph and its weights on disk."""
     entry = manifest.graphs[role]
@@ -38,5 +32,5 @@ def footprint(manifest: Manifest) -> Footprint:
     decoders = [manifest.thinker, *([manifest.talker_decoder] if manifest.talker_decoder else [])]
     return Footprint(
         weights=sum(graph_bytes(manifest, role) for role in manifest.graphs),
-        per_position=sum(kv_bytes(decoder) for decoder in decoders),
+        per_position=sum(KVCache.allocate(decoder, 1).nbytes for decoder in decoders),
     )

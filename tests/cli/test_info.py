@@ -9,7 +9,6 @@ import pytest
 
 from commands import run_edge
 from omni_edge import OmniEdge
-from omni_edge.footprint import footprint, kv_bytes
 
 
 def test_what_is_printed_is_what_the_bundle_holds(bundle: Path, engine: OmniEdge) -> None:
@@ -29,12 +28,10 @@ def test_what_is_printed_is_what_the_bundle_holds(bundle: Path, engine: OmniEdge
     assert about["memory"]["weights"] == sum(graph["bytes"] for graph in about["graphs"].values())
 
 
-def test_the_memory_per_position_is_that_of_a_session(engine: OmniEdge) -> None:
-    small, large = (engine.session(context=context, speech=False).nbytes for context in (256, 1256))
-    assert large - small == 1000 * kv_bytes(engine.manifest.thinker)
-    talker = engine.manifest.talker_decoder
-    assert talker is not None
-    assert footprint(engine.manifest).per_position == kv_bytes(engine.manifest.thinker) + kv_bytes(talker)
+def test_the_memory_per_position_is_what_sessions_reserve(bundle: Path, engine: OmniEdge) -> None:
+    small, large = (engine.session(context=context).nbytes for context in (256, 1256))
+    memory = json.loads(run_edge("info", bundle, "--json").stdout)["memory"]
+    assert memory["per_1000_positions"] == large - small
 
 
 @pytest.mark.parametrize("speech", [True, False])
