@@ -80,11 +80,11 @@ class OmniEdge:
 
     @cached_property
     def _audio_encoder(self) -> AudioEncoder:
-        return AudioEncoder(self._graph("audio_encoder"), self.manifest.audio)
+        return AudioEncoder(self._graph("audio_encoder", varying=True), self.manifest.audio)
 
     @cached_property
     def _vision_encoder(self) -> VisionEncoder:
-        return VisionEncoder(self._graph("vision_encoder"), self.manifest.vision)
+        return VisionEncoder(self._graph("vision_encoder", varying=True), self.manifest.vision)
 
     @property
     def audio_encoder(self) -> AudioEncoder:
@@ -150,8 +150,8 @@ class OmniEdge:
             solver=vocoder,
         )
 
-    def _graph(self, role: str) -> Graph:
-        return Graph.from_bundle(self.bundle, role, self.threads)
+    def _graph(self, role: str, *, varying: bool = False) -> Graph:
+        return Graph.from_bundle(self.bundle, role, self.threads, varying=varying)
 
     def _load_talker(self) -> Talker | None:
         manifest = self.manifest
