@@ -13,7 +13,7 @@ The function is the reference's to rounding (above 100 dB); the form is one a CP
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 
@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omni_edge.errors import CheckpointError
+from omni_export.bigvgan_int8 import Convolution, Int8, measure
 from omni_export.checkpoint import Scope
 from omni_export.config import BigVGANConfig
 from omni_export.graph import GraphBuilder, Precision
@@ -81,13 +82,23 @@ def samples_per_frame(config: BigVGANConfig) -> int:
     return prod(config.upsample_rates)
 
 
-def build(weights: Scope, config: BigVGANConfig, precision: Precision) -> GraphBuilder:
-    """The vocoder graph, in float32 whatever `precision` asks: INT8 convolutions need calibration data.
+def build(
+    weights: Scope, config: BigVGANConfig, precision: Precision, calibration: Sequence[Array] = ()
+) -> GraphBuilder:
+    """The vocoder graph.
 
     Inputs: `mel` float32 [1, mel, T], natural logarithm; `context` int64 [2], how many of the T frames on the left and
     on the right are context and give no samples (0: a true end of the utterance); `keep` int64 [levels], how many
     samples of context survive each level (`Reach.levels`, or less where speed matters more than the last decibel).
     Output: `samples` float32 [(T - context) * samples_per_frame] in [-1, 1].
+
+    Args:
+        weights: the part of the checkpoint below `PREFIX`.
+        config: sizes.
+        precision: unless it is fp32, the residual blocks' convolutions are INT8 (INT4 has no integer convolution);
+            that needs `calibration`, without which they stay in float32.
+        calibration: mels of speech, float32 [frames, mel_dim] (the voices' reference mels); the float32 graph runs over
+            them here and now, from a temporary folder.
 
     Raises:
         CheckpointError: the config describes up-samplers whose output is no multiple of their rate.
@@ -97,23 +108,37 @@ def build(weights: Scope, config: BigVGANConfig, precision: Precision) -> GraphB
             raise CheckpointError(
                 f"bigvgan_config has an up-sampler of rate {rate} and kernel {kernel}; their difference must be even."
             )
-    g = GraphBuilder("bigvgan", Precision("fp32", precision.group_size))
+    if precision.kind == "fp32" or not calibration:
+        return _assemble(weights, config, _conv, Precision("fp32", precision.group_size))
+    ranges = measure(
+        lambda observed: _assemble(weights, config, observed, Precision("fp32")),
+        _conv,
+        len(config.upsample_rates),
+        calibration,
+    )
+    return _assemble(weights, config, Int8(ranges), Precision("int8", precision.group_size))
+
+
+def _assemble(weights: Scope, config: BigVGANConfig, dense: Convolution, precision: Precision) -> GraphBuilder:
+    """The graph, with `dense` making the convolutions of the residual blocks."""
+    g = GraphBuilder("bigvgan", precision)
     mel = g.input("mel", [1, config.mel_dim, "frames"])
     g.input("context", [2], "int64")
     g.input("keep", [len(config.upsample_rates)], "int64")
     x = _conv(g, _normalized(g, mel), weights.scope("conv_pre"), "/conv_pre", _PRE_KERNEL)
     window = _Window(g)
     blocks = len(config.resblock_kernel_sizes)
+    shapes = list(zip(config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True))
     for level, (rate, kernel) in enumerate(zip(config.upsample_rates, config.upsample_kernel_sizes, strict=True)):
         path = f"/levels.{level}"
         average = 1.0 if level == 0 else 1.0 / blocks
         x = _upsample(g, x, weights.scope(f"ups.{level}.0"), f"{path}/up", rate, kernel, average)
         window.scale(rate, path)
         branches = [
-            _residual_block(g, x, weights.scope(f"resblocks.{level * blocks + index}"), f"{path}/{index}", size, steps)
-            for index, (size, steps) in enumerate(
-                zip(config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True)
+            _residual_block(
+                g, x, weights.scope(f"resblocks.{level * blocks + index}"), f"{path}/{index}", size, dilations, dense
             )
+            for index, (size, dilations) in enumerate(shapes)
         ]
         x = window.crop(g.op("Sum", branches, f"{path}/sum"), f"{path}/crop", level)
     x = _activation(g, x, weights.scope("activation_post"), "/activation_post", 1.0 / blocks)
@@ -138,9 +163,7 @@ def _normalized(g: GraphBuilder, mel: str) -> str:
     return g.op("Clip", [x, g.const(-1.0), g.const(1.0)], "/normalize")
 
 
-def _conv(
-    g: GraphBuilder, x: str, weights: Scope, name: str, kernel: int, dilation: int = 1, *, bias: bool = True
-) -> str:
+def _conv(g: GraphBuilder, x: str, weights: Scope, name: str, kernel: int, dilation: int = 1, bias: bool = True) -> str:
     """A dense convolution over time, "same" length."""
     weight = weights("weight")
     outputs, inputs, taps = weight.shape
@@ -165,14 +188,22 @@ def _upsample(g: GraphBuilder, x: str, weights: Scope, name: str, rate: int, ker
     return g.op("ConvTranspose", operands, name, strides=[1, rate], pads=[0, pad, 0, pad], kernel_shape=[1, kernel])
 
 
-def _residual_block(g: GraphBuilder, x: str, weights: Scope, name: str, kernel: int, dilations: tuple[int, ...]) -> str:
+def _residual_block(
+    g: GraphBuilder,
+    x: str,
+    weights: Scope,
+    name: str,
+    kernel: int,
+    dilations: tuple[int, ...],
+    dense: Convolution,
+) -> str:
     """Reference: `Qwen2_5OmniAMPBlock`."""
     for index, dilation in enumerate(dilations):
         path = f"{name}/{index}"
         y = _activation(g, x, weights.scope(f"activations.{2 * index}"), f"{path}/act1")
-        y = _conv(g, y, weights.scope(f"convs1.{index}"), f"{path}/conv1", kernel, dilation)
+        y = dense(g, y, weights.scope(f"convs1.{index}"), f"{path}/conv1", kernel, dilation)
         y = _activation(g, y, weights.scope(f"activations.{2 * index + 1}"), f"{path}/act2")
-        y = _conv(g, y, weights.scope(f"convs2.{index}"), f"{path}/conv2", kernel)
+        y = dense(g, y, weights.scope(f"convs2.{index}"), f"{path}/conv2", kernel)
         x = g.op("Add", [x, y], path)
     return x
 

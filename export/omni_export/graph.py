@@ -165,6 +165,15 @@ class GraphBuilder:
             self._external([(name, np.dtype(np.float32), tensor.shape)], lambda: [tensor.load()])
         return name
 
+    def computed(
+        self,
+        tensors: Sequence[tuple[str, np.dtype[Any], tuple[int, ...]]],
+        produce: Callable[[], Iterable[NDArray[Any]]],
+    ) -> list[str]:
+        """Weights (name, dtype, shape) that `produce` makes, all together, when the graph is written; their names."""
+        self._external(tensors, produce)
+        return [name for name, _, _ in tensors]
+
     def _external(
         self,
         tensors: Sequence[tuple[str, np.dtype[Any], tuple[int, ...]]],
