@@ -12,7 +12,7 @@ import typer
 from omni_cli import info as info_command
 from omni_cli import media, options
 from omni_cli.chat import Chat, piped_lines, typed_lines
-from omni_cli.manners import INTERRUPTED, mannered, on_interrupt
+from omni_cli.manners import INTERRUPTED, mannered, on_interrupt, speak_utf8
 from omni_cli.printer import JsonPrinter, Printer, TextPrinter
 from omni_cli.speech_out import Loudspeaker, SpeechOut, WavFolder
 from omni_cli.wav import WavWriter
@@ -88,7 +88,7 @@ def run(
         system=system,
         context=context_size,
         seed=seed,
-        speech=not no_speech and (output is not None or as_json),
+        speech=_speech(output, wanted=not no_speech and (output is not None or as_json)),
         sampling=Sampling(temp, top_k, top_p, repeat_penalty),
         talker_sampling=Sampling(talker_temp, talker_top_k, talker_top_p, talker_repeat_penalty),
     )
@@ -106,6 +106,11 @@ def run(
                 wav.write(event.samples)
             if isinstance(event, TurnDone):
                 _say_how_it_ended(event)
+
+
+def _speech(output: Path | None, *, wanted: bool) -> bool | None:
+    """What to ask the session for: a file insists on speech, `--json` takes it where the bundle speaks."""
+    return (True if output else None) if wanted else False
 
 
 def _prompt(prompt: str | None, *, needed: bool) -> str:
@@ -210,4 +215,5 @@ app.command()(mannered(info_command.info))
 
 def main() -> None:
     """Entry point of `omni-edge`."""
+    speak_utf8()
     app()

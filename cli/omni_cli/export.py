@@ -13,7 +13,7 @@ import typer
 
 from omni_cli import options
 from omni_cli.console import Progress, human_bytes, table
-from omni_cli.manners import mannered
+from omni_cli.manners import mannered, speak_utf8
 from omni_edge.errors import UsageError
 
 _SETTINGS: dict[str, Any] = {
@@ -158,4 +158,5 @@ def run(arguments: list[str], program: str = "omni-export") -> None:
 
 def main() -> None:
     """Entry point of `omni-export`."""
+    speak_utf8()
     run(sys.argv[1:])

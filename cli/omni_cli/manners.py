@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import errno
 import functools
+import io
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,6 +52,13 @@ def mannered(command: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(report(error)) from None
 
     return wrapper
+
+
+def speak_utf8() -> None:
+    """stdin and stdout are UTF-8, pipes on every system included: replies are in any language."""
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8")
 
 
 def report(error: Exception) -> int:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import base64
+import json
+import os
+import subprocess
+import sys
 import wave
 from pathlib import Path
 
@@ -143,8 +147,9 @@ def test_voice_system_and_limits_reach_the_session(bundle: Path, engine: OmniEdg
 
 
 def test_a_mute_bundle_answers_in_text(mute_bundle: Path) -> None:
-    done = events(run_edge("run", PROMPT, "-m", mute_bundle, *GREEDY, *SHORT, "--no-speech", "--json"))[-1]
-    assert done["codec_tokens"] == []
+    for options in ([], ["--no-speech"]):
+        done = events(run_edge("run", PROMPT, "-m", mute_bundle, *GREEDY, *SHORT, *options, "--json"))[-1]
+        assert done["codec_tokens"] == []
     assert run_edge("run", PROMPT, "-m", mute_bundle, *SHORT).exit_code == 0
 
 
@@ -156,3 +161,21 @@ def test_a_reply_cut_by_the_context_says_so(bundle: Path) -> None:
     assert result.exit_code == 0, result.output
     assert '"finish_reason": "context_full"' in result.stdout
     assert "the context is full" in result.stderr
+
+
+def test_pipes_are_utf8_whatever_the_locale(bundle: Path) -> None:
+    program = "from omni_cli.edge import main; main()"
+    arguments = ["run", "-m", str(bundle), "--no-speech", "--json", *GREEDY, "--max-new-tokens", "30"]
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", program, *arguments],
+            input="为什么天是蓝的？".encode(),
+            capture_output=True,
+            check=True,
+            env={**os.environ, "PYTHONIOENCODING": encoding},
+        ).stdout.splitlines()[-1]
+        for encoding in ("utf-8", "ascii")
+    ]
+    replies = [json.loads(output.decode("utf-8")) for output in outputs]
+    assert replies[0]["text"] == replies[1]["text"]
+    assert replies[0]["prompt_tokens"] == replies[1]["prompt_tokens"]
