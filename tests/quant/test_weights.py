@@ -1,0 +1,102 @@
+"""Packed weights stand for what was quantized, and the kernels read them as they were packed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from omni_edge.graph import Graph
+from omni_export.graph import GraphBuilder, Precision
+from omni_export.lazy import LazyTensor
+from omni_quant import dequantize_blockwise, quantize_blockwise, quantize_blockwise_rows, quantize_channelwise
+
+
+def random(rows: int, columns: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((rows, columns)).astype(np.float32)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 9), st.integers(1, 200), st.sampled_from([16, 32, 64]), st.sampled_from([4, 8]), st.integers(0, 9)
+)
+def test_rounding_is_the_only_error(rows: int, columns: int, block: int, bits: int, seed: int) -> None:
+    weight = random(rows, columns, seed)
+    quantized = quantize_blockwise(weight, bits=bits, block_size=block)
+    restored = dequantize_blockwise(quantized)
+    assert restored.shape == weight.shape
+    blocks = -(-columns // block)
+    assert quantized.packed.shape == (rows, blocks, block * bits // 8)
+    scales = np.abs(np.repeat(quantized.scales, block, axis=1)[:, :columns])
+    # Half a step; a whole one at the end of the range opposite to the extreme value, which has one code less.
+    beyond = np.abs(weight) > scales * (2 ** (bits - 1) - 1)
+    assert (np.abs(restored - weight) <= scales * np.where(beyond, 1.0, 0.5) * (1 + 1e-3)).all()
+
+
+def test_the_extreme_value_of_a_block_is_exact() -> None:
+    weight = random(5, 64)
+    restored = dequantize_blockwise(quantize_blockwise(weight, bits=4, block_size=32))
+    for row, original in zip(restored.reshape(-1, 32), weight.reshape(-1, 32), strict=True):
+        extreme = np.abs(original).argmax()
+        assert row[extreme] == pytest.approx(original[extreme], rel=1e-6)
+
+
+def test_zeros_stay_zeros() -> None:
+    zeros = np.zeros((3, 40), np.float32)
+    assert not dequantize_blockwise(quantize_blockwise(zeros, bits=4, block_size=32)).any()
+    assert not quantize_channelwise(zeros).codes.any()
+
+
+def test_reading_in_pieces_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = random(50, 96)
+    whole = quantize_blockwise(weight, bits=4, block_size=32)
+    monkeypatch.setattr("omni_quant.blockwise._CHUNK_VALUES", 700)
+    calls = []
+
+    def read(start: int, stop: int) -> np.ndarray:
+        calls.append((start, stop))
+        return weight[start:stop]
+
+    pieces = quantize_blockwise_rows(read, 50, 96, bits=4, block_size=32)
+    np.testing.assert_array_equal(pieces.packed, whole.packed)
+    np.testing.assert_array_equal(pieces.scales, whole.scales)
+    assert len(calls) == 8
+
+
+def test_channelwise_scales_each_output() -> None:
+    weight = random(6, 33) * np.arange(1, 7, dtype=np.float32)[:, None]
+    quantized = quantize_channelwise(weight)
+    restored = quantized.codes * quantized.scales[:, None]
+    assert (np.abs(restored - weight) <= quantized.scales[:, None] * 0.5001).all()
+    assert (np.abs(quantized.codes).max(1) == 127).all()
+
+
+@pytest.mark.parametrize(("kind", "block"), [("int4", 16), ("int4", 32), ("int4", 128), ("int8", 32), ("int8", 64)])
+@pytest.mark.parametrize("columns", [64, 84, 200])
+def test_the_kernel_computes_with_what_was_packed(tmp_path: Path, kind: str, block: int, columns: int) -> None:
+    weight, bias = random(24, columns), random(1, 24, 1)[0]
+    builder = GraphBuilder("product", Precision(kind, block))  # type: ignore[arg-type]
+    x = builder.input("x", ["n", columns])
+    y = builder.linear(x, LazyTensor.of(weight), "/product", bias=LazyTensor.of(bias))
+    builder.output(y, "y", ["n", 24])
+    values = random(5, columns, 2)
+    actual = Graph(builder.save(tmp_path).graph).run({"x": values})[0]
+    packed = quantize_blockwise(weight, bits=Precision(kind, block).bits, block_size=block)  # type: ignore[arg-type]
+    expected = values @ dequantize_blockwise(packed).T + bias
+    # The kernel quantizes its activations to INT8 as well.
+    assert np.abs(actual - expected).max() < 0.02 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(("kind", "columns"), [("int8", 40), ("int4", 64), ("int4", 44)])
+def test_the_gather_kernel_reads_what_was_packed(tmp_path: Path, kind: str, columns: int) -> None:
+    table = random(30, columns)
+    builder = GraphBuilder("table", Precision(kind, 16))  # type: ignore[arg-type]
+    ids = builder.input("ids", ["n"], "int64")
+    builder.output(builder.embedding(ids, LazyTensor.of(table), "/table"), "rows", ["n", columns])
+    chosen = np.array([3, 0, 29, 3])
+    actual = Graph(builder.save(tmp_path).graph).run({"ids": chosen})[0]
+    packed = quantize_blockwise(table, bits=Precision(kind, 16).bits, block_size=16)  # type: ignore[arg-type]
+    np.testing.assert_allclose(actual, dequantize_blockwise(packed)[chosen], rtol=1e-6)

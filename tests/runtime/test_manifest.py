@@ -1,0 +1,108 @@
+"""`bundle.json` is read strictly, and a bundle that was tampered with or damaged is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from omni_edge import BundleError, OmniEdge
+from omni_edge.manifest import MANIFEST_NAME, Bundle, Manifest, parse
+
+
+@pytest.fixture
+def copy(bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bundle, tmp_path / "copy"))
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = folder / MANIFEST_NAME
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+
+
+def test_what_is_written_is_what_is_read(bundle: Path) -> None:
+    manifest = Bundle(bundle).manifest
+    assert parse(Manifest, json.loads(manifest.to_json()), "bundle") == manifest
+    assert (bundle / MANIFEST_NAME).read_text() == manifest.to_json()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.update(format="zip"), "not the manifest of an omni-edge bundle"),
+        (lambda m: m.update(format_version=2), "format version 2; this version reads 1"),
+        (lambda m: m.update(extra=1), r"unknown fields \['extra'\]"),
+        (lambda m: m["audio"].pop("n_mels"), "bundle.audio lacks 'n_mels'"),
+        (lambda m: m["audio"].update(n_mels="many"), "bundle.audio.n_mels must be int, not 'many'"),
+        (lambda m: m["audio"].update(n_mels=True), "bundle.audio.n_mels must be int"),
+        (lambda m: m["thinker"].update(mrope_section=[1, 2]), "mrope_section must have 3 items"),
+        (lambda m: m.update(graphs=3), "bundle.graphs must be"),
+        (lambda m: m["files"].update({"../outside": m["files"]["tokenizer.json"]}), "leads out of the bundle"),
+        (lambda m: m["files"].update({"/etc/passwd": m["files"]["tokenizer.json"]}), "leads out of the bundle"),
+        (lambda m: m["graphs"]["thinker"].update(file="../thinker.onnx"), "leads out of the bundle"),
+        (lambda m: m["graphs"]["thinker"].update(file="other.onnx"), "without listing it under 'files'"),
+        (lambda m: m["graphs"].pop("thinker"), "no 'thinker' graph"),
+        (lambda m: m.update(token2wav=None), "needs talker_decoder and token2wav"),
+    ],
+)
+def test_a_wrong_manifest_is_refused(copy: Path, change: Callable[[dict[str, Any]], object], message: str) -> None:
+    edit(copy, change)
+    with pytest.raises(BundleError, match=message):
+        OmniEdge.load(copy)
+
+
+def test_broken_json_is_refused(copy: Path) -> None:
+    (copy / MANIFEST_NAME).write_text("{")
+    with pytest.raises(BundleError, match="cannot be read"):
+        Bundle(copy)
+
+
+def test_a_folder_that_is_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"has no bundle\.json\. Make one with 'omni-export"):
+        OmniEdge.load(tmp_path)
+    with pytest.raises(BundleError, match=r"has no bundle\.json"):
+        OmniEdge.load(tmp_path / "missing")
+
+
+def test_one_flipped_byte_in_a_small_file_is_found_at_load(copy: Path) -> None:
+    flip(copy / "thinker.onnx")
+    with pytest.raises(BundleError, match=r"thinker\.onnx is damaged: its SHA-256"):
+        OmniEdge.load(copy)
+
+
+def test_one_flipped_byte_in_the_weights_is_found_by_verify(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("omni_edge.manifest._HASH_AT_LOAD_BYTES", 1000)
+    flip(copy / "thinker.onnx.data")
+    Bundle(copy)
+    with pytest.raises(BundleError, match=r"thinker\.onnx\.data is damaged"):
+        Bundle(copy, verify=True)
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_truncated_and_a_missing_file(copy: Path) -> None:
+    path = copy / "thinker.onnx.data"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(BundleError, match=r"the manifest says \d+"):
+        Bundle(copy)
+    path.unlink()
+    with pytest.raises(BundleError, match=r"lacks thinker\.onnx\.data"):
+        Bundle(copy)
+
+
+def test_a_link_out_of_the_bundle_is_refused(copy: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "tokenizer.json"
+    (copy / "tokenizer.json").rename(outside)
+    (copy / "tokenizer.json").symlink_to(outside)
+    with pytest.raises(BundleError, match="outside of the bundle"):
+        Bundle(copy)
