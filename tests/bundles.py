@@ -1,4 +1,4 @@
-"""A bundle of the smallest checkpoint, and real media files."""
+"""Fixtures of the commands' tests: a bundle of the smallest checkpoint, and media files."""
 
 from __future__ import annotations
 
