@@ -15,10 +15,10 @@ from omni_edge import OmniEdge
 from omni_export.bundle import ExportOptions, export_bundle
 from omni_export.graph import Precision
 
-torch.set_num_threads(1)
-
 # A conftest.py of the commands' own would hide this one from `from conftest import Case`.
 pytest_plugins = ["bundles"]
+
+torch.set_num_threads(1)
 # It warns of every id beyond the Talker's own small vocabulary, for the published configuration as well.
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
