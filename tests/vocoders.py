@@ -13,7 +13,7 @@ from omni_edge.dit import TickSettings
 from omni_edge.graph import Graph
 from omni_edge.manifest import Token2WavSection, VoiceSection
 from omni_edge.vocoder import Vocoder
-from omni_export import bigvgan, dit, voices
+from omni_export import bigvgan, dit, dit_time, voices
 from omni_export.checkpoint import Checkpoint
 from omni_export.config import BigVGANConfig, DiTConfig, OmniConfig
 from omni_export.graph import Precision
@@ -63,7 +63,7 @@ def build_parts(checkpoint_path: Path, folder: Path, precision: Precision | None
     dit_weights, bigvgan_weights = checkpoint.scope(dit.PREFIX), checkpoint.scope(bigvgan.PREFIX)
     return Parts(
         Graph(dit.build(dit_weights, config.dit, precision).save(folder).graph, threads=1),
-        Graph(dit.build_time(dit_weights, config.dit, precision).save(folder).graph, threads=1),
+        Graph(dit_time.build(dit_weights, config.dit, precision).save(folder).graph, threads=1),
         Graph(bigvgan.build(bigvgan_weights, config.bigvgan, precision).save(folder).graph, threads=1),
         dit.section(config.dit, config.bigvgan),
         section,

@@ -1,19 +1,13 @@
 """token2wav's second half: BigVGAN, log-mel frames to samples (reference: `Qwen2_5OmniToken2WavBigVGANModel`).
 
-The function is the reference's to rounding (above 100 dB); the form is one a CPU likes:
-
-- Each anti-aliased activation up-samples by two, applies snake-beta and down-samples by two. Here the two phases of the
-  doubled signal are two rows of one tensor [1, channels, 2, time], so that both filters are ordinary depthwise
-  convolutions over `time` and nothing is interleaved.
-- sin^2 is a polynomial after range reduction: the Sin kernel runs on one core at a twentieth of a product's speed.
-  a/pi and pi/a of snake's frequency `a` live in the filters before and after it.
-- The division by the number of residual blocks lives in the next layer's weights.
-- A window of a stream carries context frames; after every level they are cut to what later levels can still see.
+The function is the reference's to rounding (98 dB and above); the form is one a CPU likes: see `snake` for the
+activations, which are most of the nodes. The division by the number of residual blocks lives in the next layer's
+weights. A window of a stream carries context frames; after every level they are cut to what later levels can still see.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 
@@ -25,7 +19,7 @@ from omni_export.bigvgan_int8 import Convolution, Int8, measure
 from omni_export.checkpoint import Scope
 from omni_export.config import BigVGANConfig
 from omni_export.graph import GraphBuilder, Precision
-from omni_export.lazy import LazyTensor
+from omni_export.snake import ACTIVATION_REACH, activation
 
 Array = NDArray[np.float32]
 
@@ -36,16 +30,6 @@ _PRE_KERNEL = 7
 _POST_KERNEL = 7
 _MIN_DB = -115.0
 _REFERENCE_DB = 20.0
-_SNAKE_EPSILON = 1e-9
-_FILTER_TAPS = 12
-_FILTER_HALF_WIDTH = 0.3
-# Each phase of the doubled signal sees three samples to either side; up and down together six.
-_PHASE_REACH = 3
-_ACTIVATION_REACH = 2 * _PHASE_REACH
-# Adding and subtracting 1.5 * 2^23 rounds a float32 to the nearest integer (half of Round's cost).
-_ROUNDING = 12_582_912.0
-# sin(pi r) = r * (c0 + c1 r^2 + c2 r^4 + c3 r^6) within 6.4e-7 on |r| <= 1/2.
-_SINE_DEGREE = 7
 
 
 @dataclass(frozen=True)
@@ -63,11 +47,11 @@ class Reach:
     @classmethod
     def of(cls, config: BigVGANConfig) -> Reach:
         """The nominal receptive field; the outermost taps are so small that half of it is good for 100 dB."""
-        need = _ACTIVATION_REACH + (_POST_KERNEL - 1) // 2
+        need = ACTIVATION_REACH + (_POST_KERNEL - 1) // 2
         levels = [need]
         for rate, kernel in list(zip(config.upsample_rates, config.upsample_kernel_sizes, strict=True))[::-1]:
             block = max(
-                sum((size - 1) * dilation // 2 + (size - 1) // 2 + 2 * _ACTIVATION_REACH for dilation in dilations)
+                sum((size - 1) * dilation // 2 + (size - 1) // 2 + 2 * ACTIVATION_REACH for dilation in dilations)
                 for size, dilations in zip(config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True)
             )
             padding = (kernel - rate) // 2
@@ -141,7 +125,7 @@ def _assemble(weights: Scope, config: BigVGANConfig, dense: Convolution, precisi
             for index, (size, dilations) in enumerate(shapes)
         ]
         x = window.crop(g.op("Sum", branches, f"{path}/sum"), f"{path}/crop", level)
-    x = _activation(g, x, weights.scope("activation_post"), "/activation_post", 1.0 / blocks)
+    x = activation(g, x, weights.scope("activation_post"), "/activation_post", 1.0 / blocks)
     x = _conv(g, x, weights.scope("conv_post"), "/conv_post", _POST_KERNEL, bias=False)
     x = window.crop(x, "/crop", None)
     x = g.op("Clip", [x, g.const(-1.0), g.const(1.0)], "/clip")
@@ -200,133 +184,12 @@ def _residual_block(
     """Reference: `Qwen2_5OmniAMPBlock`."""
     for index, dilation in enumerate(dilations):
         path = f"{name}/{index}"
-        y = _activation(g, x, weights.scope(f"activations.{2 * index}"), f"{path}/act1")
+        y = activation(g, x, weights.scope(f"activations.{2 * index}"), f"{path}/act1")
         y = dense(g, y, weights.scope(f"convs1.{index}"), f"{path}/conv1", kernel, dilation)
-        y = _activation(g, y, weights.scope(f"activations.{2 * index + 1}"), f"{path}/act2")
+        y = activation(g, y, weights.scope(f"activations.{2 * index + 1}"), f"{path}/act2")
         y = dense(g, y, weights.scope(f"convs2.{index}"), f"{path}/conv2", kernel)
         x = g.op("Add", [x, y], path)
     return x
-
-
-def low_pass() -> NDArray[np.float64]:
-    """The 12-tap Kaiser-windowed sinc of both re-samplers (reference: `kaiser_sinc_filter1d` at ratio 2)."""
-    attenuation = 2.285 * (_FILTER_TAPS // 2 - 1) * np.pi * 4 * _FILTER_HALF_WIDTH + 7.95
-    # Kaiser's design formula for attenuations above 50 dB; this one is 51 dB.
-    beta = 0.1102 * (attenuation - 8.7)
-    time = np.arange(-_FILTER_TAPS // 2, _FILTER_TAPS // 2) + 0.5
-    taps: NDArray[np.float64] = np.kaiser(_FILTER_TAPS, beta) * np.sinc(time / 2)
-    taps /= taps.sum()
-    return taps
-
-
-def _up_kernel() -> NDArray[np.float64]:
-    """[2, 7]: row 1 makes the even samples, row 0 the odd ones (the convolution's zero rows swap them)."""
-    taps = low_pass()
-    kernel = np.zeros((2, 2 * _PHASE_REACH + 1))
-    for offset in range(-_PHASE_REACH, _PHASE_REACH):
-        kernel[1, offset + _PHASE_REACH] = 2 * taps[5 - 2 * offset]
-        kernel[0, offset + 1 + _PHASE_REACH] = 2 * taps[4 - 2 * offset]
-    return kernel
-
-
-def _down_kernel() -> NDArray[np.float64]:
-    """[2, 7]: row 0 weighs the even samples, row 1 the odd ones."""
-    taps = low_pass()
-    kernel = np.zeros((2, 2 * _PHASE_REACH + 1))
-    for offset in range(-_PHASE_REACH, _PHASE_REACH):
-        kernel[0, offset + 1 + _PHASE_REACH] = taps[7 + 2 * offset]
-        kernel[1, offset + _PHASE_REACH] = taps[6 + 2 * offset]
-    return kernel
-
-
-def sine_polynomial() -> NDArray[np.float64]:
-    """Coefficients c of sin(pi r) = r * sum_i c[i] r^(2 i) on |r| <= 1/2."""
-    # A truncated Chebyshev series errs evenly over the interval; interpolation of the same degree twice as much at its
-    # ends, where the sine is largest.
-    series = np.polynomial.Chebyshev.interpolate(lambda r: np.sin(np.pi * r), 3 * _SINE_DEGREE, [-0.5, 0.5])
-    series = series.truncate(_SINE_DEGREE + 1)
-    return np.asarray(series.convert(kind=np.polynomial.Polynomial).coef[1::2], np.float64)
-
-
-def _activation(g: GraphBuilder, x: str, weights: Scope, name: str, scale: float = 1.0) -> str:
-    """Snake-beta between a x2 up-sampler and a x2 down-sampler; `x` [1, C, 1, T] is multiplied by `scale` first.
-
-    With y = a u / pi: u + sin^2(a u) / b = (pi / a) (y + a / (pi b) sin^2(pi y)), and sin^2(pi y) has period one.
-    """
-    alpha, beta = weights("act.alpha"), weights("act.beta")
-    channels = alpha.shape[0]
-
-    def frequency() -> NDArray[np.float64]:
-        return np.exp(alpha.load().astype(np.float64))
-
-    def per_channel(suffix: str, shape: tuple[int, ...], make: Callable[[], Array]) -> str:
-        return g.weight(LazyTensor(name, shape, lambda start, stop: make()[start:stop]), f"{name}.{suffix}")
-
-    def up() -> Array:
-        return (frequency()[:, None, None, None] * (scale / np.pi) * _up_kernel()).astype(np.float32)
-
-    def down() -> Array:
-        return (np.pi / frequency()[:, None, None, None] * _down_kernel()).astype(np.float32)
-
-    width = 2 * _PHASE_REACH + 1
-    first = g.op("Slice", [x, g.const([0]), g.const([1]), g.const([3])], f"{name}/first")
-    last = g.op("Slice", [x, g.const([-1]), g.const([np.iinfo(np.int64).max]), g.const([3])], f"{name}/last")
-    padded = g.op("Concat", [first] * _PHASE_REACH + [x] + [last] * _PHASE_REACH, f"{name}/pad", axis=3)
-    y = g.op(
-        "Conv",
-        [padded, per_channel("up", (channels, 1, 2, width), up)],
-        f"{name}/up",
-        group=channels,
-        pads=[1, 0, 1, 0],
-        kernel_shape=[2, width],
-    )
-    y = _snake(g, y, alpha, beta, name)
-    # Beyond the ends the reference repeats the doubled signal's first and last sample: the first row's first and the
-    # second row's last, in both rows.
-    first = g.op("Slice", [y, g.const([0, 0]), g.const([1, 1]), g.const([2, 3])], f"{name}/snake/first")
-    last = g.op(
-        "Slice",
-        [y, g.const([1, -1]), g.const([2, np.iinfo(np.int64).max]), g.const([2, 3])],
-        f"{name}/snake/last",
-    )
-    shape = g.const([1, 1, 2, _PHASE_REACH])
-    head = g.op("Expand", [first, shape], f"{name}/snake/head")
-    tail = g.op("Expand", [last, shape], f"{name}/snake/tail")
-    padded = g.op("Concat", [head, y, tail], f"{name}/snake/pad", axis=3)
-    return g.op(
-        "Conv",
-        [padded, per_channel("down", (channels, 1, 2, width), down)],
-        f"{name}/down",
-        group=channels,
-        kernel_shape=[2, width],
-    )
-
-
-def _snake(g: GraphBuilder, y: str, alpha: LazyTensor, beta: LazyTensor, name: str) -> str:
-    """y + c sin^2(pi y) with c = a / (pi b) per channel; sqrt(c) is part of the polynomial's coefficients."""
-    channels = alpha.shape[0]
-
-    def coefficient(index: int) -> str:
-        def make() -> Array:
-            a = np.exp(alpha.load().astype(np.float64))
-            b = np.exp(beta.load().astype(np.float64)) + _SNAKE_EPSILON
-            values: Array = (np.sqrt(a / (np.pi * b)) * sine_polynomial()[index]).astype(np.float32)
-            return values.reshape(1, channels, 1, 1)
-
-        return g.weight(LazyTensor(name, (1, channels, 1, 1), lambda start, stop: make()), f"{name}.c{index}")
-
-    rounding = g.const(_ROUNDING)
-    whole = g.op("Add", [y, rounding], f"{name}/whole/a")
-    whole = g.op("Sub", [whole, rounding], f"{name}/whole")
-    r = g.op("Sub", [y, whole], f"{name}/r")
-    square = g.op("Mul", [r, r], f"{name}/r2")
-    degree = (_SINE_DEGREE - 1) // 2
-    value = g.op("Mul", [square, coefficient(degree)], f"{name}/sine/{degree}")
-    for index in range(degree - 1, -1, -1):
-        value = g.op("Add", [value, coefficient(index)], f"{name}/sine/{index}/sum")
-        value = g.op("Mul", [value, square if index else r], f"{name}/sine/{index}")
-    value = g.op("Mul", [value, value], f"{name}/sine2")
-    return g.op("Add", [y, value], f"{name}/snake")
 
 
 class _Window:

@@ -28,7 +28,7 @@ from omni_edge.manifest import (
     PositionSection,
     sha256_of,
 )
-from omni_export import audio_encoder, bigvgan, conversation, decoder, dit, vision_encoder, voices
+from omni_export import audio_encoder, bigvgan, conversation, decoder, dit, dit_time, vision_encoder, voices
 from omni_export.checkpoint import Checkpoint
 from omni_export.config import OmniConfig
 from omni_export.graph import GraphBuilder, Precision
@@ -189,7 +189,7 @@ class _Export:
         if config.talker and config.dit and config.bigvgan:
             builders["talker"] = decoder.build_talker(weights("talker"), config.talker, of("talker"))
             builders["dit"] = dit.build(weights(dit.PREFIX), config.dit, of("dit"))
-            builders["dit_time"] = dit.build_time(weights(dit.PREFIX), config.dit, of("dit_time"))
+            builders["dit_time"] = dit_time.build(weights(dit.PREFIX), config.dit, of("dit_time"))
             builders["bigvgan"] = bigvgan.build(weights(bigvgan.PREFIX), config.bigvgan, of("bigvgan"))
         return builders
 

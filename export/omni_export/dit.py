@@ -1,8 +1,6 @@
 """token2wav's first half: the flow-matching DiT, codec tokens to mel (reference: `Qwen2_5OmniToken2WavDiTModel`).
 
-Two graphs. `dit` is one evaluation of the velocity. `dit_time` turns time points into the modulation of every layer:
-it depends on nothing but the solver's settings, so it is evaluated once per setting and its weights (40 % of the model)
-need not stay in memory.
+The graph is one evaluation of the velocity. What depends on time alone comes from another graph, see `dit_time`.
 
 Attention never leaves a block except in the look-backward and look-ahead layers, so all of it runs block by block, as
 a batch: a query sees at most the previous, its own and the next block. Positions count from the first of these: rotary
@@ -11,17 +9,14 @@ embedding is relative, and an utterance may be of any length.
 
 from __future__ import annotations
 
-from math import log
-
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from omni_edge.errors import CheckpointError
 from omni_edge.manifest import Token2WavSection
 from omni_export.bigvgan import Reach, samples_per_frame
 from omni_export.checkpoint import Scope
 from omni_export.config import BigVGANConfig, DiTConfig
+from omni_export.dit_time import FINAL_MODULATIONS, MODULATIONS
 from omni_export.graph import CONTRIB, GraphBuilder, Precision
 from omni_export.lazy import LazyTensor
 
@@ -30,14 +25,6 @@ PREFIX = "token2wav.code2wav_dit_model"
 # Constants of the reference's code that its config does not carry.
 SAMPLE_RATE = 24_000
 _NORM_EPSILON = 1e-6
-_TIME_SCALE = 1000.0
-_TIME_BASE = 10_000.0
-# shift, scale, gate of the attention; shift, scale, gate of the feed-forward.
-_MODULATIONS = 6
-_SCALES = (1, 4)
-# scale, shift of the last norm.
-_FINAL_MODULATIONS = 2
-
 _MASKED = -1e9
 _FLOAT32 = Precision("fp32")
 
@@ -56,68 +43,6 @@ def section(dit: DiTConfig, bigvgan: BigVGANConfig) -> Token2WavSection:
         codec_limit=dit.num_embeds + 1,
         reach_frames=reach.frames,
         reach_samples=reach.levels,
-    )
-
-
-def build_time(weights: Scope, config: DiTConfig, precision: Precision) -> GraphBuilder:
-    """Time points to modulation: `time` float32 [N] in [0, 1] -> `modulation` float32 [N, layers, 6, hidden],
-    `final_modulation` float32 [N, 2, hidden]. Scales come out as 1 + scale.
-
-    Weights are INT8 unless `precision` is fp32; products stay in float32 (the graph runs once, speed is no concern).
-    """
-    g = GraphBuilder("dit_time", precision if precision.kind == "fp32" else Precision("int8", precision.group_size))
-    embed = weights.scope("time_embed.time_mlp")
-    size = embed("0.weight").shape[1]
-    time = g.input("time", ["points"])
-    # torch's own exp: a frequency that differs in its last bit turns by 1e-4 over the 1000 radians of the time axis.
-    steps = torch.exp(torch.arange(size // 2).float() * (-log(_TIME_BASE) / (size // 2 - 1))).numpy()
-    scaled = g.op("Mul", [time, g.const(_TIME_SCALE)], "/time/scaled")
-    column = g.op("Unsqueeze", [scaled, g.const([1])], "/time/column")
-    angles = g.op("Mul", [column, g.const(steps, "/time/steps")], "/time/angles")
-    waves = [g.op("Sin", [angles], "/time/sin"), g.op("Cos", [angles], "/time/cos")]
-    x = g.op("Concat", waves, "/time/waves", axis=1)
-    x = g.linear(x, embed("0.weight"), "/time/mlp.0", bias=embed("0.bias"), precision=_FLOAT32)
-    x = g.silu(x, "/time/silu")
-    x = g.linear(x, embed("2.weight"), "/time/mlp.2", bias=embed("2.bias"), precision=_FLOAT32)
-    x = g.silu(x, "/modulation/silu")
-    hidden = config.hidden_size
-    layers = [
-        _modulation(g, x, weights.scope(f"transformer_blocks.{layer}.attn_norm.linear"), f"/layers.{layer}", _SCALES)
-        for layer in range(config.num_layers)
-    ]
-    table = g.op("Concat", layers, "/modulation", axis=1)
-    table = g.op("Reshape", [table, g.const([-1, config.num_layers, _MODULATIONS, hidden])], "/modulation/rows")
-    g.output(table, "modulation", ["points", config.num_layers, _MODULATIONS, hidden])
-    final = _modulation(g, x, weights.scope("norm_out.linear"), "/norm_out", (0,))
-    final = g.op("Reshape", [final, g.const([-1, _FINAL_MODULATIONS, hidden])], "/norm_out/rows")
-    g.output(final, "final_modulation", ["points", _FINAL_MODULATIONS, hidden])
-    return g
-
-
-def _modulation(g: GraphBuilder, x: str, weights: Scope, name: str, scales: tuple[int, ...]) -> str:
-    """One adaptive norm's linear layer; the 1 of 1 + scale is part of the bias of the rows `scales`."""
-    weight = weights("weight")
-    rows, hidden = weight.shape
-
-    def add_one(bias: NDArray[np.float32]) -> NDArray[np.float32]:
-        shifted = bias.reshape(-1, hidden).copy()
-        shifted[list(scales)] += 1
-        return shifted.reshape(-1)
-
-    bias = weights("bias", (rows,)).map(add_one)
-    if g.precision.kind == "fp32":
-        return g.linear(x, weight, name, bias=bias)
-    packed, scale = g.quantized(weight, f"{name}.weight", g.precision)
-    return g.op(
-        "MatMulNBits",
-        [x, packed, scale, "", "", g.weight(bias, f"{name}.bias")],
-        name,
-        domain=CONTRIB,
-        K=hidden,
-        N=rows,
-        bits=g.precision.bits,
-        block_size=g.precision.group_size,
-        accuracy_level=1,
     )
 
 
@@ -178,8 +103,8 @@ class _Dit:
         mel = g.input("mel", ["rows", "frames", c.mel_dim])
         codec = g.input("codec", ["rows", "codecs"], "int64")
         speaker = g.input("speaker", ["rows", c.hidden_size])
-        modulation = g.input("modulation", [c.num_layers, _MODULATIONS, c.hidden_size])
-        final = g.input("final_modulation", [_FINAL_MODULATIONS, c.hidden_size])
+        modulation = g.input("modulation", [c.num_layers, MODULATIONS, c.hidden_size])
+        final = g.input("final_modulation", [FINAL_MODULATIONS, c.hidden_size])
         for name in ("left_keys", "left_values"):
             g.input(name, [cached, "rows", c.block_size, self.inner])
         g.input("left_valid", [1], "bool")
@@ -194,7 +119,7 @@ class _Dit:
         delta = ""
         for layer in range(c.num_layers):
             x, delta = self._layer(x, delta, table, layer)
-        scale, shift = (self._row(final, index, f"/norm_out/{index}") for index in range(_FINAL_MODULATIONS))
+        scale, shift = (self._row(final, index, f"/norm_out/{index}") for index in range(FINAL_MODULATIONS))
         x, _ = self._norm(x, delta, scale, shift, "/norm_out")
         out = self.weights.scope("proj_out")
         x = g.linear(x, out("weight", (c.mel_dim, c.hidden_size)), "/proj_out", bias=out("bias"), precision=_FLOAT32)
@@ -292,8 +217,7 @@ class _Dit:
         name = f"/layers.{layer}"
         weights = self.weights.scope(f"transformer_blocks.{layer}")
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = (
-            self._row(table, layer * _MODULATIONS + index, f"{name}/modulation.{index}")
-            for index in range(_MODULATIONS)
+            self._row(table, layer * MODULATIONS + index, f"{name}/modulation.{index}") for index in range(MODULATIONS)
         )
         normed, x = self._norm(x, delta, scale, shift, f"{name}/attn_norm")
         attended = self._attention(normed, weights.scope("attn"), layer, f"{name}/attn")

@@ -21,7 +21,7 @@ from checkpoints import SPEAKERS
 from conftest import Case
 from omni_edge.errors import CheckpointError, UsageError
 from omni_edge.graph import Graph
-from omni_export import bigvgan, dit, voices
+from omni_export import bigvgan, dit, snake, voices
 from omni_export.bigvgan_int8 import Int8
 from omni_export.checkpoint import Checkpoint
 from omni_export.config import BigVGANConfig, OmniConfig
@@ -295,12 +295,12 @@ def test_a_window_with_full_context_equals_the_whole(parts: Parts) -> None:
 
 def test_the_filters_are_the_reference_filters() -> None:
     wanted = kaiser_sinc_filter1d(0.25, 0.3, 12).flatten().numpy()
-    np.testing.assert_allclose(bigvgan.low_pass(), wanted, atol=1e-7)
+    np.testing.assert_allclose(snake.low_pass(), wanted, atol=1e-7)
 
 
 def test_the_polynomial_is_a_sine() -> None:
     r = np.linspace(-0.5, 0.5, 10_001)
-    value = r * np.polynomial.Polynomial(bigvgan.sine_polynomial())(r**2)
+    value = r * np.polynomial.Polynomial(snake.sine_polynomial())(r**2)
     assert np.abs(value - np.sin(np.pi * r)).max() < 7e-7
 
 
