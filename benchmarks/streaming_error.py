@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from omni_edge.bigvgan import BigVganState
 from omni_edge.dit import TickSettings
+from omni_edge.loader import GraphLoader
 from omni_edge.manifest import Bundle
 from omni_edge.solver import SolverSettings
 from omni_edge.vocoder import Vocoder
@@ -66,7 +67,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     bundle = Bundle(arguments.bundle)
-    vocoder = Vocoder.from_bundle(bundle)
+    vocoder = Vocoder.load(GraphLoader(bundle))
     assert bundle.manifest.voices is not None
     voice = bundle.manifest.voices.default
     limit = vocoder.section.codec_limit
@@ -93,7 +94,7 @@ def main() -> None:
     samples = vocoder.bigvgan.step(mel, mel[:0], BigVganState(), end=True)
     step = vocoder.section.block_frames
     for reach in REACHES:
-        room = Vocoder.from_bundle(bundle, reach=reach).bigvgan
+        room = Vocoder.load(GraphLoader(bundle), reach=reach).bigvgan
         state = BigVganState()
         pieces = [
             room.step(mel[start : start + step], mel[start + step :], state, start + step >= len(mel))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from omni_edge.dit import TickSettings
+from omni_edge.dit import TickSettings, TimeTableCache
 from omni_edge.graph import Graph
 from omni_edge.manifest import Token2WavSection, VoiceSection
 from omni_edge.vocoder import Vocoder
@@ -43,7 +43,10 @@ class Parts:
     bigvgan_config: BigVGANConfig
 
     def vocoder(self, reach: float = 0.5) -> Vocoder:
-        return Vocoder(self.dit, lambda: self.dit_time, self.bigvgan, self.section, self.voices, self.constants, reach)
+        tables = TimeTableCache(lambda: self.dit_time)
+        return Vocoder(
+            self.dit, self.bigvgan, tables, self.section, voices=self.voices, constants=self.constants, reach=reach
+        )
 
     def reach(self, share: float) -> tuple[int, NDArray[np.int64]]:
         """Context frames, and samples to keep per level, for a share of the receptive field."""

@@ -1,5 +1,7 @@
 """Qwen2.5-Omni on a CPU: text, sound, images and video in; streamed text and speech out.
 
+Example::
+
     engine = OmniEdge.load("bundle")
     session = engine.session(voice="Chelsie")
     session.push("Tell me a joke.")

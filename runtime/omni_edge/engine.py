@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +9,10 @@ from numpy.typing import NDArray
 
 from omni_edge.audio_encoder import AudioEncoder
 from omni_edge.decoder import Decoder
+from omni_edge.dit import TimeTableCache
 from omni_edge.ear import Ear
 from omni_edge.errors import BundleError, UsageError
-from omni_edge.graph import Graph
+from omni_edge.loader import GraphLoader, Stages
 from omni_edge.manifest import Bundle, Manifest
 from omni_edge.picture import ImageProcessor
 from omni_edge.sampling import Sampling
@@ -36,32 +35,38 @@ class OmniEdge:
     sound or picture comes.
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, *, threads: int | None = None, low_memory: bool = False) -> None:
         self.bundle = bundle
-        self.threads = threads
+        self._load = GraphLoader(bundle, threads)
+        self._stages = Stages(exclusive=low_memory)
         self.text = TextCodec.from_bundle(bundle)
         self.ear = Ear(bundle.manifest.audio)
         self.image_processor = ImageProcessor(bundle.manifest.vision)
-        thinker = Decoder(self._graph("thinker"), bundle.manifest.thinker)
-        self.thinker = Thinker(thinker, self._graph("token_embedding"))
+        thinker = Decoder(self._load("thinker"), bundle.manifest.thinker)
+        self.thinker = Thinker(thinker, self._load("token_embedding"))
         self.talker = self._load_talker()
-        self.vocoder = self._load_vocoder() if self.talker else None
-        self._lock = threading.Lock()
+        self._time_tables = TimeTableCache(lambda: self._load("dit_time"))
+        if self.talker is not None and not low_memory:
+            _ = self.vocoder
 
     @classmethod
-    def load(cls, path: Path | str, *, threads: int | None = None, verify: bool = False) -> OmniEdge:
+    def load(
+        cls, path: Path | str, *, threads: int | None = None, verify: bool = False, low_memory: bool = False
+    ) -> OmniEdge:
         """Loads the bundle in folder `path`.
 
         Args:
             path: the folder that holds `bundle.json`.
             threads: cores to use; None: all that this process may run on.
             verify: hash every file first (seconds for a large bundle); sizes are always checked.
+            low_memory: of the encoders and the vocoder, keep only the one in use: less memory, and a pause of a second
+                or so whenever the conversation goes from one to another.
 
         Raises:
             BundleError: the folder is no bundle, or a damaged one.
             ResourceError: not enough memory.
         """
-        return cls(Bundle(path, verify=verify), threads=threads)
+        return cls(Bundle(path, verify=verify), threads=threads, low_memory=low_memory)
 
     @property
     def manifest(self) -> Manifest:
@@ -78,25 +83,22 @@ class OmniEdge:
         """Bytes of all files of the bundle."""
         return sum(entry.bytes for entry in self.manifest.files.values())
 
-    @cached_property
-    def _audio_encoder(self) -> AudioEncoder:
-        return AudioEncoder(self._graph("audio_encoder", varying=True), self.manifest.audio)
-
-    @cached_property
-    def _vision_encoder(self) -> VisionEncoder:
-        return VisionEncoder(self._graph("vision_encoder", varying=True), self.manifest.vision)
-
     @property
     def audio_encoder(self) -> AudioEncoder:
         """Mel blocks -> embeds; loaded on first use."""
-        with self._lock:
-            return self._audio_encoder
+        section = self.manifest.audio
+        return self._stages.get("ear", lambda: AudioEncoder(self._load("audio_encoder", varying=True), section))
 
     @property
     def vision_encoder(self) -> VisionEncoder:
         """Patches -> embeds; loaded on first use."""
-        with self._lock:
-            return self._vision_encoder
+        section = self.manifest.vision
+        return self._stages.get("eye", lambda: VisionEncoder(self._load("vision_encoder", varying=True), section))
+
+    @property
+    def vocoder(self) -> Vocoder:
+        """Codec tokens -> samples; where memory is short, loaded on first use."""
+        return self._stages.get("voice", lambda: Vocoder.load(self._load, self._time_tables))
 
     def voice_embed(self, name: str) -> NDArray[np.float32]:
         """The embed [hidden] of the text token that announces speaker `name` to the Talker."""
@@ -150,20 +152,13 @@ class OmniEdge:
             solver=vocoder,
         )
 
-    def _graph(self, role: str, *, varying: bool = False) -> Graph:
-        return Graph.from_bundle(self.bundle, role, self.threads, varying=varying)
-
     def _load_talker(self) -> Talker | None:
         manifest = self.manifest
         if manifest.talker is None:
             return None
         if manifest.talker_decoder is None or manifest.token2wav is None:
             raise BundleError("bundle.json: a bundle that speaks needs talker_decoder and token2wav. Export it again.")
-        decoder = Decoder(self._graph("talker"), manifest.talker_decoder)
+        decoder = Decoder(self._load("talker"), manifest.talker_decoder)
         marks = self.thinker.embed(np.array([manifest.talker.text_end_token, manifest.talker.text_pad_token]))
         limit = manifest.token2wav.codec_limit
         return Talker(decoder, manifest.talker, codec_limit=limit, text_end=marks[0], text_pad=marks[1])
-
-    def _load_vocoder(self) -> Vocoder:
-        return Vocoder.from_bundle(self.bundle, self.threads)
-

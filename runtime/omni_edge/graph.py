@@ -25,6 +25,36 @@ _ELEMENT_TYPES: dict[str, np.dtype[Any]] = {
 }
 
 
+# Initializers below this size stay inside a prepared graph: shape inference cannot look into a data file.
+_PREPARED_EXTERNAL_FROM_BYTES = 64 << 10
+
+
+def runtime_version() -> str:
+    """The version of onnxruntime."""
+    return str(ort.__version__)
+
+
+def prepare_graph(source: Path, target: Path) -> None:
+    """Writes the graph `source` to `target` (and `target`.data) optimised and packed for this machine.
+
+    Raises:
+        ResourceError: not enough memory or disk space.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(target)
+    for key, value in (
+        ("session.optimized_model_external_initializers_file_name", f"{target.name}.data"),
+        ("session.optimized_model_external_initializers_min_size_in_bytes", str(_PREPARED_EXTERNAL_FROM_BYTES)),
+        ("session.save_external_prepacked_constant_initializers", "1"),
+    ):
+        options.add_session_config_entry(key, value)
+    try:
+        ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ResourceError(f"Preparing {source.name} failed: {str(error).splitlines()[0][:200]}.") from error
+
+
 def usable_cores() -> int:
     """Processors this process may run on."""
     if hasattr(os, "sched_getaffinity"):
@@ -95,14 +125,22 @@ class Graph:
         self._output_names = dict(outputs) if outputs is not None else {name: name for name in self.outputs}
 
     @classmethod
-    def from_bundle(cls, bundle: Bundle, role: str, threads: int | None = None, *, varying: bool = False) -> Graph:
-        """The graph that plays `role` in a bundle."""
+    def from_bundle(
+        cls,
+        bundle: Bundle,
+        role: str,
+        threads: int | None = None,
+        *,
+        prepared: Path | None = None,
+        varying: bool = False,
+    ) -> Graph:
+        """The graph that plays `role` in a bundle; read from `prepared` where it was prepared for this machine."""
         entry = bundle.manifest.graphs.get(role)
         if entry is None:
             raise BundleError(f"The bundle {bundle.path} has no {role!r} graph. Export it again without --text-only.")
         if entry.data is not None:
             bundle.file(entry.data)
-        return cls(bundle.file(entry.file), entry.inputs, entry.outputs, threads, varying=varying)
+        return cls(prepared or bundle.file(entry.file), entry.inputs, entry.outputs, threads, varying=varying)
 
     def input_name(self, role: str, layer: int | None = None) -> str:
         """The tensor name of an input role; `layer` fills a per-layer name."""

@@ -30,7 +30,6 @@ from omni_edge.thinker import TalkerBlock
 
 if TYPE_CHECKING:
     from omni_edge.engine import OmniEdge
-    from omni_edge.vocoder import Vocoder
 
 # Independent random streams of one seed.
 _THINKER_STREAM, _TALKER_STREAM = range(2)
@@ -41,9 +40,8 @@ _MARKS_PER_TURN = 24
 class _Voice:
     """What a conversation that speaks has beside one that only writes."""
 
-    def __init__(self, talker: Talker, vocoder: Vocoder, sampling: SamplingSection, capacity: int) -> None:
+    def __init__(self, talker: Talker, sampling: SamplingSection, capacity: int) -> None:
         self.talker = talker
-        self.vocoder = vocoder
         self.sampling = sampling
         positions = min(capacity + sampling.max_new_tokens, talker.decoder.section.max_positions)
         self.state: TalkerState = talker.state(positions)
@@ -77,10 +75,8 @@ class Session:
         self._solver = solver
         self._cache = engine.thinker.cache(capacity)
         self._spoken: _Voice | None = None
-        if speech and engine.talker and engine.vocoder and manifest.talker_sampling:
-            self._spoken = _Voice(
-                engine.talker, engine.vocoder, talker_sampling.over(manifest.talker_sampling), capacity
-            )
+        if speech and engine.talker and manifest.talker_sampling:
+            self._spoken = _Voice(engine.talker, talker_sampling.over(manifest.talker_sampling), capacity)
         self._prompt = Prompt(engine.thinker, engine.text, manifest)
         self._cancelled = False
         self._voice = ""
@@ -335,11 +331,12 @@ class Session:
         assert spoken is not None
         limit = spoken.sampling.max_new_tokens if max_codec_tokens is None else max_codec_tokens
         positions = self._prompt.positions
+        vocoder = self._engine.vocoder
         return Speech(
             talker=spoken.talker,
             talker_state=spoken.state,
-            vocoder=spoken.vocoder,
-            vocoder_state=spoken.vocoder.state(self._voice, (self._seed, self._turns), self._solver),
+            vocoder=vocoder,
+            vocoder_state=vocoder.state(self._voice, (self._seed, self._turns), self._solver),
             voice=self._engine.voice_embed(self._voice),
             positions=Positions(positions.next, positions.highest),
             sampling=spoken.sampling,
@@ -357,4 +354,3 @@ class Session:
         self._unfed = list(reply.unfed)
         if self._spoken:
             self._backlog.extend(reply.told)
-

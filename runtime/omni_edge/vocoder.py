@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,8 @@ from omni_edge.bigvgan import BigVgan, BigVganState
 from omni_edge.dit import Dit, DitState, TickSettings, TimeTableCache
 from omni_edge.errors import BundleError, UsageError
 from omni_edge.graph import Graph
-from omni_edge.manifest import Bundle, Token2WavSection, VoiceSection
+from omni_edge.loader import GraphLoader
+from omni_edge.manifest import Token2WavSection, VoiceSection
 from omni_edge.noise import NoiseSource, seeded_noise
 from omni_edge.solver import SolverSettings
 
@@ -52,8 +53,8 @@ class Vocoder:
 
     Args:
         dit: the graph of that role.
-        dit_time: loads the graph of that role, which is needed once per solver setting.
         bigvgan: the graph of that role.
+        tables: the DiT's modulation at the time points of a solver setting.
         section: sizes and rates.
         voices: speaker -> row of `constants`.
         constants: float32 [rows, hidden], the speakers file.
@@ -63,9 +64,10 @@ class Vocoder:
     def __init__(
         self,
         dit: Graph,
-        dit_time: Callable[[], Graph],
         bigvgan: Graph,
+        tables: TimeTableCache,
         section: Token2WavSection,
+        *,
         voices: VoiceSection,
         constants: Array,
         reach: float = 0.5,
@@ -74,17 +76,23 @@ class Vocoder:
         self.sample_rate = section.sample_rate
         self.dit = Dit(dit, section)
         self.bigvgan = BigVgan(bigvgan, section, reach)
-        self._tables = TimeTableCache(dit_time)
+        self._tables = tables
         self._voices = voices
         self._constants = constants
 
     @classmethod
-    def from_bundle(cls, bundle: Bundle, threads: int | None = None, reach: float = 0.5) -> Vocoder:
-        """The vocoder of a bundle.
+    def load(cls, loader: GraphLoader, tables: TimeTableCache | None = None, reach: float = 0.5) -> Vocoder:
+        """The vocoder of a loader's bundle.
+
+        Args:
+            loader: loads its graphs.
+            tables: time tables to go on with, where a vocoder was loaded before.
+            reach: see `BigVgan`.
 
         Raises:
             BundleError: a text-only bundle, or a damaged speakers file.
         """
+        bundle = loader.bundle
         manifest = bundle.manifest
         if manifest.token2wav is None or manifest.voices is None:
             raise BundleError(f"The bundle {bundle.path} has no vocoder. Export it again without --text-only.")
@@ -93,13 +101,13 @@ class Vocoder:
         if constants.size % rows:
             raise BundleError(f"{manifest.voices.file} does not hold {rows} rows. Export the bundle again.")
         return cls(
-            Graph.from_bundle(bundle, "dit", threads),
-            lambda: Graph.from_bundle(bundle, "dit_time", threads),
-            Graph.from_bundle(bundle, "bigvgan", threads),
+            loader("dit"),
+            loader("bigvgan"),
+            tables if tables is not None else TimeTableCache(lambda: loader("dit_time")),
             manifest.token2wav,
-            manifest.voices,
-            constants.reshape(rows, -1),
-            reach,
+            voices=manifest.voices,
+            constants=constants.reshape(rows, -1),
+            reach=reach,
         )
 
     def state(

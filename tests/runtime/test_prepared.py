@@ -1,0 +1,104 @@
+"""Prepared graphs: the same answers, safely ignored when they do not fit, and low memory with one stage at a time."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from omni_edge import AudioClip, OmniEdge, ResourceError, Sampling, TurnDone
+from omni_edge.manifest import Bundle
+from omni_edge.prepared import PreparedGraphs, cache_root
+
+RATE = 16_000
+
+
+def hum(seconds: float) -> np.ndarray:
+    return (0.2 * np.sin(np.arange(int(seconds * RATE)) / 9)).astype(np.float32)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("OMNI_EDGE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def reply(engine: OmniEdge) -> TurnDone:
+    session = engine.session(seed=1, sampling=Sampling(temperature=0), talker_sampling=Sampling(temperature=0))
+    session.push(AudioClip(hum(2.3), RATE))
+    session.push("What was that?")
+    done = list(session.reply(max_new_tokens=6, max_codec_tokens=30))[-1]
+    assert isinstance(done, TurnDone)
+    return done
+
+
+def test_prepared_graphs_are_used_and_answer_the_same(bundle: Path, engine: OmniEdge, cache: Path) -> None:
+    roles: list[str] = []
+    prepared = PreparedGraphs.of(Bundle(bundle))
+    assert prepared.graph("thinker") is None
+    written = prepared.build(roles.append)
+    assert roles == list(engine.manifest.graphs)
+    assert written == sum(path.stat().st_size for path in prepared.folder.iterdir() if path.name != "ready.json")
+    path = prepared.graph("thinker")
+    assert path is not None
+    assert path.is_relative_to(cache)
+    loaded = OmniEdge.load(bundle, threads=1)
+    assert loaded.thinker.decoder.graph.path == path
+    before, after = reply(engine), reply(loaded)
+    assert (before.token_ids, before.codec_tokens) == (after.token_ids, after.codec_tokens)
+
+
+def test_a_damaged_cache_is_ignored(bundle: Path, cache: Path) -> None:
+    prepared = PreparedGraphs.of(Bundle(bundle))
+    prepared.build()
+    graph = prepared.folder / "thinker.onnx"
+    size = graph.stat().st_size
+    graph.write_bytes(bytes(size))
+    engine = OmniEdge.load(bundle, threads=1)
+    assert engine.thinker.decoder.graph.path == bundle / "thinker.onnx"
+    os.truncate(graph, size - 1)
+    assert prepared.graph("talker") is None
+
+
+def test_another_machine_or_version_prepares_anew(bundle: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = PreparedGraphs.of(Bundle(bundle))
+    here.build()
+    monkeypatch.setattr("omni_edge.prepared.runtime_version", lambda: "0.0")
+    other = PreparedGraphs.of(Bundle(bundle))
+    assert other.graph("thinker") is None
+    other.build()
+    assert other.graph("thinker") is not None
+    assert [path.name for path in cache.iterdir()] == [other.folder.name]
+
+
+def test_a_full_disk_is_said_before_anything_is_written(
+    bundle: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = os.statvfs(bundle)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": usage.f_bsize})())
+    with pytest.raises(ResourceError, match="Make room, or set OMNI_EDGE_CACHE"):
+        PreparedGraphs.of(Bundle(bundle)).build()
+    assert list(cache.iterdir()) == []
+
+
+def test_the_cache_folder_follows_the_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("OMNI_EDGE_CACHE", raising=False)
+    monkeypatch.delenv("LOCALAPPDATA", raising=False)
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_root() == tmp_path / "omni-edge"
+    monkeypatch.setenv("OMNI_EDGE_CACHE", str(tmp_path / "own"))
+    assert cache_root() == tmp_path / "own"
+
+
+def test_low_memory_keeps_one_stage_and_answers_the_same(bundle: Path, engine: OmniEdge) -> None:
+    small = OmniEdge.load(bundle, threads=1, low_memory=True)
+    assert small._stages._loaded == {}
+    expected, actual = reply(engine), reply(small)
+    assert (expected.token_ids, expected.codec_tokens) == (actual.token_ids, actual.codec_tokens)
+    assert list(small._stages._loaded) == ["voice"]
+    session = small.session(speech=False)
+    session.push(AudioClip(hum(1), RATE))
+    assert list(small._stages._loaded) == ["ear"]
