@@ -294,3 +294,5 @@ def test_blocks_of_mel_give_the_whole_waveform(parts: Parts, push: int) -> None:
         return np.concatenate(pieces)
 
     np.testing.assert_allclose(stream(lambda start: start + push), whole, rtol=0, atol=1e-5)
+    bounded = BigVgan(parts.bigvgan, parts.section, reach=1.0, run_frames=push)
+    np.testing.assert_allclose(bounded.step(mel, mel[:0], BigVganState(), end=True), whole, rtol=0, atol=1e-5)
