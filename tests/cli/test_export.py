@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,13 +34,32 @@ def test_the_table_and_the_progress(checkpoint: Path, tmp_path: Path) -> None:
     assert run_edge("info", tmp_path / "mixed").exit_code == 0
 
 
-def test_verify_passes_on_a_good_bundle_and_names_a_bad_graph(checkpoint: Path, bundle: Path, tmp_path: Path) -> None:
+def test_verify_passes_on_a_good_bundle(checkpoint: Path, bundle: Path) -> None:
     result = run_export("verify", bundle, "--against", checkpoint)
     assert result.exit_code == 0, result.output
     manifest = json.loads((bundle / "bundle.json").read_text())
     rows = [line.split() for line in result.stdout.splitlines()[1:]]
     assert all(row[-1] == "ok" for row in rows)
-    assert {row[0] for row in rows} >= set(manifest["graphs"]) - {"dit_time"}
+    assert {row[0] for row in rows} == set(manifest["graphs"])
+
+
+def test_verify_fails_on_a_wrong_weight_and_names_its_graph(
+    checkpoint: Path, mute_bundle: Path, tmp_path: Path
+) -> None:
+    """The hash is made to fit: what is wrong is the computation."""
+    bundle = shutil.copytree(mute_bundle, tmp_path / "wrong")
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    name = manifest["graphs"]["thinker"]["data"]
+    weights = bytearray((bundle / name).read_bytes())
+    weights[: len(weights) // 2] = bytes(len(weights) // 2)
+    (bundle / name).write_bytes(weights)
+    manifest["files"][name]["sha256"] = hashlib.sha256(weights).hexdigest()
+    (bundle / "bundle.json").write_text(json.dumps(manifest))
+    result = run_export("verify", bundle, "--against", checkpoint)
+    assert result.exit_code == 1, result.output
+    verdicts = {line.split()[0]: line.split()[-1] for line in result.stdout.splitlines()[1:]}
+    assert [graph for graph, verdict in verdicts.items() if verdict != "ok"] == ["thinker"]
+    assert result.stderr.startswith("error: thinker ")
 
 
 def test_ctrl_c_during_export_leaves_no_bundle(
