@@ -59,7 +59,7 @@ def test_verify_fails_on_a_wrong_weight_and_names_its_graph(
     assert result.exit_code == 1, result.output
     verdicts = {line.split()[0]: line.split()[-1] for line in result.stdout.splitlines()[1:]}
     assert [graph for graph, verdict in verdicts.items() if verdict != "ok"] == ["thinker"]
-    assert result.stderr.startswith("error: thinker ")
+    assert result.stderr.splitlines()[-1].startswith("error: thinker ")
 
 
 def test_ctrl_c_during_export_leaves_no_bundle(
