@@ -47,7 +47,7 @@ class ExportOptions:
     """What to export and how.
 
     Attributes:
-        precision: of every graph that `precision_of` does not name.
+        precision: of every graph that `precision_of` does not name, but BigVGAN (see `of`).
         precision_of: role -> precision.
         voices: speakers to keep; None: all.
         text_only: leave the Talker and token2wav out.
@@ -71,8 +71,10 @@ class ExportOptions:
                 raise UsageError(f"The group size is {precision.group_size}; it must be one of {choices}.")
 
     def of(self, role: str) -> Precision:
-        """The precision of graph `role`."""
-        return self.precision_of.get(role, self.precision)
+        """The precision of graph `role`. BigVGAN stays in float32 unless it is named: its INT8 form is faster and four
+        times smaller, and can be heard.
+        """
+        return self.precision_of.get(role, Precision("fp32") if role == "bigvgan" else self.precision)
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,8 @@ class _Export:
             builders["talker"] = decoder.build_talker(weights("talker"), config.talker, of("talker"))
             builders["dit"] = dit.build(weights(dit.PREFIX), config.dit, of("dit"))
             builders["dit_time"] = dit_time.build(weights(dit.PREFIX), config.dit, of("dit_time"))
-            builders["bigvgan"] = bigvgan.build(weights(bigvgan.PREFIX), config.bigvgan, of("bigvgan"))
+            mels = [voice.ref_mel for voice in voices.published(self.checkpoint, config.dit).values()]
+            builders["bigvgan"] = bigvgan.build(weights(bigvgan.PREFIX), config.bigvgan, of("bigvgan"), mels)
         return builders
 
     def _write(self, role: str, builder: GraphBuilder, progress: Callable[[int], None]) -> GraphEntry:

@@ -9,6 +9,7 @@ import copy
 from typing import Any, TypeVar
 
 import torch
+import transformers
 from transformers import Qwen2_5OmniConfig
 from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as modeling
 
@@ -24,7 +25,8 @@ class ReferenceModules:
 
     def __init__(self, checkpoint: Checkpoint, config: OmniConfig) -> None:
         self._checkpoint = checkpoint
-        self._parsed = config
+        # It warns of every text token beyond the Talker's own vocabulary, for the published configuration as well.
+        transformers.logging.set_verbosity_error()
         self.config = Qwen2_5OmniConfig(**_transformers_spelling(config))
 
     def audio_encoder(self) -> modeling.Qwen2_5OmniAudioEncoder:

@@ -19,26 +19,51 @@ def random(rows: int, columns: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((rows, columns)).astype(np.float32)
 
 
+shapes = st.tuples(st.integers(1, 9), st.integers(1, 200))
+block_sizes = st.sampled_from([16, 32, 64])
+
+
 @settings(max_examples=60, deadline=None)
-@given(
-    st.integers(1, 9), st.integers(1, 200), st.sampled_from([16, 32, 64]), st.sampled_from([4, 8]), st.integers(0, 9)
-)
-def test_rounding_is_the_only_error(rows: int, columns: int, block: int, bits: int, seed: int) -> None:
-    weight = random(rows, columns, seed)
-    quantized = quantize_blockwise(weight, bits=bits, block_size=block)
+@given(shapes, block_sizes, st.integers(0, 9))
+def test_rounding_is_the_only_error_of_int8(shape: tuple[int, int], block: int, seed: int) -> None:
+    weight = random(*shape, seed)
+    quantized = quantize_blockwise(weight, bits=8, block_size=block)
     restored = dequantize_blockwise(quantized)
     assert restored.shape == weight.shape
-    blocks = -(-columns // block)
-    assert quantized.packed.shape == (rows, blocks, block * bits // 8)
-    scales = np.abs(np.repeat(quantized.scales, block, axis=1)[:, :columns])
+    assert quantized.packed.shape == (shape[0], -(-shape[1] // block), block)
+    scales = np.abs(np.repeat(quantized.scales, block, axis=1)[:, : shape[1]])
     # Half a step; a whole one at the end of the range opposite to the extreme value, which has one code less.
-    beyond = np.abs(weight) > scales * (2 ** (bits - 1) - 1)
+    beyond = np.abs(weight) > scales * 127
     assert (np.abs(restored - weight) <= scales * np.where(beyond, 1.0, 0.5) * (1 + 1e-3)).all()
 
 
-def test_the_extreme_value_of_a_block_is_exact() -> None:
+@settings(max_examples=60, deadline=None)
+@given(shapes, block_sizes, st.integers(0, 9))
+def test_int4_is_at_least_as_good_as_scaling_by_the_extreme_value(
+    shape: tuple[int, int], block: int, seed: int
+) -> None:
+    weight = random(*shape, seed)
+    quantized = quantize_blockwise(weight, bits=4, block_size=block)
+    blocks = -(-shape[1] // block)
+    assert quantized.packed.shape == (shape[0], blocks, block // 2)
+    padded = np.pad(weight, ((0, 0), (0, blocks * block - shape[1]))).reshape(shape[0], blocks, block)
+    extreme = np.take_along_axis(padded, np.abs(padded).argmax(-1, keepdims=True), -1)
+    scale = np.where(extreme == 0, 1, extreme / -8)
+    plain = np.clip(np.rint(padded / scale), -8, 7) * scale
+    error = ((dequantize_blockwise(quantized) - weight) ** 2).sum()
+    assert error <= ((plain - padded) ** 2).sum() * (1 + 1e-4)
+
+
+def test_int4_of_normal_weights_reaches_its_signal_to_noise_ratio() -> None:
+    weight = random(200, 1280)
+    for block, least in ((32, 21.3), (128, 20.0)):
+        error = dequantize_blockwise(quantize_blockwise(weight, bits=4, block_size=block)) - weight
+        assert 10 * np.log10((weight**2).mean() / (error**2).mean()) > least
+
+
+def test_the_extreme_value_of_a_block_is_exact_in_int8() -> None:
     weight = random(5, 64)
-    restored = dequantize_blockwise(quantize_blockwise(weight, bits=4, block_size=32))
+    restored = dequantize_blockwise(quantize_blockwise(weight, bits=8, block_size=32))
     for row, original in zip(restored.reshape(-1, 32), weight.reshape(-1, 32), strict=True):
         extreme = np.abs(original).argmax()
         assert row[extreme] == pytest.approx(original[extreme], rel=1e-6)
