@@ -12,6 +12,7 @@ from omni_edge.decoder import Decoder
 from omni_edge.dit import TimeTableCache
 from omni_edge.ear import Ear
 from omni_edge.errors import BundleError, UsageError
+from omni_edge.graph import Trace
 from omni_edge.loader import GraphLoader, Stages
 from omni_edge.manifest import Bundle, Manifest
 from omni_edge.picture import ImageProcessor
@@ -35,9 +36,11 @@ class OmniEdge:
     sound or picture comes.
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None, low_memory: bool = False) -> None:
+    def __init__(
+        self, bundle: Bundle, *, threads: int | None = None, low_memory: bool = False, trace: Trace | None = None
+    ) -> None:
         self.bundle = bundle
-        self._load = GraphLoader(bundle, threads)
+        self._load = GraphLoader(bundle, threads, trace)
         self._stages = Stages(exclusive=low_memory)
         self.text = TextCodec.from_bundle(bundle)
         self.ear = Ear(bundle.manifest.audio)
@@ -51,7 +54,13 @@ class OmniEdge:
 
     @classmethod
     def load(
-        cls, path: Path | str, *, threads: int | None = None, verify: bool = False, low_memory: bool = False
+        cls,
+        path: Path | str,
+        *,
+        threads: int | None = None,
+        verify: bool = False,
+        low_memory: bool = False,
+        trace: Trace | None = None,
     ) -> OmniEdge:
         """Loads the bundle in folder `path`.
 
@@ -61,12 +70,13 @@ class OmniEdge:
             verify: hash every file first (seconds for a large bundle); sizes are always checked.
             low_memory: of the encoders and the vocoder, keep only the one in use: less memory, and a pause of a second
                 or so whenever the conversation goes from one to another.
+            trace: is told of every run of a graph: its role, begin and end in the clock of `time.perf_counter`.
 
         Raises:
             BundleError: the folder is no bundle, or a damaged one.
             ResourceError: not enough memory.
         """
-        return cls(Bundle(path, verify=verify), threads=threads, low_memory=low_memory)
+        return cls(Bundle(path, verify=verify), threads=threads, low_memory=low_memory, trace=trace)
 
     @property
     def manifest(self) -> Manifest:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from omni_edge.errors import BundleError
-from omni_edge.graph import Graph
+from omni_edge.graph import Graph, Trace
 from omni_edge.manifest import Bundle
 from omni_edge.prepared import PreparedGraphs
 
@@ -20,11 +20,13 @@ class GraphLoader:
     Args:
         bundle: where they come from.
         threads: cores one graph may use; None: all.
+        trace: is told of every run of every graph.
     """
 
-    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, threads: int | None = None, trace: Trace | None = None) -> None:
         self.bundle = bundle
         self.threads = threads
+        self._trace = trace
         self._prepared = PreparedGraphs.of(bundle)
 
     def __call__(self, role: str, *, varying: bool = False) -> Graph:
@@ -36,11 +38,13 @@ class GraphLoader:
         """
         if prepared := self._prepared.graph(role):
             try:
-                return Graph.from_bundle(self.bundle, role, self.threads, prepared=prepared, varying=varying)
+                return Graph.from_bundle(
+                    self.bundle, role, self.threads, prepared=prepared, varying=varying, trace=self._trace
+                )
             except BundleError:
                 # Whatever happened to the cache, the bundle itself is what counts.
                 pass
-        return Graph.from_bundle(self.bundle, role, self.threads, varying=varying)
+        return Graph.from_bundle(self.bundle, role, self.threads, varying=varying, trace=self._trace)
 
 
 class Stages:
