@@ -1,0 +1,69 @@
+"""What a measurement has to say of the machine it was taken on."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+from omni_edge.graph import usable_cores
+
+_KILOBYTE = 1024
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Processor, cores this process may use, bytes of memory (0 where the system does not say), system, load average."""
+
+    processor: str
+    cores: int
+    memory: int
+    system: str
+    load_average: float
+
+
+def machine() -> Machine:
+    """This machine."""
+    memory = _fields(Path("/proc/meminfo")).get("MemTotal", "0 kB")
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return Machine(
+        processor=_processor(),
+        cores=usable_cores(),
+        memory=int(memory.split()[0]) * _KILOBYTE,
+        system=platform.platform(),
+        load_average=round(load, 2),
+    )
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Resident bytes of this process: now, of that anonymous, and the largest so far; 0 where the system does not say.
+
+    The rest of `resident` is mapped files, which processes share and the system takes back when it needs to.
+    """
+
+    resident: int
+    anonymous: int
+    peak: int
+
+
+def memory() -> Memory:
+    """What this process holds."""
+    fields = _fields(Path("/proc/self/status"))
+    return Memory(*(int(fields.get(name, "0").split()[0]) * _KILOBYTE for name in ("VmRSS", "RssAnon", "VmHWM")))
+
+
+def _processor() -> str:
+    names = _fields(Path("/proc/cpuinfo"))
+    return names.get("model name") or names.get("Model") or platform.processor() or platform.machine()
+
+
+def _fields(path: Path) -> dict[str, str]:
+    """`name: value` lines, the last of each name; empty where there is no such file."""
+    try:
+        lines = path.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in lines if ":" in line)
+    return {name.strip(): value.strip() for name, _, value in pairs}
