@@ -15,7 +15,7 @@ from transformers import (
 
 from omni_edge import Sampling, UsageError
 from omni_edge.manifest import SamplingSection
-from omni_edge.sampling import Sampler
+from omni_edge.sampling import Sampler, _largest
 
 VOCABULARY = 60
 DRAWS = 20_000
@@ -57,6 +57,13 @@ def test_frequencies_equal_the_reference(settings: SamplingSection) -> None:
     # Six standard deviations of a binomial count.
     bound = 6 * np.sqrt(expected * (1 - expected) / DRAWS) + 1e-9
     assert (np.abs(drawn / DRAWS - expected) <= bound).all()
+
+
+@pytest.mark.parametrize("size", [50, 640, 5000, 151_936])
+@pytest.mark.parametrize("count", [1, 7, 40])
+def test_the_largest_logits_are_found(size: int, count: int) -> None:
+    logits = np.random.default_rng(size).standard_normal(size).astype(np.float32)
+    assert set(_largest(logits, count)) == set(np.argsort(logits)[-count:])
 
 
 def test_greedy_applies_the_penalty_and_remembers_what_it_drew() -> None:
