@@ -120,6 +120,12 @@ class Ear:
         state.loudest = state.mel.peak
         return self._cut(frames, state, end=True)
 
+    def tokens(self, samples: int, rate: int) -> int:
+        """Audio tokens of a sound of `samples` samples at `rate`; 0: it is too short to be heard."""
+        section = self._section
+        converted = -(-samples * section.sample_rate // validate_rate(rate))
+        return audio_tokens(-(-converted // section.hop_length))
+
     def _frames(self, samples: NDArray[np.float32], state: EarState, end: bool) -> NDArray[np.float32] | None:
         target = self._section.sample_rate
         converted = resampler(state.rate, target).step(samples, state.resample, end)

@@ -24,6 +24,7 @@ from omni_edge.prompt import Prompt
 from omni_edge.reply import Reply
 from omni_edge.sampling import Sampler, Sampling
 from omni_edge.solver import SolverSettings
+from omni_edge.sound import validate_pcm
 from omni_edge.speech import Speech
 from omni_edge.talker import Talker, TalkerState
 from omni_edge.thinker import TalkerBlock
@@ -257,8 +258,9 @@ class Session:
                 f"This sound came at {self._sound.rate} Hz, and now at {piece.rate}. End it (end=True) before changing."
             )
         state = self._sound if self._sound is not None else ear.state(piece.rate)
+        samples = validate_pcm(piece.samples)
         self._sound = None if piece.end else state
-        blocks = ear.step(piece.samples, state, piece.end)
+        blocks = ear.step(samples, state, piece.end)
         for block in blocks:
             self._reserve(block.tokens)
             embeds = self._encode_sound([block])
@@ -286,12 +288,15 @@ class Session:
 
     def _push_video(self, clip: VideoClip) -> None:
         video = self._engine.image_processor.video(clip.frames, clip.fps)
-        blocks = self._engine.ear.clip(clip.sound.samples, clip.sound.rate) if clip.sound is not None else []
+        # A track of a few milliseconds, as cutting tools leave behind, is no sound.
+        sound = clip.sound
+        heard = sound is not None and self._engine.ear.tokens(len(sound.samples), sound.rate) > 0
+        blocks = self._engine.ear.clip(sound.samples, sound.rate) if sound is not None and heard else []
         self._reserve(self._tokens(video) + sum(block.tokens for block in blocks))
         embeds = self._engine.vision_encoder.encode(video.patches, video.grid)
-        sound = self._encode_sound(blocks) if blocks else None
+        spoken = self._encode_sound(blocks) if blocks else None
         self._open_turn()
-        self._prompt.video(embeds, self._merged(video), video.seconds_per_grid, sound)
+        self._prompt.video(embeds, self._merged(video), video.seconds_per_grid, spoken)
         self._prefill()
 
     def _merged(self, patches: VisionPatches) -> tuple[int, int, int]:

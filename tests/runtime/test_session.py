@@ -21,6 +21,7 @@ from omni_edge import (
     TextDelta,
     TurnDone,
     UsageError,
+    VideoClip,
 )
 from omni_edge.events import Event
 
@@ -264,6 +265,23 @@ def test_bad_sound_leaves_the_conversation_alone(engine: OmniEdge, sound: np.nda
     other = greedy(engine, speech=False)
     other.push("Listen: nothing")
     assert done(answer(session)).token_ids == done(answer(other)).token_ids
+
+
+def test_a_refused_piece_does_not_lose_the_live_sound(engine: OmniEdge) -> None:
+    session, other = greedy(engine, speech=False), greedy(engine, speech=False)
+    for each in (session, other):
+        each.push(PcmBlock(hum(1), RATE))
+    with pytest.raises(MediaError):
+        session.push(PcmBlock(np.full(10, np.inf, np.float32), RATE, end=True))
+    assert done(answer(session)).token_ids == done(answer(other)).token_ids
+
+
+def test_a_sound_track_too_short_to_be_heard_is_left_out(engine: OmniEdge) -> None:
+    frames = np.zeros((4, 56, 56, 3), np.uint8)
+    session, silent = greedy(engine, speech=False), greedy(engine, speech=False)
+    session.push(VideoClip(frames, 2.0, AudioClip(hum(0.01), RATE)))
+    silent.push(VideoClip(frames, 2.0))
+    assert done(answer(session)).token_ids == done(answer(silent)).token_ids
 
 
 def test_live_sound_is_prefilled_while_it_is_spoken(engine: OmniEdge) -> None:
