@@ -35,6 +35,13 @@ class Kind(str, Enum):
     fp32 = "fp32"
 
 
+class CacheKind(str, Enum):
+    """How keys and values are stored."""
+
+    fp32 = "fp32"
+    int8 = "int8"
+
+
 @export_app.command(epilog="'omni-export verify BUNDLE --against CHECKPOINT' measures a bundle against its reference.")
 @mannered
 def export(
@@ -53,6 +60,14 @@ def export(
         list[str] | None,
         typer.Option("--precision-of", metavar="GRAPH=KIND", help="Another one for a graph: talker=int8. Repeatable."),
     ] = None,
+    kv_cache: Annotated[
+        CacheKind,
+        typer.Option(
+            "--kv-cache",
+            metavar="fp32|int8",
+            help="Type of the Thinker's cache. int8: a quarter of the memory, faster in long contexts.",
+        ),
+    ] = CacheKind.fp32,
     voice: Annotated[
         list[str] | None, typer.Option("--voice", metavar="NAME", help="Speaker to keep. Repeatable. Default: all.")
     ] = None,
@@ -75,6 +90,7 @@ def export(
         text_only=text_only,
         force=force,
         resume=resume,
+        int8_cache=kv_cache is CacheKind.int8,
     )
     progress = Progress()
     try:

@@ -29,6 +29,7 @@ from omni_edge.manifest import (
     sha256_of,
 )
 from omni_export import audio_encoder, bigvgan, conversation, decoder, dit, dit_time, vision_encoder, voices
+from omni_export.calibration import cache_scales
 from omni_export.checkpoint import Checkpoint
 from omni_export.config import OmniConfig
 from omni_export.graph import GraphBuilder, Precision
@@ -53,6 +54,7 @@ class ExportOptions:
         text_only: leave the Talker and token2wav out.
         force: replace an existing bundle.
         resume: go on from an interrupted export of the same checkpoint with the same options.
+        int8_cache: the Thinker keeps keys and values as INT8: a quarter of the memory, and faster in long contexts.
     """
 
     precision: Precision
@@ -61,6 +63,7 @@ class ExportOptions:
     text_only: bool = False
     force: bool = False
     resume: bool = False
+    int8_cache: bool = False
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.precision_of) - set(ROLES)):
@@ -165,8 +168,10 @@ class _Export:
                 done += count
                 progress(role, done, total)
 
-            graphs[role] = self._write(role, builder, report)
+            graphs[role] = self._write(builder, report)
             self._note(graphs)
+        if self.options.int8_cache:
+            self._quantize_cache(graphs["thinker"])
         manifest = self._manifest(graphs, speakers)
         self._finish(manifest)
         rows = [
@@ -196,7 +201,7 @@ class _Export:
             builders["bigvgan"] = bigvgan.build(weights(bigvgan.PREFIX), config.bigvgan, of("bigvgan"), mels)
         return builders
 
-    def _write(self, role: str, builder: GraphBuilder, progress: Callable[[int], None]) -> GraphEntry:
+    def _write(self, builder: GraphBuilder, progress: Callable[[int], None]) -> GraphEntry:
         saved = builder.save(self.folder, progress)
         return GraphEntry(
             file=saved.graph.name,
@@ -206,6 +211,15 @@ class _Export:
             inputs=_roles(builder.input_names),
             outputs=_roles(builder.output_names),
         )
+
+    def _quantize_cache(self, entry: GraphEntry) -> None:
+        """Writes the Thinker's graph once more, with an INT8 cache; its weights stay as they are."""
+        text, weights = self.config.thinker.text, self.checkpoint.scope("thinker")
+        tokenizer = conversation.write_tokenizer(self.checkpoint, self.folder)
+        table = weights("model.embed_tokens.weight")
+        scales = cache_scales(self.folder, entry, decoder.section(text), table, tokenizer)
+        builder = decoder.build_thinker(weights, text, self.options.of("thinker"), scales)
+        builder.save(self.folder, write_data=False)
 
     def _manifest(self, graphs: dict[str, GraphEntry], speakers: voices.Speakers | None) -> Manifest:
         config, checkpoint = self.config, self.checkpoint
@@ -222,7 +236,7 @@ class _Export:
             files={path.name: FileEntry(path.stat().st_size, sha256_of(path)) for path in self._files()},
             graphs=graphs,
             text=conversation.text_section(checkpoint, config, tokenizer),
-            thinker=decoder.section(thinker.text),
+            thinker=decoder.section(thinker.text, int8_cache=self.options.int8_cache),
             positions=PositionSection(thinker.position_id_per_seconds, thinker.seconds_per_chunk),
             audio=audio_encoder.section(thinker.audio, preprocessor),
             vision=vision_encoder.section(thinker.vision, preprocessor, max_positions=thinker.text.max_positions),

@@ -12,6 +12,9 @@ Source: transformers `Qwen2_5OmniThinkerTextModel`, `Qwen2_5OmniTalkerForConditi
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,7 +34,15 @@ def padded_head_dim(config: DecoderConfig) -> int:
     return 2 * (-(-half // _HALF_HEAD_MULTIPLE) * _HALF_HEAD_MULTIPLE)
 
 
-def section(config: DecoderConfig) -> DecoderSection:
+@dataclass(frozen=True)
+class CacheScales:
+    """Steps of an INT8 cache: float32 [layers, kv_heads * head_dim], one per channel, for keys (rotated) and values."""
+
+    keys: Array
+    values: Array
+
+
+def section(config: DecoderConfig, *, int8_cache: bool = False) -> DecoderSection:
     """What the runtime needs to know of a decoder."""
     return DecoderSection(
         hidden_size=config.hidden_size,
@@ -43,6 +54,7 @@ def section(config: DecoderConfig) -> DecoderSection:
         mrope_section=config.mrope_section,
         vocab_size=config.vocab_size,
         max_positions=config.max_positions,
+        cache_dtype="int8" if int8_cache else "float32",
     )
 
 
@@ -59,15 +71,17 @@ def talker_section(config: TalkerConfig) -> TalkerSection:
     )
 
 
-def build_thinker(weights: Scope, config: DecoderConfig, precision: Precision) -> GraphBuilder:
-    """The Thinker step. `weights` is the scope `thinker`.
+def build_thinker(
+    weights: Scope, config: DecoderConfig, precision: Precision, cache_scales: CacheScales | None = None
+) -> GraphBuilder:
+    """The Thinker step. `weights` is the scope `thinker`; `cache_scales` makes its cache INT8.
 
     Inputs: embeds [1, S, hidden], cache and tables (see `_Layers`). Outputs: hidden [1, S, hidden] after the final
-    norm, logits [1, 1, vocabulary] of the last position.
+    norm, logits [1, 1, vocabulary] of the last position. With and without scales the large weights are the same.
     """
     graph = GraphBuilder("thinker", precision)
     embeds = graph.input("embeds", [1, "S", config.hidden_size])
-    hidden = _Layers(graph, weights.scope("model"), config).build(embeds)
+    hidden = _Layers(graph, weights.scope("model"), config, cache_scales).build(embeds)
     # Tied checkpoints store no output head: the embedding is used once more.
     head = "lm_head.weight" if "lm_head.weight" in weights else "model.embed_tokens.weight"
     _outputs(graph, hidden, weights(head, (config.vocab_size, config.hidden_size)), "/lm_head")
@@ -130,10 +144,13 @@ class _Layers:
     [capacity, head_dim / 2]: one row per slot.
     """
 
-    def __init__(self, graph: GraphBuilder, weights: Scope, config: DecoderConfig) -> None:
+    def __init__(
+        self, graph: GraphBuilder, weights: Scope, config: DecoderConfig, cache_scales: CacheScales | None = None
+    ) -> None:
         self.graph = graph
         self.weights = weights
         self.config = config
+        self.cache_scales = cache_scales
         self.head_dim = padded_head_dim(config)
         half = self.head_dim // 2
         self.last_slot = graph.input("last_slot", [1], "int32")
@@ -185,11 +202,13 @@ class _Layers:
             bias=LazyTensor.stack([bias for _, bias in parts]),
         )
         cache_shape: Shape = [1, kv_heads, "capacity", self.head_dim]
-        past = [graph.input(f"past.{index}.{kind}", cache_shape) for kind in ("key", "value")]
+        dtype = "int8" if self.cache_scales else "float32"
+        past = [graph.input(f"past.{index}.{kind}", cache_shape, dtype) for kind in ("key", "value")]
         present = [f"present.{index}.{kind}" for kind in ("key", "value")]
+        quantized, settings = self._cache_quantization(index, path)
         attended = graph.op(
             "GroupQueryAttention",
-            [qkv, "", "", *past, self.last_slot, self.total, self.cos, self.sin],
+            [qkv, "", "", *past, self.last_slot, self.total, self.cos, self.sin, *quantized],
             path,
             domain=CONTRIB,
             outputs=[f"{path}/attended", *present],
@@ -197,11 +216,24 @@ class _Layers:
             kv_num_heads=kv_heads,
             do_rotary=1,
             scale=config.head_dim**-0.5,
+            **settings,
         )
         for name in present:
-            graph.output(name, name, cache_shape)
+            graph.output(name, name, cache_shape, dtype)
         out = weights("o_proj.weight", (width, heads * config.head_dim))
         return graph.linear(attended, self._pad_columns(out), f"{path}/o_proj")
+
+    def _cache_quantization(self, index: int, path: str) -> tuple[list[str], dict[str, Any]]:
+        """The attention's inputs and attributes for an INT8 cache; none for a float32 one."""
+        scales = self.cache_scales
+        if scales is None:
+            return [], {}
+        names = [
+            self.graph.const(values[index], f"{path}/{kind}_scale", inline=True)
+            for kind, values in (("key", scales.keys), ("value", scales.values))
+        ]
+        channels = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL"}
+        return ["", "", "", *names], {**channels, "kv_cache_bit_width": 8}
 
     def _mlp(self, x: str, weights: Scope, path: str) -> str:
         graph, config = self.graph, self.config

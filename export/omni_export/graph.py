@@ -143,8 +143,13 @@ class GraphBuilder:
         self._nodes.append(node)
         return names[0]
 
-    def const(self, value: NDArray[Any] | Sequence[int] | float | int, name: str | None = None) -> str:
-        """A constant. Python ints become int64, floats float32; equal unnamed constants are stored once."""
+    def const(
+        self, value: NDArray[Any] | Sequence[int] | float | int, name: str | None = None, *, inline: bool = False
+    ) -> str:
+        """A constant. Python ints become int64, floats float32; equal unnamed constants are stored once.
+
+        `inline` keeps a large one inside the graph's file.
+        """
         array = np.asarray(value)
         if name is None:
             if array.dtype == np.float64:
@@ -153,7 +158,7 @@ class GraphBuilder:
             if len(name) > 160:
                 raise ValueError("a constant this large needs a name")
         if name not in self._initializers:
-            if array.nbytes >= _EXTERNAL_FROM_BYTES:
+            if array.nbytes >= _EXTERNAL_FROM_BYTES and not inline:
                 self._external([(name, array.dtype, array.shape)], lambda: [array])
             else:
                 self._initializers[name] = numpy_helper.from_array(array, name)
@@ -330,20 +335,24 @@ class GraphBuilder:
         """Bytes of all external weights, known before anything is read (for progress)."""
         return sum(sum(group.nbytes) for group in self._groups)
 
-    def save(self, directory: Path, progress: Callable[[int], None] | None = None) -> GraphFile:
+    def save(
+        self, directory: Path, progress: Callable[[int], None] | None = None, *, write_data: bool = True
+    ) -> GraphFile:
         """Writes `<name>.onnx` and, for the large weights, `<name>.onnx.data` into `directory`.
 
         Args:
             directory: an existing folder.
             progress: called with the number of bytes just written.
+            write_data: False: the data file is there already, from a graph with the same large weights.
 
         Raises:
             ResourceError: the disk is full or not writable.
         """
         graph_path = directory / f"{self.name}.onnx"
         data_path = directory / f"{self.name}.onnx.data"
+        self._place(data_path.name)
         try:
-            if self._groups:
+            if self._groups and write_data:
                 self._write_data(data_path, progress or (lambda _: None))
             graph = helper.make_graph(
                 self._nodes, self.name, self._inputs, self._outputs, list(self._initializers.values())
@@ -357,14 +366,22 @@ class GraphBuilder:
             ) from error
         return GraphFile(graph_path, data_path if self._groups else None, len(self._nodes), self.precision)
 
+    def _place(self, location: str) -> None:
+        """Gives every large weight its place in the data file; sizes are known before anything is read."""
+        end = 0
+        for group in self._groups:
+            for proto, nbytes in zip(group.protos, group.nbytes, strict=True):
+                unit = _PAGE_BYTES if nbytes >= _PAGE_ALIGNED_FROM_BYTES else _ALIGNMENT_BYTES
+                offset = -(-end // unit) * unit
+                end = offset + nbytes
+                del proto.external_data[:]
+                for key, value in (("location", location), ("offset", offset), ("length", nbytes)):
+                    proto.external_data.add(key=key, value=str(value))
+
     def _write_data(self, path: Path, progress: Callable[[int], None]) -> None:
         with path.open("wb") as file:
             for group in self._groups:
                 for proto, array in zip(group.protos, group.produce(), strict=True):
-                    unit = _PAGE_BYTES if array.nbytes >= _PAGE_ALIGNED_FROM_BYTES else _ALIGNMENT_BYTES
-                    offset = -(-file.tell() // unit) * unit
-                    file.seek(offset)
+                    file.seek(int(proto.external_data[1].value))
                     file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-                    for key, value in (("location", path.name), ("offset", offset), ("length", array.nbytes)):
-                        proto.external_data.add(key=key, value=str(value))
                     progress(array.nbytes)

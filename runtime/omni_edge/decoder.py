@@ -25,13 +25,13 @@ class KVCache:
     The memory is reserved at once but becomes resident only as slots fill (zeroed pages are shared by the system).
 
     Attributes:
-        keys, values: per layer float32 [1, kv_heads, capacity, head_dim].
+        keys, values: per layer float32 or int8 [1, kv_heads, capacity, head_dim].
         cos, sin: float32 [capacity, head_dim / 2].
         offset: positions in use.
     """
 
-    keys: list[NDArray[np.float32]]
-    values: list[NDArray[np.float32]]
+    keys: list[NDArray[Any]]
+    values: list[NDArray[Any]]
     cos: NDArray[np.float32]
     sin: NDArray[np.float32]
     offset: int = 0
@@ -42,7 +42,8 @@ class KVCache:
         """An empty cache for `capacity` positions."""
         shape = (1, section.num_kv_heads, capacity, section.head_dim)
         tables = [np.zeros((capacity, section.head_dim // 2), np.float32) for _ in range(2)]
-        keys, values = ([np.zeros(shape, np.float32) for _ in range(section.num_layers)] for _ in range(2))
+        dtype = np.dtype(section.cache_dtype)
+        keys, values = ([np.zeros(shape, dtype) for _ in range(section.num_layers)] for _ in range(2))
         return cls(keys, values, tables[0], tables[1])
 
     @property
@@ -123,12 +124,19 @@ class Decoder:
         Raises:
             ContextFullError: they do not.
         """
-        if cache.offset + count > cache.capacity:
-            raise ContextFullError(
-                f"The context is full: {cache.offset} of {cache.capacity} positions are used and {count} more are "
-                f"needed. Start a new conversation (reset), send less, or raise the context (--context, up to "
-                f"{self.section.max_positions})."
-            )
+        if cache.offset + count <= cache.capacity:
+            return
+        limit = self.section.max_positions
+        if count > limit:
+            way = f"The model itself holds {limit}: send less, a shorter sound or a smaller picture."
+        elif cache.capacity < limit:
+            way = f"Send less, start a new conversation (reset), or raise the context (--context, up to {limit})."
+        else:
+            way = "Send less, or start a new conversation (reset)."
+        raise ContextFullError(
+            f"The context is full: {cache.offset} of {cache.capacity} positions are used and {count} more are needed. "
+            f"{way}"
+        )
 
     def _run(
         self, inputs: Mapping[str, NDArray[Any]], positions: Ids, cache: KVCache

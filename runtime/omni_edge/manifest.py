@@ -84,7 +84,8 @@ class DecoderSection:
     """A decoder's sizes, as its graph has them: `head_dim` is the cache's, `rotary_dim` the model's.
 
     `head_dim` can be larger than `rotary_dim`: the attention kernel asks for multiples of 16, and the exporter pads
-    each rotary half with zeros. `mrope_section` counts rotary pairs taken from time, height and width.
+    each rotary half with zeros. `mrope_section` counts rotary pairs taken from time, height and width. `cache_dtype` is
+    the cache's element type: "float32", or "int8" with the scales inside the graph.
     """
 
     hidden_size: int
@@ -96,6 +97,7 @@ class DecoderSection:
     mrope_section: tuple[int, int, int]
     vocab_size: int
     max_positions: int
+    cache_dtype: str = "float32"
 
 
 @dataclass(frozen=True)

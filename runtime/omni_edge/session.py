@@ -189,6 +189,7 @@ class Session:
             ContextFullError: the turn's closing marks do not fit.
         """
         began = time.perf_counter()
+        self._cancelled = False
         self._settle()
         self._end_sound()
         if not self._turn_open:
@@ -198,7 +199,6 @@ class Session:
         self._turn_open = False
         self._prefill()
         prefilled = time.perf_counter() - began
-        self._cancelled = False
         self._turns += 1
         self._reply = self._begin_reply(began, prefilled, max_new_tokens, max_codec_tokens)
         return self._reply.events(lambda: self._cancelled)
@@ -242,8 +242,8 @@ class Session:
         return self._engine.audio_encoder.encode([block.frames for block in blocks])
 
     def _push_clip(self, clip: AudioClip) -> None:
+        self._reserve(self._engine.ear.tokens(len(clip.samples), clip.rate))
         blocks = self._engine.ear.clip(clip.samples, clip.rate)
-        self._reserve(sum(block.tokens for block in blocks))
         embeds = self._encode_sound(blocks)
         self._open_turn()
         self._prompt.begin_sound()
