@@ -45,6 +45,8 @@ COMMANDS = (
     ("omni-edge run", edge.app, ["run"]),
     ("omni-edge chat", edge.app, ["chat"]),
     ("omni-edge info", edge.app, ["info"]),
+    ("omni-edge prepare", edge.app, ["prepare"]),
+    ("omni-edge bench", edge.app, ["bench"]),
     ("omni-export", export.export_app, []),
     ("omni-export verify", export.verify_app, []),
 )

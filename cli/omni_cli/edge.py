@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from omni_cli import bench as bench_command
 from omni_cli import info as info_command
 from omni_cli import media, options
 from omni_cli.chat import Chat, piped_lines, typed_lines
@@ -211,6 +212,7 @@ def _speech_out(engine: OmniEdge, folder: Path | None) -> list[SpeechOut]:
 
 
 app.command()(mannered(info_command.info))
+app.command()(mannered(bench_command.bench))
 
 
 def main() -> None:

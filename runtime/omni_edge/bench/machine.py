@@ -14,7 +14,7 @@ _KILOBYTE = 1024
 
 @dataclass(frozen=True)
 class Machine:
-    """Processor, cores this process may use, bytes of memory (0 where the system does not say), system, load average."""
+    """Processor, cores we may use, bytes of memory (0 where the system does not say), system, load average."""
 
     processor: str
     cores: int

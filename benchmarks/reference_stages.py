@@ -1,0 +1,171 @@
+"""The reference implementation in torch, float32, one stage at a time: what the same work costs there.
+
+    python benchmarks/reference_stages.py /tmp/omni-3b                    # every stage; at most 3 GB of memory
+    python benchmarks/reference_stages.py /tmp/omni-3b --stage dit --stage bigvgan
+    python benchmarks/reference_stages.py --quick                         # a tiny checkpoint
+
+A JSON line per figure, in the units of `omni-edge bench`, whose inputs these are: 5 s of sound, a picture of 448 x 448,
+Talker decoding at 128 and 2048 positions, one evaluation of the DiT with guidance over 3 s (also as the RTF of the
+reference's 36 evaluations), and BigVGAN over 1 s. The Thinker is measured by `compare.py` with the peer `reference`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import transformers
+
+from omni_export.checkpoint import Checkpoint
+from omni_export.config import OmniConfig
+from omni_export.reference import ReferenceModules
+
+TESTS = Path(__file__).parents[1] / "tests"
+EVALUATIONS = 36
+FRAMES_PER_SECOND = 100
+SOUND_SECONDS, DIT_SECONDS, BIGVGAN_SECONDS = 5, 3, 1
+PICTURE = 448
+STEPS = 16
+
+
+@dataclass(frozen=True)
+class Result:
+    """Seconds of each run; `scale` makes them the figure: RTF, s, or (inverse) tok/s."""
+
+    stage: str
+    name: str
+    unit: str
+    seconds: tuple[float, ...]
+    scale: float = 1.0
+
+    @property
+    def runs(self) -> list[float]:
+        return [self.scale / value if self.unit == "tok/s" else self.scale * value for value in self.seconds]
+
+
+class Stages:
+    """Each stage's figures.
+
+    Args:
+        checkpoint: the folder of a checkpoint.
+        runs: of each figure, after one that does not count.
+        contexts: at which the Talker is measured.
+    """
+
+    def __init__(self, checkpoint: Path, runs: int, contexts: tuple[int, ...]) -> None:
+        source = Checkpoint(checkpoint)
+        self._config = OmniConfig.parse(source.config)
+        self._modules = ReferenceModules(source, self._config)
+        self._runs = runs
+        self._contexts = contexts
+
+    def audio(self) -> Iterator[Result]:
+        model = self._modules.audio_encoder()
+        mel = torch.randn(model.config.num_mel_bins, SOUND_SECONDS * FRAMES_PER_SECOND)
+        seconds = self._seconds(lambda: model(mel, feature_lens=torch.tensor([mel.shape[1]])))
+        yield Result("audio", f"encoder, {SOUND_SECONDS} s", "RTF", seconds, 1 / SOUND_SECONDS)
+
+    def vision(self) -> Iterator[Result]:
+        model = self._modules.vision_encoder()
+        config = model.config
+        side = PICTURE // config.patch_size
+        patches = torch.randn(side * side, config.in_channels * config.temporal_patch_size * config.patch_size**2)
+        grid = torch.tensor([[1, side, side]])
+        yield Result(
+            "vision", f"encoder, {PICTURE}x{PICTURE}", "s", self._seconds(lambda: model(patches, grid_thw=grid))
+        )
+
+    def talker(self) -> Iterator[Result]:
+        model = self._modules.talker()
+        width = model.thinker_to_talker_proj.in_features
+        for context in self._contexts:
+            cache = transformers.DynamicCache()
+            told = torch.randn(1, context, width)
+            with torch.inference_mode():
+                model.model(inputs_embeds=model.thinker_to_talker_proj(told), past_key_values=cache, use_cache=True)
+
+            def speak(cache: Any = cache, told: Any = told[:, :1], context: int = context) -> None:
+                for _ in range(STEPS):
+                    embeds = model.thinker_to_talker_proj(told)
+                    hidden = model.model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
+                    model.codec_head(hidden.last_hidden_state[:, -1]).argmax()
+                cache.crop(context - cache.get_seq_length())
+
+            yield Result("talker", f"codec tokens at {context}", "tok/s", self._seconds(speak), STEPS)
+
+    def dit(self) -> Iterator[Result]:
+        model = self._modules.dit()
+        config = model.config
+        frames = DIT_SECONDS * FRAMES_PER_SECOND
+        inputs = {
+            "hidden_states": torch.randn(1, frames, config.mel_dim),
+            "condition_vector": torch.randn(1, frames, config.mel_dim),
+            "speaker_embedding": torch.randn(1, frames, config.enc_emb_dim),
+            "quantized_code": torch.zeros(1, frames // config.repeats, dtype=torch.long),
+            "time_step": torch.tensor(0.5),
+        }
+        seconds = self._seconds(lambda: model(**inputs))
+        yield Result("dit", f"one evaluation with guidance, {frames} frames", "s", seconds)
+        yield Result("dit", f"{EVALUATIONS} evaluations with guidance", "RTF", seconds, EVALUATIONS / DIT_SECONDS)
+
+    def bigvgan(self) -> Iterator[Result]:
+        model = self._modules.bigvgan()
+        mel = torch.randn(1, model.config.mel_dim, BIGVGAN_SECONDS * FRAMES_PER_SECOND)
+        seconds = self._seconds(lambda: model(mel))
+        yield Result("bigvgan", f"{BIGVGAN_SECONDS} s", "RTF", seconds, 1 / BIGVGAN_SECONDS)
+
+    @torch.inference_mode()
+    def _seconds(self, call: Callable[[], object]) -> tuple[float, ...]:
+        call()
+        found = []
+        for _ in range(self._runs):
+            began = time.perf_counter()
+            call()
+            found.append(time.perf_counter() - began)
+        return tuple(found)
+
+
+STAGES = ("audio", "vision", "talker", "dit", "bigvgan")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path, nargs="?")
+    parser.add_argument("--stage", action="append", choices=STAGES)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--contexts", type=int, nargs="*", default=[128, 2048])
+    parser.add_argument("--quick", action="store_true", help="a tiny checkpoint: figures that say nothing")
+    arguments = parser.parse_args()
+    if not arguments.quick and not arguments.checkpoint:
+        parser.error("a checkpoint is needed (or --quick)")
+    torch.set_num_threads(arguments.threads)
+    transformers.logging.set_verbosity_error()
+    with tempfile.TemporaryDirectory() as room:
+        checkpoint = arguments.checkpoint
+        if arguments.quick:
+            sys.path.insert(0, str(TESTS))
+            from checkpoints import write_checkpoint  # noqa: PLC0415
+
+            checkpoint = write_checkpoint(Path(room) / "checkpoint")
+        stages = Stages(checkpoint, arguments.runs, tuple(arguments.contexts))
+        for name in arguments.stage or STAGES:
+            for result in getattr(stages, name)():
+                figure = {"stage": result.stage, "name": result.name, "unit": result.unit, "runs": result.runs}
+                versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+                line = {**figure, "median": median(result.runs), "threads": arguments.threads, "versions": versions}
+                print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""The Thinker and the Talker: prefill and decode rates, and how much of a step is not spent in the graphs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from omni_edge.bench.figures import Figure, Subject
+from omni_edge.engine import OmniEdge
+from omni_edge.errors import UsageError
+from omni_edge.events import Event, TextDelta, TurnDone
+from omni_edge.positions import Positions
+from omni_edge.session import Session
+from omni_edge.thinker import TalkerBlock
+
+_SEED = 0
+# Positions that a turn takes beside its tokens, at most: what a conversation grows by from one measurement to the next.
+_TURN = 64
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+class ThinkerProbe:
+    """Prefill and decode as a user of a session sees them: sampling, text and Python included.
+
+    A context of up to `refilled` positions is filled again for every measurement; in a longer one the conversation
+    goes on, and grows by a turn each time.
+
+    Args:
+        engine: the loaded bundle.
+        capacity: positions that the longest conversation needs.
+    """
+
+    refilled = 512
+
+    def __init__(self, engine: OmniEdge, capacity: int) -> None:
+        self._engine = engine
+        self._capacity = min(capacity, engine.manifest.thinker.max_positions)
+        self._fresh = self._session()
+        self._filled: dict[int, Session] = {}
+        self._fresh.push("a")
+        done = next(event for event in self._fresh.reply(max_new_tokens=1) if isinstance(event, TurnDone))
+        self._marks = done.prompt_tokens - 1
+
+    def prefill(self, tokens: int) -> float:
+        """Seconds to the first token of a reply to a prompt of exactly `tokens` positions, the turn's marks counted.
+
+        Raises:
+            UsageError: there is no such prompt.
+        """
+        self._fresh.reset()
+        self._fresh.push(self._text(tokens))
+        began = time.perf_counter()
+        _next_token(self._fresh.reply(max_new_tokens=1))
+        return time.perf_counter() - began
+
+    def decode(self, context: int, steps: int) -> tuple[float, float]:
+        """When a reply behind `context` positions had its first token, and when `steps` more; `time.perf_counter`.
+
+        Raises:
+            UsageError: there is no such prompt.
+        """
+        session = self._filled.get(context)
+        if session is not None and context > self.refilled:
+            session.push("?")
+        else:
+            session = self._filled[context] = session or self._session()
+            session.reset()
+            session.push(self._text(context))
+        while True:
+            events = session.reply(max_new_tokens=steps + 1)
+            _next_token(events)
+            began = ended = time.perf_counter()
+            done = 0
+            for event in events:
+                if isinstance(event, TextDelta) and event.token_ids:
+                    ended = time.perf_counter()
+                    done += 1
+            if done == steps:
+                return began, ended
+            session.push("?")  # the model ended its reply early
+
+    def _session(self) -> Session:
+        return self._engine.session(context=self._capacity, seed=_SEED, speech=False, system="")
+
+    def _text(self, positions: int) -> str:
+        """A text that, with its turn's marks, makes `positions` positions."""
+        encode, tokens = self._engine.text.encode, positions - self._marks
+        text = " ".join(_LETTERS[index % len(_LETTERS)] for index in range(max(tokens, 0)))
+        while len(encode(text)) > tokens > 0:
+            text = text[:-1]
+        if tokens < 1 or len(encode(text)) != tokens:
+            raise UsageError(
+                f"A prompt of {positions} positions cannot be made: a turn's marks alone take {self._marks}. "
+                "Measure a longer one."
+            )
+        return text
+
+
+def thinker(subject: Subject) -> Iterator[Figure]:
+    """Prefill and decode rates; the share of a decode step that Python and numpy take."""
+    settings = subject.settings
+    growth = (settings.runs + 2) * (settings.steps + _TURN)
+    probe = ThinkerProbe(subject.engine, max(*settings.contexts, *settings.prefills) + growth)
+    for tokens in settings.prefills:
+        probe.prefill(tokens)
+        rates = [tokens / probe.prefill(tokens) for _ in range(settings.runs)]
+        yield Figure("thinker", f"prefill {tokens}", "tok/s", tuple(rates))
+    for context in settings.contexts:
+        probe.decode(context, settings.steps)
+        rates, shares = [], []
+        for _ in range(settings.runs):
+            subject.spans.clear()
+            began, ended = probe.decode(context, settings.steps)
+            rates.append(settings.steps / (ended - began))
+            shares.append(100 * (1 - subject.inside(began, ended) / (ended - began)))
+        yield Figure("thinker", f"decode at {context}", "tok/s", tuple(rates))
+        yield Figure("thinker", f"outside of graphs at {context}", "%", tuple(shares))
+
+
+def talker(subject: Subject) -> Iterator[Figure]:
+    """Codec tokens per second, sampling included, and prefill; fed with noise in the place of the Thinker's states."""
+    engine, settings = subject.engine, subject.settings
+    speaker, sampling = engine.talker, engine.manifest.talker_sampling
+    assert speaker is not None
+    assert sampling is not None
+    random = np.random.default_rng(_SEED)
+    for context in settings.contexts:
+        told = random.standard_normal((context, speaker.text_end.size)).astype(np.float32)
+        state = speaker.state(context + settings.steps + 2)
+        heard = Positions()
+        block = TalkerBlock(told, heard.text(context))
+        began = time.perf_counter()
+        speaker.listen(block, state)
+        yield Figure("talker", f"prefill {context}", "tok/s", (context / (time.perf_counter() - began),))
+        rates = []
+        for _ in range(1 + settings.runs):
+            utterance = speaker.begin(
+                voice=told[0],
+                first=told[-1],
+                positions=Positions(heard.next, heard.highest),
+                sampling=sampling,
+                seed=(_SEED,),
+                state=state,
+            )
+            began = time.perf_counter()
+            for _ in range(settings.steps):
+                speaker.speak(speaker.text_pad, utterance, state)
+            rates.append(settings.steps / (time.perf_counter() - began))
+        yield Figure("talker", f"codec tokens at {context}", "tok/s", tuple(rates[1:]))
+
+
+def _next_token(events: Iterator[Event]) -> None:
+    """Runs on to the reply's next token."""
+    next(event for event in events if isinstance(event, TextDelta) and event.token_ids)

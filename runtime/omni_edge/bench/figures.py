@@ -1,0 +1,141 @@
+"""What is measured, and what comes out of it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+from omni_edge.bench.machine import Machine
+from omni_edge.bench.timeline import Arrival, Span
+from omni_edge.engine import OmniEdge
+from omni_edge.errors import UsageError
+from omni_edge.solver import SolverSettings
+
+STAGES = ("load", "thinker", "talker", "audio", "vision", "token2wav", "reply")
+_PACKAGES = ("omni-edge", "onnxruntime", "numpy", "tokenizers")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured.
+
+    Attributes:
+        stages: of `STAGES`.
+        runs: of which the median counts.
+        threads: cores to use; None: all.
+        low_memory: as in `OmniEdge.load`.
+        contexts: positions in the KV cache at which decoding is measured.
+        prefills: lengths of prompts.
+        steps: tokens of one decode measurement.
+        sound_seconds: length of the question, and of the sound that the encoder hears.
+        picture: height and width in pixels.
+        reply_tokens, reply_codec_tokens: length of the whole reply (random weights would never end it).
+        tick_blocks: DiT blocks that one tick finishes.
+        solvers: settings of the vocoder that are measured.
+
+    Raises:
+        UsageError: an unknown stage, or a number below 1.
+    """
+
+    stages: tuple[str, ...] = STAGES
+    runs: int = 5
+    threads: int | None = None
+    low_memory: bool = False
+    contexts: tuple[int, ...] = (128, 2048)
+    prefills: tuple[int, ...] = (64, 128, 512)
+    steps: int = 16
+    sound_seconds: float = 5.0
+    picture: tuple[int, int] = (448, 448)
+    reply_tokens: int = 20
+    reply_codec_tokens: int = 300
+    tick_blocks: tuple[int, ...] = (1, 2, 4)
+    solvers: tuple[SolverSettings, ...] = (SolverSettings(guidance=0.0), SolverSettings())
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.stages) - set(STAGES)):
+            raise UsageError(f"There is no stage {', '.join(unknown)}; the stages are {', '.join(STAGES)}.")
+        if min(self.runs, self.steps, self.reply_tokens, *self.contexts, *self.prefills, *self.tick_blocks) < 1:
+            raise UsageError("Runs, steps, lengths and blocks must be at least 1.")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured quantity: its runs, in `unit` ('tok/s', 's', 'RTF', 'B', '%', or '' for a count)."""
+
+    stage: str
+    name: str
+    unit: str
+    runs: tuple[float, ...]
+
+    @property
+    def value(self) -> float:
+        """The median."""
+        return median(self.runs)
+
+
+@dataclass(frozen=True)
+class Report:
+    """All figures, and what they were measured on; `spans` and `arrivals` are the timeline of a whole reply."""
+
+    bundle: str
+    precision: dict[str, str]
+    machine: Machine
+    threads: int
+    versions: dict[str, str]
+    figures: tuple[Figure, ...]
+    spans: tuple[Span, ...] = ()
+    arrivals: tuple[Arrival, ...] = ()
+
+
+@dataclass
+class Subject:
+    """A bundle under measurement.
+
+    Attributes:
+        path: its folder.
+        settings: what is asked.
+        spans: every run of a graph since the list was last cleared, in the clock of `time.perf_counter`.
+        engine: the loaded bundle.
+    """
+
+    path: Path
+    settings: Settings
+    spans: list[Span] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.engine = self.load()
+
+    def load(self) -> OmniEdge:
+        """The bundle, loaded anew."""
+        return OmniEdge.load(
+            self.path,
+            threads=self.settings.threads,
+            low_memory=self.settings.low_memory,
+            trace=lambda role, begin, end: self.spans.append(Span(role, begin, end)),
+        )
+
+    def inside(self, begin: float, end: float) -> float:
+        """Seconds that graphs ran between two moments."""
+        return sum(span.end - span.begin for span in self.spans if begin <= span.begin < end)
+
+    def seconds(self, call: Callable[[], object]) -> tuple[float, ...]:
+        """Of each run, after one that does not count."""
+        call()
+        return tuple(timed(call) for _ in range(self.settings.runs))
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Seconds that a call takes."""
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that speed depends on."""
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in _PACKAGES}}

@@ -1,0 +1,88 @@
+"""Loading, the encoders and the vocoder, each on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omni_edge.bench.figures import Figure, Subject, timed
+from omni_edge.bench.machine import memory
+from omni_edge.dit import TickSettings
+from omni_edge.solver import SolverSettings
+
+_SEED = 0
+
+
+def noise(seconds: float, rate: int) -> NDArray[np.float32]:
+    """A sound, float32 [n]."""
+    return (0.1 * np.random.default_rng(_SEED).standard_normal(int(seconds * rate))).astype(np.float32)
+
+
+def load(subject: Subject) -> Iterator[Figure]:
+    """Until the first prompt can be taken, from a warm page cache; the memory that takes."""
+    del subject.engine
+    yield Figure("load", "until ready", "s", subject.seconds(subject.load))
+    subject.engine = subject.load()
+    now = memory()
+    yield Figure("load", "resident memory", "B", (now.resident,))
+    yield Figure("load", "of it anonymous", "B", (now.anonymous,))
+
+
+def audio(subject: Subject) -> Iterator[Figure]:
+    """Log-mel and the audio encoder over a whole sound."""
+    engine, seconds = subject.engine, subject.settings.sound_seconds
+    rate = engine.manifest.audio.sample_rate
+    sound = noise(seconds, rate)
+    blocks = engine.ear.clip(sound, rate)
+    mel = subject.seconds(lambda: engine.ear.clip(sound, rate))
+    encoder = subject.seconds(lambda: engine.audio_encoder.encode([block.frames for block in blocks]))
+    for name, times in (("log-mel", mel), ("encoder", encoder)):
+        yield Figure("audio", f"{name}, {seconds:g} s", "RTF", tuple(value / seconds for value in times))
+
+
+def vision(subject: Subject) -> Iterator[Figure]:
+    """Resizing and the vision encoder on one picture."""
+    engine, (height, width) = subject.engine, subject.settings.picture
+    pixels = np.random.default_rng(_SEED).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    patches = engine.image_processor.image(pixels)
+    resize = subject.seconds(lambda: engine.image_processor.image(pixels))
+    encoder = subject.seconds(lambda: engine.vision_encoder.encode(patches.patches, patches.grid))
+    yield Figure("vision", f"patches, {width}x{height}", "s", resize)
+    yield Figure("vision", f"encoder, {width}x{height}", "s", encoder)
+
+
+def token2wav(subject: Subject) -> Iterator[Figure]:
+    """RTF of the DiT, of BigVGAN and of both, for each setting and tick size; the first tick of an utterance apart."""
+    for solver in subject.settings.solvers:
+        for blocks in subject.settings.tick_blocks:
+            yield from _ticks(subject, solver, blocks)
+
+
+def _ticks(subject: Subject, solver: SolverSettings, blocks: int) -> Iterator[Figure]:
+    vocoder, voices = subject.engine.vocoder, subject.engine.voices
+    section = vocoder.section
+    settings = TickSettings(growth=(blocks,))
+    state = vocoder.state(voices[0], _SEED, solver, settings)
+    codecs = section.block_frames // section.frames_per_codec
+    length = blocks * section.block_frames * section.samples_per_frame / section.sample_rate
+    random = np.random.default_rng(_SEED)
+
+    def tick(count: int) -> tuple[float, float, float]:
+        before = state.dit_seconds, state.bigvgan_seconds
+        tokens = random.integers(0, section.codec_limit, count * codecs)
+        total = timed(lambda: vocoder.step(tokens, state))
+        return total, state.dit_seconds - before[0], state.bigvgan_seconds - before[1]
+
+    # Once for nothing: the first run of a shape plans its memory.
+    tick(blocks + settings.look_ahead_blocks)
+    state.reset()
+    first = tick(blocks + settings.look_ahead_blocks)
+    later = [tick(blocks) for _ in range(1 + subject.settings.runs)][1:]
+    frames = blocks * section.block_frames
+    guided = f"guidance {solver.guidance:g}" if solver.guidance else "unguided"
+    label = f"{solver.method}-{solver.evaluations} {guided}, {frames} frames a tick"
+    yield Figure("token2wav", f"{label}: first tick", "RTF", (first[0] / length,))
+    for index, name in enumerate(("total", "DiT", "BigVGAN")):
+        yield Figure("token2wav", f"{label}: {name}", "RTF", tuple(run[index] / length for run in later))

@@ -1,0 +1,80 @@
+"""The scripts in benchmarks/ stay alive: their quick forms, on tiny sizes, without any peer's packages."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from checkpoints import load_reference, write_checkpoint
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*words: object, status: int = 0) -> str:
+    """A script's stdout."""
+    command = [sys.executable, *map(str, words)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == status, result.stderr
+    return result.stdout if status == 0 else result.stderr
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def test_the_comparison_runs_interleaved_and_keeps_every_result(tmp_path: Path) -> None:
+    # The reference stands for the peers: it needs what the tests need anyway.
+    table = run("benchmarks/compare.py", "--quick", "--quick-peers", "reference", "--threads", 1, "--results", tmp_path)
+    (path,) = tmp_path.glob("*-thinker.jsonl")
+    head, *results = lines(path)
+    assert head["machine"]["cores"] >= 1
+    assert "--quick" in head["command"]
+    decode = [line for line in results if line["figure"] == "decode 96"]
+    assert [line["engine"] for line in decode] == ["omni", "reference", "reference", "omni"]
+    assert all(line["rate"] == pytest.approx(line["steps"] / line["seconds"]) for line in decode)
+    assert {line["figure"] for line in results} == {
+        "load", "prefill 48", "prefill 64", "decode 48", "decode 96", "memory"
+    }  # fmt: skip
+    ratio = np.median([a["rate"] / b["rate"] for a, b in ((decode[0], decode[1]), (decode[3], decode[2]))])
+    row = next(line for line in table.splitlines() if line.startswith("| decode 96"))
+    assert row.endswith(f"| {ratio:.2f} |")
+
+
+def test_the_text_model_of_the_peers_is_the_thinker(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", "ragged")
+    run("benchmarks/peers/text_model.py", checkpoint, tmp_path / "text")
+    peer = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "text", dtype=torch.float32).eval()
+    thinker = load_reference(checkpoint, "ragged").thinker
+    tokens = torch.tensor([[5, 17, 200, 33, 91]])
+    with torch.inference_mode():
+        expected, actual = thinker(input_ids=tokens).logits, peer(tokens).logits
+    np.testing.assert_allclose(actual, expected, atol=2e-5)
+
+
+def test_a_peer_that_is_not_one_is_refused() -> None:
+    assert "is not NAME=PYTHON:MODEL" in run("benchmarks/compare.py", "--peer", "llama", status=2)
+    assert "--bundle is needed" in run("benchmarks/compare.py", status=2)
+
+
+def test_the_bandwidth_of_a_small_array_is_measured() -> None:
+    table = run("benchmarks/bandwidth.py", "--megabytes", 8, "--runs", 2, "--threads", 1)
+    rows = [line.split("|") for line in table.splitlines()[2:]]
+    assert [row[1].strip() for row in rows] == ["sum of an array (numpy)", "INT4 matrix times vector"]
+    assert all(float(row[3]) > 0 for row in rows)
+
+
+def test_a_stage_of_the_reference_is_timed() -> None:
+    (line,) = run("benchmarks/reference_stages.py", "--quick", "--stage", "bigvgan", "--runs", 1).splitlines()
+    result = json.loads(line)
+    assert result["stage"] == "bigvgan"
+    assert result["unit"] == "RTF"
+    assert len(result["runs"]) == 1
+    assert result["runs"][0] > 0
