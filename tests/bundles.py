@@ -1,4 +1,4 @@
-"""Fixtures of the commands' tests: a bundle of the smallest checkpoint, and media files."""
+"""Fixtures of the commands' tests: a checkpoint, its bundle without speech, and media files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 
 from checkpoints import write_checkpoint
 from commands import picture, run_export, tone, write_video, write_wav
-from omni_edge import OmniEdge
 
 
 @pytest.fixture(scope="session")
@@ -19,27 +18,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoint's bundle, exported by the command, with INT8 weights."""
-    out = tmp_path_factory.mktemp("bundle") / "tiny"
-    result = run_export(checkpoint, "--out", out, "--precision", "int8")
-    assert result.exit_code == 0, result.output
-    return out
-
-
-@pytest.fixture(scope="session")
 def mute_bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle without speech."""
     out = tmp_path_factory.mktemp("bundle") / "mute"
     result = run_export(checkpoint, "--out", out, "--precision", "int8", "--text-only")
     assert result.exit_code == 0, result.output
     return out
-
-
-@pytest.fixture(scope="session")
-def engine(bundle: Path) -> OmniEdge:
-    """The bundle through the library, to compare the commands with."""
-    return OmniEdge.load(bundle)
 
 
 @pytest.fixture(scope="session")

@@ -54,12 +54,11 @@ def fp32_bundle(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One float32 bundle, for tests to which the shape of the model does not matter."""
-    folder = tmp_path_factory.mktemp("one")
-    checkpoint = write_checkpoint(folder / "checkpoint", "sectionless")
-    export_bundle(str(checkpoint), folder / "bundle", ExportOptions(Precision("fp32")))
-    return folder / "bundle"
+def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The float32 bundle of `checkpoint`, for tests to which the shape of the model does not matter."""
+    out = tmp_path_factory.mktemp("bundle") / "tiny"
+    export_bundle(str(checkpoint), out, ExportOptions(Precision("fp32")))
+    return out
 
 
 @pytest.fixture(scope="session")

@@ -13,12 +13,15 @@ from omni_cli import bench as bench_command
 from omni_cli import info as info_command
 from omni_cli import media, options
 from omni_cli.chat import Chat, piped_lines, typed_lines
+from omni_cli.console import human_bytes
 from omni_cli.manners import INTERRUPTED, mannered, on_interrupt, speak_utf8
 from omni_cli.printer import JsonPrinter, Printer, TextPrinter
 from omni_cli.speech_out import Loudspeaker, SpeechOut, WavFolder
 from omni_cli.wav import WavWriter
-from omni_edge import AudioChunk, OmniEdge, Sampling, TurnDone
+from omni_edge import AudioChunk, OmniEdge, Sampling, SolverSettings, TurnDone
 from omni_edge.errors import DeviceError, UsageError
+from omni_edge.manifest import Bundle
+from omni_edge.prepared import PreparedGraphs
 
 app = typer.Typer(
     name="omni-edge",
@@ -66,8 +69,13 @@ def run(
     talker_top_k: options.TalkerTopK = None,
     talker_top_p: options.TalkerTopP = None,
     talker_repeat_penalty: options.TalkerRepeatPenalty = None,
+    solver: options.Solver = None,
+    evaluations: options.Evaluations = None,
+    guidance: options.Guidance = None,
     seed: options.Seed = None,
     threads: options.Threads = None,
+    low_memory: options.LowMemory = False,
+    max_pixels: options.MaxPixels = None,
     context_size: options.Context = None,
     as_json: options.Json = False,
     debug: options.Debug = False,
@@ -83,7 +91,7 @@ def run(
     if output and not output.parent.is_dir():
         raise UsageError(f"The folder {output.parent} does not exist. Create it, or choose another file with -o.")
     text = _prompt(prompt, needed=not parts)
-    engine = OmniEdge.load(model, threads=threads)
+    engine = OmniEdge.load(model, threads=threads, low_memory=low_memory)
     session = engine.session(
         voice=voice,
         system=system,
@@ -92,6 +100,8 @@ def run(
         speech=_speech(output, wanted=not no_speech and (output is not None or as_json)),
         sampling=Sampling(temp, top_k, top_p, repeat_penalty),
         talker_sampling=Sampling(talker_temp, talker_top_k, talker_top_p, talker_repeat_penalty),
+        vocoder=SolverSettings.of(solver, evaluations, guidance),
+        max_pixels=max_pixels,
     )
     for kind, path in parts:
         session.push(media.load(kind, path, engine.manifest, sound=not no_audio_in_video))
@@ -161,8 +171,13 @@ def chat(
     talker_top_k: options.TalkerTopK = None,
     talker_top_p: options.TalkerTopP = None,
     talker_repeat_penalty: options.TalkerRepeatPenalty = None,
+    solver: options.Solver = None,
+    evaluations: options.Evaluations = None,
+    guidance: options.Guidance = None,
     seed: options.Seed = None,
     threads: options.Threads = None,
+    low_memory: options.LowMemory = False,
+    max_pixels: options.MaxPixels = None,
     context_size: options.Context = None,
     debug: options.Debug = False,
 ) -> None:
@@ -171,7 +186,7 @@ def chat(
     Ctrl-C during a reply cuts it short and keeps the conversation; at the prompt it leaves with 130, Ctrl-D with 0.
     From a pipe every line is a turn, and the first error ends it.
     """
-    engine = OmniEdge.load(model, threads=threads)
+    engine = OmniEdge.load(model, threads=threads, low_memory=low_memory)
     speech_out = [] if no_speech else _speech_out(engine, output)
     session = engine.session(
         voice=voice,
@@ -181,6 +196,8 @@ def chat(
         speech=bool(speech_out),
         sampling=Sampling(temp, top_k, top_p, repeat_penalty),
         talker_sampling=Sampling(talker_temp, talker_top_k, talker_top_p, talker_repeat_penalty),
+        vocoder=SolverSettings.of(solver, evaluations, guidance),
+        max_pixels=max_pixels,
     )
     interactive = sys.stdin.isatty()
     conversation = Chat(
@@ -209,6 +226,23 @@ def _speech_out(engine: OmniEdge, folder: Path | None) -> list[SpeechOut]:
         what = "speech goes to files only" if folder else "replies are text; -o FOLDER keeps the speech as WAV files"
         typer.echo(f"No loudspeaker: {error}. So {what}.", err=True)
     return places
+
+
+@app.command()
+@mannered
+def prepare(
+    *,
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The exported bundle (a folder).")],
+    debug: options.Debug = False,
+) -> None:
+    """Pack a bundle's weights for this machine, once: it then loads faster and shares its memory between processes.
+
+    The packed copy (about twice the bundle) goes into the user's cache folder, or into $OMNI_EDGE_CACHE; the bundle is
+    not touched. Another processor or onnxruntime version ignores it; run the command again there.
+    """
+    prepared = PreparedGraphs.of(Bundle(bundle, verify=True))
+    nbytes = prepared.build(lambda role: typer.echo(f"preparing {role}", err=True))
+    typer.echo(f"{prepared.folder}  {human_bytes(nbytes)}")
 
 
 app.command()(mannered(info_command.info))

@@ -46,10 +46,29 @@ TalkerTopP = Annotated[float | None, typer.Option("--talker-top-p", metavar="X",
 TalkerRepeatPenalty = Annotated[
     float | None, typer.Option("--talker-repeat-penalty", metavar="X", help="As --repeat-penalty, for the speech.")
 ]
+Solver = Annotated[
+    str | None,
+    typer.Option("--solver", metavar="euler|ab2|rk4", help="How the vocoder integrates. rk4 is the reference's way."),
+]
+Evaluations = Annotated[
+    int | None,
+    typer.Option("--evaluations", metavar="N", min=1, help="Of the vocoder's network: 4, with rk4 36, unless given."),
+]
+Guidance = Annotated[
+    float | None, typer.Option("--guidance", metavar="X", help="Of the vocoder; 0 turns it off and halves its work.")
+]
 Seed = Annotated[
     int | None, typer.Option("--seed", metavar="N", min=0, help="Same seed, same reply, speech samples included.")
 ]
 Threads = Annotated[int | None, typer.Option("--threads", metavar="N", min=1, help="Cores to use. Default: all.")]
+MaxPixels = Annotated[
+    int | None,
+    typer.Option("--max-pixels", metavar="N", min=1, help="Scale pictures down to N pixels; 784 take one position."),
+]
+LowMemory = Annotated[
+    bool,
+    typer.Option("--low-memory", help="Keep one of the encoders and the vocoder in memory at a time; pauses between."),
+]
 Context = Annotated[
     int | None, typer.Option("--context", metavar="N", min=1, help="Positions the conversation may fill.")
 ]

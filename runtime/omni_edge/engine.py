@@ -128,6 +128,7 @@ class OmniEdge:
         sampling: Sampling | None = None,
         talker_sampling: Sampling | None = None,
         vocoder: SolverSettings | None = None,
+        max_pixels: int | None = None,
     ) -> Session:
         """A fresh conversation.
 
@@ -140,6 +141,7 @@ class OmniEdge:
             sampling: how text tokens are drawn.
             talker_sampling: how codec tokens are drawn.
             vocoder: solver and guidance of token2wav.
+            max_pixels: larger pictures are scaled down to this many; None: to a quarter of the context.
 
         Raises:
             UsageError: an unknown voice, speech from a text-only bundle, a context the model cannot hold.
@@ -160,6 +162,7 @@ class OmniEdge:
             sampling=sampling or Sampling(),
             talker_sampling=talker_sampling or Sampling(),
             solver=vocoder,
+            max_pixels=max_pixels,
         )
 
     def _load_talker(self) -> Talker | None:

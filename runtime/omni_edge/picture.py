@@ -7,19 +7,21 @@ budget of its own, which shrinks when a long video would spend more than the who
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from omni_edge.errors import MediaError
+from omni_edge.errors import MediaError, UsageError
 from omni_edge.manifest import VisionSection
 from omni_edge.resize import resize
 
 _MAX_RATIO = 200
 # A long video's frames shrink no further than to this multiple of the smallest budget (qwen-omni-utils).
 _VIDEO_HEADROOM = 1.05
+# What a picture and a video may take of a context: one part in so many.
+_PICTURE_PART, _VIDEO_PART = 4, 2
 _RGB = 3
 _LEVELS = 256
 
@@ -38,6 +40,31 @@ class VisionPatches:
     patches: NDArray[np.float32]
     grid: tuple[int, int, int]
     seconds_per_grid: float
+
+
+def within_context(section: VisionSection, positions: int, max_pixels: int | None = None) -> VisionSection:
+    """`section` with budgets that leave room in a context of `positions` positions.
+
+    The published budget lets a picture take 16384 positions, more than a small machine's context holds and minutes of
+    prefill: a photograph is scaled down to a quarter of the context, a video to a half.
+
+    Args:
+        section: the bundle's.
+        positions: the context's capacity.
+        max_pixels: of a picture, instead of the quarter; at most the bundle's own budget counts.
+
+    Raises:
+        UsageError: `max_pixels` is less than the smallest picture has.
+    """
+    if max_pixels is not None and max_pixels < section.min_pixels:
+        raise UsageError(f"A picture has {section.min_pixels} pixels at least; --max-pixels {max_pixels} is too small.")
+    per_token = (section.patch_size * section.merge_size) ** 2
+    picture = positions * per_token // _PICTURE_PART if max_pixels is None else max_pixels
+    return replace(
+        section,
+        max_pixels=max(section.min_pixels, min(section.max_pixels, picture)),
+        video_total_pixels=min(section.video_total_pixels, positions * per_token // _VIDEO_PART),
+    )
 
 
 class ImageProcessor:

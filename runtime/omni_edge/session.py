@@ -18,7 +18,7 @@ from omni_edge.ear import EarState, MelBlock
 from omni_edge.errors import UsageError
 from omni_edge.events import AudioClip, Event, ImageFrame, Media, PcmBlock, VideoClip
 from omni_edge.manifest import SamplingSection
-from omni_edge.picture import VisionPatches
+from omni_edge.picture import ImageProcessor, VisionPatches, within_context
 from omni_edge.positions import Positions
 from omni_edge.prompt import Prompt
 from omni_edge.reply import Reply
@@ -66,6 +66,7 @@ class Session:
         sampling: Sampling,
         talker_sampling: Sampling,
         solver: SolverSettings | None,
+        max_pixels: int | None,
     ) -> None:
         manifest = engine.manifest
         self._engine = engine
@@ -74,6 +75,7 @@ class Session:
         self._seed = secrets.randbits(63) if seed is None else seed
         self._sampling = sampling.over(manifest.sampling)
         self._solver = solver
+        self._images = ImageProcessor(within_context(manifest.vision, capacity, max_pixels))
         self._cache = engine.thinker.cache(capacity)
         self._spoken: _Voice | None = None
         if speech and engine.talker and manifest.talker_sampling:
@@ -167,7 +169,7 @@ class Session:
             case AudioClip():
                 self._push_clip(item)
             case ImageFrame():
-                self._push_picture(self._engine.image_processor.image(item.pixels))
+                self._push_picture(self._images.image(item.pixels))
             case VideoClip():
                 self._push_video(item)
             case _:
@@ -287,7 +289,7 @@ class Session:
         self._prefill()
 
     def _push_video(self, clip: VideoClip) -> None:
-        video = self._engine.image_processor.video(clip.frames, clip.fps)
+        video = self._images.video(clip.frames, clip.fps)
         # A track of a few milliseconds, as cutting tools leave behind, is no sound.
         sound = clip.sound
         heard = sound is not None and self._engine.ear.tokens(len(sound.samples), sound.rate) > 0

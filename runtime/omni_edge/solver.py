@@ -22,6 +22,8 @@ Velocity = Callable[[int, Array], Array]
 
 Method = Literal["euler", "ab2", "rk4"]
 _EVALUATIONS_PER_STEP: dict[str, int] = {"euler": 1, "ab2": 1, "rk4": 4}
+# What each method is used with where nothing else is asked for; rk4 with 36 is the reference.
+_DEFAULT_EVALUATIONS: dict[str, int] = {"euler": 4, "ab2": 4, "rk4": 36}
 _THIRD = np.float32(1 / 3)
 _TWO_THIRDS = np.float32(2 / 3)
 
@@ -58,6 +60,16 @@ class SolverSettings:
             raise UsageError(f"The guidance is {self.guidance}; it must be 0 (off) or positive.")
         if not -1 <= self.sway <= 2 / (np.pi - 2):
             raise UsageError(f"The sway is {self.sway}; beyond -1 and 1.75 time would run backwards.")
+
+    @classmethod
+    def of(
+        cls, method: str | None = None, evaluations: int | None = None, guidance: float | None = None
+    ) -> SolverSettings:
+        """Settings of which any may be left open; `evaluations` then follows from the method."""
+        given = {"method": method, "evaluations": evaluations, "guidance": guidance}
+        if evaluations is None and method in _DEFAULT_EVALUATIONS:
+            given["evaluations"] = _DEFAULT_EVALUATIONS[method]
+        return cls(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
 
     @property
     def rows(self) -> int:

@@ -318,7 +318,22 @@ def test_samples_that_are_no_numbers_are_refused(bundle: Path, tmp_path: Path) -
 def test_half_an_hour_does_not_fit_and_says_so(bundle: Path, tmp_path: Path) -> None:
     long = write_wav(tmp_path / "lecture.wav", np.zeros(30 * 60 * 8000), rate=8000)
     result = run_edge("run", "?", "--audio", long, "-m", bundle, "--context", 2000)
-    assert_refused(result, 1, "context is full", "2000", "--context")
+    assert_refused(result, 1, "context is full", "2000", "The model itself holds 32768")
+    minute = write_wav(tmp_path / "minute.wav", np.zeros(60 * 8000), rate=8000)
+    assert_refused(run_edge("run", "?", "--audio", minute, "-m", bundle, "--context", 1000), 1, "raise", "--context")
+
+
+def test_a_picture_of_fifty_megapixels_is_scaled_down(bundle: Path, tmp_path: Path) -> None:
+    large = tmp_path / "large.jpg"
+    cv2.imwrite(str(large), cv2.resize(picture(58, 87), (8700, 5800)))
+    command = ("run", "?", "--image", large, "-m", bundle, "--no-speech", "--json", "--max-new-tokens", "2")
+    positions = [events(run_edge(*command, *more))[-1]["prompt_tokens"] for more in ((), ("--max-pixels", 100_000))]
+    # A quarter of the context of 8192, and 100 000 pixels of 28 x 28 a position.
+    assert 1900 < positions[0] < 2048 + 100
+    assert positions[1] < 128 + 100
+    full = ("--max-pixels", 12_000_000)
+    assert_refused(run_edge(*command, *full), 1, "context is full")
+    assert_refused(run_edge(*command, "--max-pixels", 100), 2, "3136 pixels at least")
 
 
 # -- what nobody foresaw -------------------------------------------------------------------------------------------

@@ -190,6 +190,8 @@ def test_full_context_ends_a_reply_and_refuses_more(engine: OmniEdge) -> None:
         session.push(AudioClip(hum(60), RATE))
     with pytest.raises(ContextFullError):
         session.push(ImageFrame(np.zeros((800, 800, 3), np.uint8)))
+    with pytest.raises(ContextFullError):
+        session.push(VideoClip(np.zeros((40, 56, 56, 3), np.uint8), 2.0))
     assert session.offset == before
     session.reset()
     session.push("Hi")

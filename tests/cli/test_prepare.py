@@ -1,0 +1,69 @@
+"""`omni-edge prepare`, and the settings of speed and memory that `run` takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from commands import GREEDY, SHORT, events, run_edge
+from omni_edge import OmniEdge
+
+
+def test_a_prepared_bundle_answers_the_same(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMNI_EDGE_CACHE", str(tmp_path))
+    before = events(run_edge("run", "Hello", "-m", bundle, "--json", *GREEDY, *SHORT))[-1]
+    files = {path: path.stat().st_mtime_ns for path in bundle.iterdir()}
+    result = run_edge("prepare", bundle)
+    assert result.exit_code == 0, result.output
+    assert "preparing thinker" in result.stderr
+    folder = Path(result.stdout.split("  ")[0])
+    assert folder.parent == tmp_path
+    assert OmniEdge.load(bundle, threads=1).thinker.decoder.graph.path == folder / "thinker.onnx"
+    assert {path: path.stat().st_mtime_ns for path in bundle.iterdir()} == files
+    after = events(run_edge("run", "Hello", "-m", bundle, "--json", *GREEDY, *SHORT))[-1]
+    assert (after["token_ids"], after["codec_tokens"]) == (before["token_ids"], before["codec_tokens"])
+
+
+def test_preparing_what_is_no_bundle(tmp_path: Path) -> None:
+    result = run_edge("prepare", tmp_path)
+    assert result.exit_code == 3
+    assert "is not a bundle" in result.stderr
+
+
+def sound(*arguments: object) -> list[str]:
+    return [event["delta"] for event in events(run_edge(*arguments)) if event["type"] == "response.output_audio.delta"]
+
+
+def test_solver_and_guidance_change_the_waveform_only(bundle: Path) -> None:
+    command = ("run", "Hello", "-m", bundle, "--json", "--seed", "1", *GREEDY, *SHORT)
+    plain = sound(*command)
+    assert sound(*command, "--solver", "euler", "--evaluations", "4", "--guidance", "0.5") == plain
+    for settings in (("--solver", "rk4"), ("--evaluations", "8"), ("--guidance", "0"), ("--solver", "ab2")):
+        other = sound(*command, *settings)
+        assert len(other) == len(plain)
+        assert other != plain
+    reference = sound(*command, "--solver", "rk4", "--evaluations", "36")
+    assert sound(*command, "--solver", "rk4") == reference
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("--solver", "heun"), "There is no solver 'heun'; the solvers are euler, ab2, rk4."),
+        (("--solver", "rk4", "--evaluations", "6"), "6 evaluations do not make whole steps of rk4"),
+        (("--guidance", "-1"), "The guidance is -1.0"),
+    ],
+)
+def test_impossible_solver_settings(bundle: Path, settings: tuple[str, ...], message: str) -> None:
+    result = run_edge("run", "Hello", "-m", bundle, "--json", *settings)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_low_memory_answers_the_same(bundle: Path, files: Path) -> None:
+    command = ("run", "Hello", "--audio", files / "question.wav", "-m", bundle, "--json", "--seed", "1", *SHORT)
+    replies = [events(run_edge(*command, *extra)) for extra in ((), ("--low-memory",))]
+    for name in ("token_ids", "codec_tokens"):
+        assert replies[0][-1][name] == replies[1][-1][name]
+    assert [event.get("delta") for event in replies[0]] == [event.get("delta") for event in replies[1]]
