@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from omni_edge.bench.figures import Figure, Subject
+from omni_edge.bench.figures import Figure, Subject, timed
 from omni_edge.bench.machine import memory
 from omni_edge.bench.stages import noise
 from omni_edge.bench.timeline import Arrival, Playback, Span, joined, play
+from omni_edge.dit import TickSettings
 from omni_edge.events import AudioChunk, AudioClip, Metrics, PcmBlock, TurnDone
 from omni_edge.session import Session
 
@@ -30,11 +31,15 @@ class Whole:
 
 @dataclass(frozen=True)
 class _Reply:
-    """One reply; seconds from the end of the question."""
+    """One reply; seconds from the end of the question.
+
+    `after`: the first sound if each stage had waited for the one before it: the vocoder once, over the whole reply.
+    """
 
     ttft: float
     ttfa: float | None
     total: float
+    after: float
     metrics: Metrics
     playback: Playback
     spans: tuple[Span, ...]
@@ -88,15 +93,25 @@ def _reply(subject: Subject, ask: Callable[[Session], float]) -> _Reply:
         elif isinstance(event, TurnDone):
             done = event
     metrics = done.metrics
+    spans = tuple(joined(Span(span.stage, span.begin - ended, span.end - ended) for span in subject.spans))
+    before = ready + metrics.prefill + metrics.decode + metrics.talker
     return _Reply(
         ttft=ready + metrics.ttft,
         ttfa=arrivals[0].at if arrivals else None,
         total=ready + metrics.total,
+        after=before + _vocoder_at_once(subject, done.codec_tokens) if arrivals else before,
         metrics=metrics,
         playback=play(arrivals),
-        spans=tuple(joined(Span(span.stage, span.begin - ended, span.end - ended) for span in subject.spans)),
+        spans=spans,
         arrivals=tuple(arrivals),
     )
+
+
+def _vocoder_at_once(subject: Subject, codec: tuple[int, ...]) -> float:
+    """Seconds for all codec tokens of a reply, in one tick."""
+    vocoder = subject.engine.vocoder
+    state = vocoder.state(subject.engine.voices[0], _SEED, ticks=TickSettings(growth=()))
+    return timed(lambda: vocoder.step(codec, state, end=True))
 
 
 def _figures(kind: str, replies: list[_Reply]) -> list[Figure]:
@@ -110,6 +125,7 @@ def _figures(kind: str, replies: list[_Reply]) -> list[Figure]:
     if len(spoken) == len(replies):
         figures += [
             figure("TTFA", "s", lambda one: one.ttfa or 0.0),
+            figure("TTFA, stage after stage", "s", lambda one: one.after),
             figure("total", "s", lambda one: one.total),
             figure("speech", "s", lambda one: one.metrics.audio),
             figure("RTF", "RTF", lambda one: one.metrics.rtf or 0.0),

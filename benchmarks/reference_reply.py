@@ -1,0 +1,132 @@
+"""A whole spoken reply by the reference in torch: how long until the first sound, which there comes last.
+
+    python benchmarks/reference_reply.py /tmp/omni-3b              # 14 GB of memory, some minutes
+    python benchmarks/reference_reply.py --quick                   # a tiny checkpoint
+
+The same work as `omni-edge bench --stage reply`: 5 s of sound, 20 text tokens, 300 codec tokens, token2wav with the
+reference's 36 evaluations and guidance. Thinker and Talker in bfloat16, token2wav in float32, as transformers loads
+them. Prints a JSON line: seconds of the Thinker, of the Talker, of token2wav, and of all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from transformers import Qwen2_5OmniForConditionalGeneration, WhisperFeatureExtractor
+
+from omni_export.checkpoint import Checkpoint
+from omni_export.config import OmniConfig
+from omni_export.reference import ReferenceModules
+
+TESTS = Path(__file__).parents[1] / "tests"
+RATE = 16_000
+SECONDS = 5.0
+PROMPT = 64
+# How many audio tokens a second of sound makes.
+AUDIO_TOKENS_PER_SECOND = 25
+
+
+def clocked(module: Any, name: str, seconds: dict[str, float], key: str) -> None:
+    """Adds the time of every call of `module.name` to `seconds[key]`."""
+    call: Callable[..., Any] = getattr(module, name)
+
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return call(*args, **kwargs)
+        finally:
+            seconds[key] = seconds.get(key, 0.0) + time.perf_counter() - began
+
+    setattr(module, name, timed)
+
+
+def question(config: Any) -> dict[str, torch.Tensor]:
+    """A prompt of text tokens with 5 s of noise in it."""
+    sound = (0.1 * np.random.default_rng(0).standard_normal(int(SECONDS * RATE))).astype(np.float32)
+    extractor = WhisperFeatureExtractor(feature_size=config.audio_config.num_mel_bins)
+    features = extractor(
+        sound, sampling_rate=RATE, return_attention_mask=True, return_tensors="pt", padding="max_length"
+    )
+    audio = [config.audio_token_id] * int(SECONDS * AUDIO_TOKENS_PER_SECOND)
+    text = [5 + index % 200 for index in range(PROMPT)]
+    marks = [config.audio_start_token_id, *audio, config.audio_end_token_id]
+    return {
+        "input_ids": torch.tensor([text[: PROMPT // 2] + marks + text[PROMPT // 2 :]]),
+        "input_features": features.input_features,
+        "feature_attention_mask": features.attention_mask,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path, nargs="?")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--text-tokens", type=int, default=20)
+    parser.add_argument("--codec-tokens", type=int, default=300)
+    parser.add_argument("--quick", action="store_true", help="a tiny checkpoint: figures that say nothing")
+    arguments = parser.parse_args()
+    if not arguments.quick and not arguments.checkpoint:
+        parser.error("a checkpoint is needed (or --quick)")
+    torch.set_num_threads(arguments.threads)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    with tempfile.TemporaryDirectory() as room:
+        checkpoint = arguments.checkpoint
+        if arguments.quick:
+            sys.path.insert(0, str(TESTS))
+            from checkpoints import write_checkpoint  # noqa: PLC0415
+
+            checkpoint = write_checkpoint(Path(room) / "checkpoint")
+        print(json.dumps(reply(checkpoint, arguments.text_tokens, arguments.codec_tokens, arguments.threads)))
+
+
+def reply(checkpoint: Path, text_tokens: int, codec_tokens: int, threads: int) -> dict[str, Any]:
+    """Loads the reference and lets it answer once."""
+    began = time.perf_counter()
+    # transformers 5.23 does not read the published spelling of the DiT's sizes: the configuration is passed in.
+    source = Checkpoint(checkpoint)
+    config = ReferenceModules(source, OmniConfig.parse(source.config)).config
+    model = Qwen2_5OmniForConditionalGeneration.from_pretrained(checkpoint, config=config, dtype=torch.bfloat16).eval()
+    model.token2wav.float()
+    loaded = time.perf_counter() - began
+    seconds: dict[str, float] = {}
+    clocked(model.thinker, "generate", seconds, "thinker")
+    clocked(model.talker, "generate", seconds, "talker")
+    clocked(model.token2wav, "forward", seconds, "token2wav")
+    # Every codec token with a sound, and no other: random weights would draw what token2wav has no embedding for.
+    silent = range(config.token2wav_config.dit_config.num_embeds, config.talker_config.vocab_size)
+    began = time.perf_counter()
+    with torch.inference_mode():
+        _, samples = model.generate(
+            **question(model.config.thinker_config),
+            speaker=next(iter(model.speaker_map)),
+            thinker_max_new_tokens=text_tokens,
+            thinker_min_new_tokens=text_tokens,
+            talker_max_new_tokens=codec_tokens,
+            talker_bad_words_ids=[[token] for token in silent] or None,
+        )
+    total = time.perf_counter() - began
+    return {
+        "stage": "reply",
+        "load": loaded,
+        **seconds,
+        "total": total,
+        "audio_seconds": samples.numel() / 24_000,
+        "threads": threads,
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+    }
+
+
+if __name__ == "__main__":
+    main()
