@@ -202,8 +202,9 @@ class Session:
         self._prefill()
         prefilled = time.perf_counter() - began
         self._turns += 1
-        self._reply = self._begin_reply(began, prefilled, max_new_tokens, max_codec_tokens)
-        return self._reply.events(lambda: self._cancelled)
+        reply = self._reply = self._begin_reply(began, prefilled, max_new_tokens, max_codec_tokens)
+        # An iterator that is still held when the conversation goes on must not write into it any more.
+        return reply.events(lambda: self._cancelled or self._reply is not reply)
 
     # -- the user's turn ---------------------------------------------------------------------------------------
 

@@ -172,6 +172,19 @@ def test_abandoned_reply_leaves_a_usable_conversation(engine: OmniEdge) -> None:
     assert done(answer(cancelled)).token_ids == abandoned
 
 
+def test_the_iterator_of_an_abandoned_reply_ends_without_touching_the_next(engine: OmniEdge) -> None:
+    session, other = greedy(engine), greedy(engine)
+    held = []
+    for each in (session, other):
+        each.push("Count.")
+        reply = each.reply(max_new_tokens=40)
+        held.append((reply, [next(reply) for _ in range(6)]))
+        each.push("Stop. What now?")
+    assert done(list(held[0][0])).finish_reason == "cancelled"
+    assert session.offset == other.offset
+    assert done(answer(session)).token_ids == done(answer(other)).token_ids
+
+
 def test_full_context_ends_a_reply_and_refuses_more(engine: OmniEdge) -> None:
     probe = greedy(engine, speech=False, system="S")
     probe.push("Hi")
