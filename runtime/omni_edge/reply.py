@@ -76,6 +76,10 @@ class Reply:
             yield TextDelta(self.stream.push(token), (token,))
             if len(self.tokens) == self.limit:
                 break
+            # Once more: whoever took the text may have cancelled, or let the conversation go on without this reply.
+            if cancelled():
+                finish = "cancelled"
+                break
             if self.cache.offset >= self.cache.capacity:
                 finish = "context_full"
                 break
