@@ -40,7 +40,7 @@ class OmniEdge:
         self, bundle: Bundle, *, threads: int | None = None, low_memory: bool = False, trace: Trace | None = None
     ) -> None:
         self.bundle = bundle
-        self._load = GraphLoader(bundle, threads, trace)
+        self._load = load = GraphLoader(bundle, threads, trace)
         self._stages = Stages(exclusive=low_memory)
         self.text = TextCodec.from_bundle(bundle)
         self.ear = Ear(bundle.manifest.audio)
@@ -48,7 +48,8 @@ class OmniEdge:
         thinker = Decoder(self._load("thinker"), bundle.manifest.thinker)
         self.thinker = Thinker(thinker, self._load("token_embedding"))
         self.talker = self._load_talker()
-        self._time_tables = TimeTableCache(lambda: self._load("dit_time"))
+        # Not `self._load`: an engine that its own parts refer to would keep its gigabytes until a garbage collection.
+        self._time_tables = TimeTableCache(lambda: load("dit_time"))
         if self.talker is not None and not low_memory:
             _ = self.vocoder
 

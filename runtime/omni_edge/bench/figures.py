@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from omni_edge.bench.machine import Machine
+from omni_edge.bench.machine import Machine, memory
 from omni_edge.bench.timeline import Arrival, Span
 from omni_edge.engine import OmniEdge
 from omni_edge.errors import UsageError
@@ -101,6 +101,7 @@ class Subject:
         settings: what is asked.
         spans: every run of a graph since the list was last cleared, in the clock of `time.perf_counter`.
         engine: the loaded bundle.
+        fresh: memory of the process right after the first load.
     """
 
     path: Path
@@ -109,6 +110,7 @@ class Subject:
 
     def __post_init__(self) -> None:
         self.engine = self.load()
+        self.fresh = memory()
 
     def load(self) -> OmniEdge:
         """The bundle, loaded anew."""

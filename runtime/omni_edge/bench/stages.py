@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omni_edge.bench.figures import Figure, Subject, timed
-from omni_edge.bench.machine import memory
 from omni_edge.dit import TickSettings
 from omni_edge.solver import SolverSettings
 
@@ -25,9 +24,8 @@ def load(subject: Subject) -> Iterator[Figure]:
     del subject.engine
     yield Figure("load", "until ready", "s", subject.seconds(subject.load))
     subject.engine = subject.load()
-    now = memory()
-    yield Figure("load", "resident memory", "B", (now.resident,))
-    yield Figure("load", "of it anonymous", "B", (now.anonymous,))
+    yield Figure("load", "resident memory", "B", (subject.fresh.resident,))
+    yield Figure("load", "of it anonymous", "B", (subject.fresh.anonymous,))
 
 
 def audio(subject: Subject) -> Iterator[Figure]:
