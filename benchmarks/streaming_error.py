@@ -36,7 +36,7 @@ TICKS = (
     TickSettings(2, (1,)),
     TickSettings(3, (1,)),
 )
-REACHES = (0.3, 0.4, 0.5, 0.7, 1.0)
+REACHES = (0.3, 0.4, 0.5, 0.6, 0.7, 1.0)
 
 
 def snr(reference: Array, value: Array) -> float:

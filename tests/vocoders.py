@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from omni_edge.bigvgan import DEFAULT_REACH
 from omni_edge.dit import TickSettings, TimeTableCache
 from omni_edge.graph import Graph
 from omni_edge.manifest import Token2WavSection, VoiceSection
@@ -42,7 +43,7 @@ class Parts:
     dit_config: DiTConfig
     bigvgan_config: BigVGANConfig
 
-    def vocoder(self, reach: float = 0.5) -> Vocoder:
+    def vocoder(self, reach: float = DEFAULT_REACH) -> Vocoder:
         tables = TimeTableCache(lambda: self.dit_time)
         return Vocoder(
             self.dit, self.bigvgan, tables, self.section, voices=self.voices, constants=self.constants, reach=reach

@@ -139,7 +139,7 @@ class _Verification:
     def vision_encoder(self) -> Iterator[Pair]:
         section = self.manifest.vision
         t, h, w = _PICTURE_GRID
-        width = 3 * section.temporal_patch_size * section.patch_size**2
+        width = self.config.thinker.vision.in_channels * section.temporal_patch_size * section.patch_size**2
         patches = self.random.standard_normal((t, h * w, width)).astype(np.float32)
         encoder = VisionEncoder(self._graph("vision_encoder"), section)
         with torch.no_grad():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from omni_edge.bigvgan import BigVgan, BigVganState
+from omni_edge.bigvgan import DEFAULT_REACH, BigVgan, BigVganState
 from omni_edge.dit import Dit, DitState, TickSettings, TimeTableCache
 from omni_edge.errors import BundleError, UsageError
 from omni_edge.graph import Graph
@@ -70,7 +70,7 @@ class Vocoder:
         *,
         voices: VoiceSection,
         constants: Array,
-        reach: float = 0.5,
+        reach: float = DEFAULT_REACH,
     ) -> None:
         self.section = section
         self.sample_rate = section.sample_rate
@@ -81,7 +81,7 @@ class Vocoder:
         self._constants = constants
 
     @classmethod
-    def load(cls, loader: GraphLoader, tables: TimeTableCache | None = None, reach: float = 0.5) -> Vocoder:
+    def load(cls, loader: GraphLoader, tables: TimeTableCache | None = None, reach: float = DEFAULT_REACH) -> Vocoder:
         """The vocoder of a loader's bundle.
 
         Args:
