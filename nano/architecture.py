@@ -56,6 +56,8 @@ PREPROCESSOR = {
     "patch_size": 14,
     "sampling_rate": 16000,
     "temporal_patch_size": 2,
+    # Not published: the exporter takes it instead of the reference loader's 128 tokens per frame pair.
+    "video_min_pixels": 3136,
 }
 
 CHAT_TEMPLATE = (

@@ -43,7 +43,8 @@ def section(config: VisionConfig, preprocessor: dict[str, Any], *, max_positions
     Args:
         config: the encoder's sizes.
         preprocessor: `preprocessor_config.json` ({} takes the reference's defaults); both spellings of the pixel
-            limits are read, `min_pixels` / `max_pixels` and `size: {shortest_edge, longest_edge}`.
+            limits are read, `min_pixels` / `max_pixels` and `size: {shortest_edge, longest_edge}`. `video_min_pixels`
+            is ours: a checkpoint that was trained on smaller frames than the reference's loader gives says so.
         max_positions: the Thinker's context, of which one video may fill 90 %.
 
     Raises:
@@ -72,7 +73,7 @@ def section(config: VisionConfig, preprocessor: dict[str, Any], *, max_positions
         rope_theta=config.rope_theta,
         min_pixels=int(preprocessor.get("min_pixels") or size.get("shortest_edge") or _MIN_PIXELS),
         max_pixels=int(preprocessor.get("max_pixels") or size.get("longest_edge") or _MAX_PIXELS),
-        video_min_pixels=_VIDEO_MIN_TOKENS * token_pixels,
+        video_min_pixels=int(preprocessor.get("video_min_pixels") or _VIDEO_MIN_TOKENS * token_pixels),
         video_max_pixels=_VIDEO_MAX_TOKENS * token_pixels,
         video_total_pixels=int(_VIDEO_CONTEXT_SHARE * max_positions) * token_pixels,
         video_fps=_VIDEO_FPS,
