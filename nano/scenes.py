@@ -136,10 +136,9 @@ def render_sound(scene: VideoScene) -> NDArray[np.float32]:
         if rng.random() < 0.5:
             tone = np.sin(2 * np.pi * pitch * time) * np.minimum(1.0, np.minimum(time, time[::-1]) / 0.01)
         else:
-            tone = sum(
-                gain * np.sin(2 * np.pi * pitch * partial * time) * np.exp(-time * decay)
-                for partial, gain, decay in ((1.0, 0.6, 5.0), (2.76, 0.3, 8.0), (4.07, 0.2, 12.0))
-            )
+            partials = np.array([[1.0, 0.6, 5.0], [2.76, 0.3, 8.0], [4.07, 0.2, 12.0]])
+            rise, gain, decay = partials.T[:, :, None]
+            tone = (gain * np.sin(2 * np.pi * pitch * rise * time) * np.exp(-time * decay)).sum(axis=0)
         samples[start : start + length] += rng.uniform(0.15, 0.5) * tone
     return np.clip(samples, -1.0, 1.0).astype(np.float32)
 
@@ -157,7 +156,7 @@ def _background(rng: np.random.Generator, height: int, width: int) -> Pixels:
 
 def _grain(canvas: Pixels, rng: np.random.Generator) -> Pixels:
     noise = rng.integers(-6, 7, canvas.shape[-3:], dtype=np.int16)
-    return np.clip(canvas.astype(np.int16) + noise, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(canvas.astype(np.int16) + noise, 0, 255), np.uint8)
 
 
 def _shade(colour: str, rng: np.random.Generator) -> tuple[int, int, int]:

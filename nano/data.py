@@ -1,0 +1,183 @@
+"""Speech on disk, and exercises from it: `python -m nano.data --work nano-work` speaks everything once.
+
+About 19,000 clips, a quarter of an hour of one core, a gigabyte. The run can be stopped and continued; what is there
+can be used while it goes on, because the clips come in random order.
+
+The cache's splits: `train`; `unseen_combination` (held-out texts, training voices), `unseen_voice` (training texts,
+held-out voices) and `unseen_take` (training texts and voices at speeds and pitches of their own, never trained on).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nano import tokenizer, world
+from nano.scenes import FRAMES_PER_SECOND, render_picture, render_sound, render_video
+from nano.voices import RATE, VOICES, Samples, Voice, augment, synthesize, voices
+
+_SEED = 11
+# Clips per training text: a text of a small family is drawn more often than one of many sums.
+_COPIES = {"sum": 14, "timer": 20, "light": 40, "small_talk": 50, "outside": 26, "question": 24}
+_COMBINATION_CLIPS = 3
+_OUTSIDE_CLIPS = 10
+_VOICE_CLIPS = 480
+_TAKE_CLIPS = 640
+_FULL_SCALE = 32767
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One utterance in the cache.
+
+    Attributes:
+        text: as spoken.
+        voice: engine and name.
+        split: see the module.
+        speed: factor on the voice's own.
+        pitch: likewise.
+        start: its first sample in the file.
+        length: in samples.
+    """
+
+    text: str
+    voice: str
+    split: str
+    speed: float
+    pitch: float
+    start: int = 0
+    length: int = 0
+
+
+def plan() -> list[Clip]:
+    """Every clip to make, in the order of the file; the same every time."""
+    rng = random.Random(_SEED)
+    family = {request.text: request.family for request in world.requests()}
+    heard, unheard = voices("train"), voices("held_out")
+    shares = [voice.share for voice in heard]
+    clips = []
+
+    def add(text: str, voice: Voice, split: str) -> None:
+        wide = split == "train"
+        speed = rng.uniform(0.8, 1.25) if wide else rng.uniform(0.85, 1.2)
+        pitch = rng.uniform(0.8, 1.25) if wide else rng.uniform(0.85, 1.2)
+        clips.append(Clip(text, str(voice), split, round(speed, 3), round(pitch, 3)))
+
+    trained = world.spoken_texts("train")
+    for text in trained:
+        for voice in rng.choices(heard, shares, k=_COPIES[family.get(text, "question")]):
+            add(text, voice, "train")
+    for text in world.spoken_texts("held_out"):
+        for voice in rng.choices(heard, shares, k=_OUTSIDE_CLIPS if family[text] == "outside" else _COMBINATION_CLIPS):
+            add(text, voice, "unseen_combination")
+    by_family = defaultdict(list)
+    for text in trained:
+        by_family[family.get(text, "question")].append(text)
+    kinds = list(by_family)
+    for index in range(_VOICE_CLIPS):
+        text = rng.choice(by_family[kinds[index % len(kinds)]])
+        add(text, unheard[index // len(kinds) % len(unheard)], "unseen_voice")
+    # Each question about media at least once, then first turns of conversations.
+    texts = [*world.question_texts(), *rng.choices(trained, k=_TAKE_CLIPS - len(world.question_texts()))]
+    for text in texts:
+        add(text, rng.choices(heard, shares)[0], "unseen_take")
+    rng.shuffle(clips)
+    return clips
+
+
+class SpeechCache:
+    """The clips on disk, memory-mapped; what a running `build` has written so far.
+
+    Attributes:
+        clips: in the file's order.
+
+    Raises:
+        FileNotFoundError: nothing is there yet: run `python -m nano.data`.
+    """
+
+    def __init__(self, work: Path) -> None:
+        index, sound = _files(work)
+        with index.open() as lines:
+            self.clips = [Clip(**json.loads(line)) for line in lines if line.endswith("\n")]
+        self._samples = np.memmap(sound, np.int16, "r")
+        self._found: dict[tuple[str, str], list[int]] = defaultdict(list)
+        for number, clip in enumerate(self.clips):
+            self._found[clip.split, clip.text].append(number)
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def numbers(self, split: str) -> list[int]:
+        """The numbers of the clips of `split`."""
+        return [number for number, clip in enumerate(self.clips) if clip.split == split]
+
+    def samples(self, number: int) -> Samples:
+        """Clip `number`, clean: float32 [length] at 16 kHz."""
+        clip = self.clips[number]
+        return np.asarray(self._samples[clip.start : clip.start + clip.length] / np.float32(_FULL_SCALE), np.float32)
+
+    def of(self, text: str, split: str = "train") -> list[int]:
+        """The numbers of the clips that say `text`; empty where there is none (yet)."""
+        return self._found.get((split, text), [])
+
+
+def _files(work: Path) -> tuple[Path, Path]:
+    return work / "data" / "speech.jsonl", work / "data" / "speech.s16"
+
+
+def build(work: Path) -> None:
+    """Speaks `plan()` into the cache, continuing where an earlier run stopped."""
+    index, sound = _files(work)
+    index.parent.mkdir(parents=True, exist_ok=True)
+    clips = plan()
+    done = (
+        [json.loads(line) for line in index.read_text().splitlines(True) if line.endswith("\n")]
+        if index.exists()
+        else []
+    )
+    end = done[-1]["start"] + done[-1]["length"] if done else 0
+    by_name = {str(voice): voice for voice in VOICES}
+    began = time.monotonic()
+    with index.open("r+" if done else "w") as lines, sound.open("r+b" if done else "wb") as file:
+        for entry in done:
+            # A line that was cut short is written again.
+            lines.write(json.dumps(entry) + "\n")
+        lines.truncate()
+        file.seek(end * 2)
+        file.truncate()
+        for number, clip in enumerate(clips[len(done) :], len(done)):
+            samples = synthesize(by_name[clip.voice], clip.text, clip.speed, clip.pitch)
+            file.write(np.round(samples * _FULL_SCALE).astype("<i2").tobytes())
+            entry = asdict(clip) | {"start": end, "length": len(samples)}
+            end += len(samples)
+            file.flush()
+            lines.write(json.dumps(entry) + "\n")
+            if number % 500 == 0:
+                lines.flush()
+                seconds = time.monotonic() - began
+                print(
+                    f"{number} of {len(clips)} clips, {end / RATE / 3600:.1f} h of speech, {seconds:.0f} s", flush=True
+                )
+    print(f"{len(clips)} clips, {end / RATE / 3600:.1f} h of speech")
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("nano-work"))
+    work = parser.parse_args().work
+    tokenizer.write_tokenizer(work / tokenizer.FOLDER)
+    build(work)
+
+
+if __name__ == "__main__":
+    main()
