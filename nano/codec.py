@@ -1,0 +1,218 @@
+"""The speech codec: 50 tokens per second from a learned vector quantization, for both voices the same tokens.
+
+The published codec's encoder was never released, so nano has its own: convolutions over the mel spectrogram, a codebook
+of CODEBOOK vectors, and a decoder that is told who speaks. As the decoder knows the speaker, the tokens need not say
+it. Only the tokens are used later: the Talker learns to predict them, the DiT to turn them into sound. Token 0 is
+never used, since it is what the published DiT is given when it is to know nothing.
+
+    python -m nano.codec --work nano-work
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nano.architecture import CODEBOOK
+from nano.mel24 import BINS, HOP
+from nano.speaking import CODE_SAMPLES, VOICES, Clip, Corpus
+from nano.stage import Journal, fade
+
+SEED = 7
+STEPS = 3000
+BATCH, CROP = 24, 64
+RATE, WARM_UP = 1.5e-3, 100
+WIDTH, VECTOR = 160, 32
+# How fast the codebook follows the vectors that fall to it; a vector this rarely used (per step) starts afresh.
+_FOLLOW, _RARE = 0.97, 0.05
+_COMMITMENT = 0.25
+# Mel frames are compared after this shift and scale: about unit variance.
+_CENTRE, _SPREAD = -5.5, 2.2
+FRAMES_PER_CODE = 2
+
+
+def normalized(mel: Tensor) -> Tensor:
+    """Log mel as the codec sees it."""
+    return (mel - _CENTRE) / _SPREAD
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int, dilation: int) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(width, width, 3, padding=dilation, dilation=dilation)
+        self.second = nn.Conv1d(width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x + self.second(functional.gelu(self.first(functional.gelu(x))))
+        return y
+
+
+class Codec(nn.Module):
+    """Mel float32 [batch, BINS, frames] and speaker int64 [batch] <-> codes int64 [batch, frames / 2], never 0."""
+
+    codebook: Tensor
+    usage: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(
+            nn.Conv1d(BINS, WIDTH, 5, padding=2),
+            _Residual(WIDTH, 1),
+            nn.Conv1d(WIDTH, WIDTH, 4, stride=FRAMES_PER_CODE, padding=1),
+            _Residual(WIDTH, 1),
+            nn.Conv1d(WIDTH, VECTOR, 1),
+        )
+        self.speaker = nn.Embedding(len(VOICES), WIDTH)
+        # The encoder is told, too: what is the speaker's own can then be taken out.
+        self.listener = nn.Embedding(len(VOICES), BINS)
+        self.widen = nn.Conv1d(VECTOR, WIDTH, 3, padding=1)
+        self.decoder = nn.Sequential(
+            _Residual(WIDTH, 1),
+            _Residual(WIDTH, 2),
+            _Residual(WIDTH, 1),
+            nn.Conv1d(WIDTH, FRAMES_PER_CODE * BINS, 3, padding=1),
+        )
+        self.codebook = nn.Buffer(torch.randn(CODEBOOK - 1, VECTOR))
+        self.usage = nn.Buffer(torch.ones(CODEBOOK - 1))
+
+    def vectors(self, mel: Tensor, speaker: Tensor) -> Tensor:
+        """What is quantized: float32 [batch, frames / 2, VECTOR]."""
+        found: Tensor = self.encoder(normalized(mel) + self.listener(speaker)[:, :, None])
+        return found.transpose(1, 2)
+
+    def nearest(self, vectors: Tensor) -> Tensor:
+        """Rows of the codebook, int64, for vectors [..., VECTOR]."""
+        return (self.codebook.square().sum(-1) - 2 * vectors @ self.codebook.T).argmin(-1)
+
+    def encode(self, mel: Tensor, speaker: Tensor) -> Tensor:
+        """Codes int64 [batch, frames / 2]."""
+        return self.nearest(self.vectors(mel, speaker)) + 1
+
+    def decode(self, quantized: Tensor, speaker: Tensor) -> Tensor:
+        """Normalized mel float32 [batch, BINS, frames] from quantized vectors."""
+        hidden = self.widen(quantized.transpose(1, 2)) + self.speaker(speaker)[:, :, None]
+        pairs = self.decoder(hidden)
+        size, _, codes = pairs.shape
+        mel: Tensor = pairs.view(size, FRAMES_PER_CODE, BINS, codes).permute(0, 2, 3, 1).reshape(size, BINS, -1)
+        return mel
+
+    @torch.no_grad()
+    def follow(self, vectors: Tensor, rows: Tensor) -> None:
+        """Moves the codebook towards `vectors` [n, VECTOR] that fell to `rows`; revives what nobody uses."""
+        counts = torch.bincount(rows, minlength=len(self.codebook)).float()
+        sums = torch.zeros_like(self.codebook).index_add_(0, rows, vectors)
+        self.usage.lerp_(counts, 1 - _FOLLOW)
+        step = (1 - _FOLLOW) * counts / self.usage.clamp_min(1e-3)
+        means = sums / counts.clamp_min(1)[:, None]
+        self.codebook.lerp_(means, step.clamp(0, 1)[:, None])
+        dead = (self.usage < _RARE).nonzero()[:, 0]
+        if len(dead):
+            picked = torch.randint(len(vectors), (len(dead),))
+            self.codebook[dead] = vectors[picked] + 0.01 * torch.randn(len(dead), VECTOR)
+            self.usage[dead] = 1.0
+
+
+def _losses(codec: Codec, mel: Tensor, speaker: Tensor) -> tuple[Tensor, Tensor]:
+    vectors = codec.vectors(mel, speaker)
+    rows = codec.nearest(vectors)
+    chosen = codec.codebook[rows]
+    commitment = functional.mse_loss(vectors, chosen)
+    # Straight through: the gradient passes the quantizer as if it were not there.
+    made = codec.decode(vectors + (chosen - vectors).detach(), speaker)
+    if codec.training:
+        codec.follow(vectors.detach().reshape(-1, VECTOR), rows.reshape(-1))
+    return functional.l1_loss(made, normalized(mel)), commitment
+
+
+def _batch(corpus: Corpus, clips: list[int], random: np.random.Generator) -> tuple[Tensor, Tensor]:
+    mels, speakers = [], []
+    for index in random.choice(clips, BATCH):
+        clip = corpus.clips[index]
+        mel = corpus.mel(clip)
+        first = int(random.integers(len(mel) - CROP + 1))
+        mels.append(mel[first : first + CROP].T)
+        speakers.append(list(VOICES).index(clip.speaker))
+    return torch.from_numpy(np.stack(mels)), torch.tensor(speakers)
+
+
+def train(work: Path, steps: int) -> Codec:
+    """The trained codec; goes on where it was stopped."""
+    torch.manual_seed(SEED)
+    corpus = Corpus.load(work)
+    clips = [index for index, clip in enumerate(corpus.clips) if clip.split == "train" and clip.length >= CROP * HOP]
+    codec = Codec()
+    optimizer = torch.optim.AdamW(codec.parameters(), lr=RATE, weight_decay=0.0)
+    journal = Journal(work, "codec", ("mel", "commitment"))
+    parts: dict[str, nn.Module | torch.optim.Optimizer] = {"codec": codec, "optimizer": optimizer}
+    for step in range(journal.resume(parts), steps):
+        for group in optimizer.param_groups:
+            group["lr"] = RATE * fade(step, steps, WARM_UP)
+        mel, commitment = _losses(codec, *_batch(corpus, clips, np.random.default_rng((SEED, step))))
+        optimizer.zero_grad(set_to_none=True)
+        (mel + _COMMITMENT * commitment).backward()
+        optimizer.step()
+        journal.note(step, mel=float(mel.detach()), commitment=float(commitment.detach()))
+        if journal.due() or step + 1 == steps:
+            journal.save(step + 1, parts)
+    return codec.eval()
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """One sentence of the corpus and its codec tokens, int16 [n]."""
+
+    clip: Clip
+    codes: NDArray[np.int16]
+
+
+def write_codes(work: Path, codec: Codec) -> None:
+    """WORK/speaking/codes.i16: the codes of all clips one after the other."""
+    corpus = Corpus.load(work)
+    with torch.no_grad():
+        codes = [
+            codec.encode(
+                torch.from_numpy(corpus.mel(clip).T.copy())[None], torch.tensor([list(VOICES).index(clip.speaker)])
+            )[0]
+            for clip in corpus.clips
+        ]
+    torch.cat(codes).numpy().astype(np.int16).tofile(work / "speaking" / "codes.i16")
+
+
+def load_codes(work: Path) -> list[Spoken]:
+    """Every clip of the corpus (both voices, replies and general sentences, train and held out) with its codes.
+
+    Raises:
+        FileNotFoundError: run `python -m nano.codec` first.
+    """
+    corpus = Corpus.load(work)
+    codes = np.fromfile(work / "speaking" / "codes.i16", np.int16)
+    return [
+        Spoken(clip, codes[clip.start // CODE_SAMPLES : (clip.start + clip.length) // CODE_SAMPLES])
+        for clip in corpus.clips
+    ]
+
+
+def main() -> None:
+    """Command line: see the module's text."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("nano-work"))
+    parser.add_argument("--steps", type=int, default=STEPS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    codec = train(arguments.work, arguments.steps)
+    write_codes(arguments.work, codec)
+    codes = np.concatenate([spoken.codes for spoken in load_codes(arguments.work)])
+    part = np.bincount(codes, minlength=CODEBOOK) / len(codes)
+    entropy = -float(np.sum(part[part > 0] * np.log2(part[part > 0])))
+    print(f"{len(codes)} codes, {int((part > 0).sum())} different ones, {entropy:.2f} bit each")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""The vocoder's mel spectrogram: 80 Slaney bins of the magnitude, 24 kHz, hop 240, natural logarithm.
+
+The frames are those that BigVGAN is published with: a window of 1024 samples, the signal mirrored by (window - hop) / 2
+at both ends, so that n samples make exactly n / 240 mel frames.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from omni_edge.mel import slaney_filters
+
+RATE = 24_000
+HOP = 240
+WINDOW = 1024
+BINS = 80
+# Below this nothing is heard: 90 dB under the loudest bins, and what lies there is the rounding of 16-bit samples.
+FLOOR = 5e-5
+
+
+@cache
+def _filters(rate: int, window: int, bins: int) -> Tensor:
+    return torch.from_numpy(slaney_filters(rate, window, bins).T.copy()).float()
+
+
+def log_mel(samples: Tensor) -> Tensor:
+    """float32 [batch, n] in [-1, 1], n a multiple of HOP -> log mel float32 [batch, BINS, n / HOP]."""
+    edge = (WINDOW - HOP) // 2
+    padded = functional.pad(samples[:, None], (edge, edge), mode="reflect")[:, 0]
+    spectrum = torch.stft(padded, WINDOW, HOP, window=torch.hann_window(WINDOW), center=False, return_complex=True)
+    magnitude = (spectrum.real.square() + spectrum.imag.square() + 1e-9).sqrt()
+    return (_filters(RATE, WINDOW, BINS) @ magnitude).clamp_min(FLOOR).log()

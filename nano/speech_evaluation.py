@@ -1,0 +1,185 @@
+"""How well nano's speech is understood: word error rates of an independent recognizer on sentences held out.
+
+Three stages, so that an error can be put where it belongs: the synthesizer's own audio, its mel through BigVGAN, and
+codes through the DiT (a sampler of few steps) and BigVGAN. The recognizer is pocketsphinx with its US English model
+and a grammar of the world's replies.
+
+    python -m nano.speech_evaluation --work nano-work --count 50
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nano import world
+from nano.architecture import load_part
+from nano.codec import Spoken, load_codes
+from nano.mel24 import BINS, HOP, RATE, log_mel
+from nano.speaking import VOICES, Corpus
+from nano.train_bigvgan import bigvgan
+from nano.train_dit import dit, speakers
+from omni_edge.resample import ResampleState, resampler
+from omni_edge.solver import SolverSettings, solve
+
+Samples = NDArray[np.float32]
+_RECOGNIZER_RATE = 16_000
+_SILENCE_S = 0.2
+SEED = 17
+
+
+class Recognizer:
+    """pocketsphinx with the world's grammar.
+
+    Raises:
+        ModuleNotFoundError: `pip install pocketsphinx` is missing.
+    """
+
+    def __init__(self) -> None:
+        import pocketsphinx  # noqa: PLC0415 (nano's training does without it)
+
+        self._decoder: Any = pocketsphinx.Decoder(lm=None, loglevel="FATAL", samprate=_RECOGNIZER_RATE)
+        self._decoder.add_jsgf_string("replies", world.grammar())
+        self._decoder.activate_search("replies")
+
+    def words(self, samples: Samples, rate: int = RATE) -> list[str]:
+        """What was said in float32 [n] at `rate`; empty where nothing fits."""
+        quiet = np.zeros(int(_SILENCE_S * rate), np.float32)
+        wide = resampler(rate, _RECOGNIZER_RATE).step(
+            np.concatenate([quiet, samples, quiet]), ResampleState(), end=True
+        )
+        assert wide is not None
+        # Digital silence has no logarithm; a recognizer expects a room.
+        room = wide + np.random.default_rng(SEED).normal(0, 3e-4, len(wide))
+        self._decoder.start_utt()
+        self._decoder.process_raw((np.clip(room, -1, 1) * 32767).astype("<i2").tobytes(), full_utt=True)
+        self._decoder.end_utt()
+        heard = self._decoder.hyp()
+        return heard.hypstr.split() if heard else []
+
+
+def word_errors(said: list[str], heard: list[str]) -> int:
+    """Least number of words to insert, delete or replace (Levenshtein)."""
+    row = list(range(len(heard) + 1))
+    for index, word in enumerate(said, 1):
+        diagonal, row[0] = row[0], index
+        for column, other in enumerate(heard, 1):
+            diagonal, row[column] = row[column], min(row[column] + 1, row[column - 1] + 1, diagonal + (word != other))
+    return row[-1]
+
+
+class Speaker:
+    """The reference's token2wav with nano's weights so far."""
+
+    def __init__(self, work: Path, settings: SolverSettings) -> None:
+        self._settings = settings
+        self._known = speakers(work)
+        self._vocoder, self._dit = bigvgan().eval(), None
+        self._vocoder.load_state_dict(load_part(work, "bigvgan") or {})
+        state = load_part(work, "dit")
+        if state is not None:
+            self._dit = dit().eval()
+            self._dit.load_state_dict(state)
+
+    @torch.no_grad()
+    def vocode(self, mel: Tensor) -> Samples:
+        """Log mel float32 [frames, bins] -> samples float32 [frames * HOP]."""
+        samples: Samples = self._vocoder(mel.T[None]).numpy()
+        return samples
+
+    @torch.no_grad()
+    def mel(self, codes: NDArray[np.int16], speaker: str, seed: int = SEED) -> Tensor:
+        """Codes [n] -> log mel float32 [2 n, bins].
+
+        Raises:
+            RuntimeError: the DiT is not trained yet.
+        """
+        model = self._dit
+        if model is None:
+            raise RuntimeError("the DiT is not trained yet: run python -m nano.train_dit")
+        times, guidance = torch.from_numpy(self._settings.times()), self._settings.guidance
+        frames = 2 * len(codes)
+        known = self._known[speaker]
+        cond, reference = known["cond"], known["ref_mel"]
+        assert isinstance(cond, Tensor)
+
+        def velocity(index: int, state: Samples) -> Samples:
+            found = model(
+                hidden_states=torch.from_numpy(state)[None],
+                condition_vector=reference,
+                speaker_embedding=cond[:, None].repeat(1, frames, 1),
+                quantized_code=torch.from_numpy(codes.astype(np.int64))[None],
+                time_step=times[index],
+                apply_cfg=guidance > 0,
+            )
+            guided = found[0] + guidance * (found[0] - found[-1])
+            answer: Samples = guided.numpy()
+            return answer
+
+        noise = np.random.default_rng(seed).standard_normal((frames, BINS), np.float32)
+        return torch.from_numpy(solve(velocity, noise, self._settings))
+
+
+def _clips(work: Path, count: int) -> Iterator[Spoken]:
+    """`count` sentences per voice that were held out; the same sentences for both."""
+    spoken = [each for each in load_codes(work) if each.clip.kind == "reply" and each.clip.split == "held_out"]
+    texts = sorted({each.clip.text for each in spoken})
+    picked = set(random.Random(SEED).sample(texts, min(count, len(texts))))
+    return (each for each in spoken if each.clip.text in picked)
+
+
+def evaluate(work: Path, count: int, settings: SolverSettings) -> dict[str, dict[str, float]]:
+    """Word error rate by stage and voice, 0 to 1; beside it the mean distance of mels in nats."""
+    corpus, recognizer, speaker = Corpus.load(work), Recognizer(), Speaker(work, settings)
+    stages: dict[str, Callable[[Spoken], Samples]] = {
+        "synthesizer": lambda each: corpus.audio(each.clip),
+        "bigvgan": lambda each: speaker.vocode(torch.from_numpy(corpus.mel(each.clip))),
+    }
+    if load_part(work, "dit") is not None:
+        stages["dit and bigvgan"] = lambda each: speaker.vocode(speaker.mel(each.codes, each.clip.speaker))
+    clips = list(_clips(work, count))
+    results: dict[str, dict[str, float]] = {}
+    for stage, speak in stages.items():
+        errors, said, far = dict.fromkeys(VOICES, 0), dict.fromkeys(VOICES, 0), dict.fromkeys(VOICES, 0.0)
+        for each in clips:
+            name, truth, samples = each.clip.speaker, world.plain_words(each.clip.text).split(), speak(each)
+            heard = recognizer.words(samples)
+            wrong = word_errors(truth, heard)
+            if wrong:
+                print(f"{stage}, {name}: {' '.join(truth)} -> {' '.join(heard)}")
+            errors[name] += wrong
+            said[name] += len(truth)
+            whole = torch.from_numpy(samples[: len(samples) // HOP * HOP])[None]
+            far[name] += float((log_mel(whole)[0].T - torch.from_numpy(corpus.mel(each.clip))).abs().mean())
+        results[stage] = {name: errors[name] / said[name] for name in VOICES}
+        results[stage] |= {f"{name} mel distance": far[name] / (len(clips) / len(VOICES)) for name in VOICES}
+        print(stage, {name: round(value, 4) for name, value in results[stage].items()}, flush=True)
+    return results
+
+
+def main() -> None:
+    """Command line: see the module's text."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("nano-work"))
+    parser.add_argument("--count", type=int, default=50)
+    parser.add_argument("--solver", default="euler")
+    parser.add_argument("--evaluations", type=int, default=None)
+    parser.add_argument("--guidance", type=float, default=None)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    settings = SolverSettings.of(arguments.solver, arguments.evaluations, arguments.guidance)
+    results = evaluate(arguments.work, arguments.count, settings)
+    (arguments.work / "speech_evaluation.json").write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

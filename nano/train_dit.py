@@ -1,0 +1,177 @@
+"""Trains the DiT by flow matching: noise flows along straight lines to the mel of the codes and the speaker.
+
+The model is the reference's, with its block masks, its ECAPA encoder and its codec embedding; times are drawn mostly
+where a sampler of few steps looks. Now and then everything known is left out, as guidance needs it.
+
+    python -m nano.train_dit --work nano-work
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniDiTConfig
+from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import (
+    Qwen2_5_OmniAdaLayerNormZero,
+    Qwen2_5_OmniAdaLayerNormZero_Final,
+    Qwen2_5OmniToken2WavDiTModel,
+)
+
+from nano.architecture import SPEAKER_FILE, SPEAKER_WIDTH, SPEAKERS, TOKEN2WAV, save_part, tokenizer_of
+from nano.codec import Spoken, load_codes
+from nano.mel24 import HOP
+from nano.speaking import VOICES, Corpus
+from nano.stage import Average, Journal, fade
+from omni_edge.solver import SolverSettings
+
+SEED = 13
+STEPS = 6000
+BATCH = 8
+LONGEST = 240  # mel frames
+RATE, WARM_UP = 1e-3, 200
+AVERAGE = 0.998
+# Part of the examples without codes and speaker; part with a time at which the default sampler evaluates.
+_UNCONDITIONAL, _SAMPLED_TIMES = 0.1, 0.5
+_REFERENCE_FRAMES = 200
+
+
+def dit() -> Qwen2_5OmniToken2WavDiTModel:
+    """The model with starting weights: every block begins as the identity."""
+    # Without dropout: the net is small for its data.
+    config = Qwen2_5OmniDiTConfig(**TOKEN2WAV["dit_config"], dropout=0.0)
+    config._attn_implementation = "sdpa"
+    model = Qwen2_5OmniToken2WavDiTModel(config)
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv1d):
+            nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight)
+    for module in model.modules():
+        if isinstance(module, Qwen2_5_OmniAdaLayerNormZero | Qwen2_5_OmniAdaLayerNormZero_Final):
+            nn.init.zeros_(module.linear.weight)
+    nn.init.zeros_(model.proj_out.weight)
+    return model
+
+
+def speakers(work: Path) -> dict[str, dict[str, int | Tensor]]:
+    """WORK/weights/spk_dict.pt as published, written where it is missing: `cond` is a random vector per voice,
+    `ref_mel` the middle of one sentence."""
+    path = work / "weights" / SPEAKER_FILE
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        corpus, tokenizer = Corpus.load(work), tokenizer_of(work)
+        generator = torch.Generator().manual_seed(SEED)
+        entries = {}
+        for name, token in SPEAKERS.items():
+            clip = next(clip for clip in corpus.clips if clip.speaker == name and clip.length > 260 * HOP)
+            mel = torch.from_numpy(corpus.mel(clip))
+            entries[name] = {
+                "bos_token": tokenizer.token_to_id(token),
+                "cond": torch.randn(1, SPEAKER_WIDTH, generator=generator),
+                "ref_mel": mel[30 : 30 + _REFERENCE_FRAMES].clone()[None],
+            }
+        torch.save(entries, path)
+    known: dict[str, dict[str, int | Tensor]] = torch.load(path, weights_only=True)
+    return known
+
+
+class Examples:
+    """Batches of crops of equal length."""
+
+    def __init__(self, work: Path) -> None:
+        self._corpus = Corpus.load(work)
+        self._spoken = [spoken for spoken in load_codes(work) if spoken.clip.split == "train"]
+        known = speakers(work)
+        self._cond = {name: known[name]["cond"][0] for name in VOICES}  # type: ignore[index]
+        self._reference = {name: known[name]["ref_mel"][0] for name in VOICES}  # type: ignore[index]
+
+    def batch(self, random: np.random.Generator) -> dict[str, Tensor]:
+        """What the reference's forward takes, `hidden_states` being the mel [BATCH, frames, bins]."""
+        picked = [self._spoken[index] for index in random.choice(len(self._spoken), BATCH)]
+        codes = min(LONGEST // 2, *(len(spoken.codes) for spoken in picked))
+        parts = [self._crop(spoken, codes, random) for spoken in picked]
+        names = [spoken.clip.speaker for spoken in picked]
+        known = {
+            "hidden_states": torch.from_numpy(np.stack([mel for _, mel in parts])),
+            "quantized_code": torch.from_numpy(np.stack([tokens for tokens, _ in parts])),
+            "condition_vector": torch.stack([self._reference[name] for name in names]),
+            "speaker_embedding": torch.stack([self._cond[name] for name in names])[:, None].repeat(1, 2 * codes, 1),
+        }
+        dropped = torch.from_numpy(random.random(BATCH) < _UNCONDITIONAL)
+        for name in ("quantized_code", "condition_vector", "speaker_embedding"):
+            known[name][dropped] = 0
+        return known
+
+    def mean(self) -> Tensor:
+        """The mean mel frame, float32 [bins]."""
+        return torch.from_numpy(np.asarray(self._corpus.mels[:100_000], np.float32).mean(axis=0))
+
+    def _crop(self, spoken: Spoken, codes: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        # Beginnings and ends are as frequent as they are in short replies.
+        room = len(spoken.codes) - codes
+        first = int(random.choice([0, room, random.integers(room + 1)]))
+        tokens = spoken.codes[first : first + codes].astype(np.int64)
+        return tokens, self._corpus.mel(spoken.clip)[2 * first : 2 * (first + codes)]
+
+
+def times(random: np.random.Generator) -> Tensor:
+    """float32 [BATCH]: uniform, or one of those at which the default sampler asks, give or take a little."""
+    anywhere = random.random(BATCH)
+    asked = random.choice(SolverSettings().times(), BATCH) + random.normal(0, 0.01, BATCH)
+    chosen = np.where(random.random(BATCH) < _SAMPLED_TIMES, asked, anywhere)
+    return torch.from_numpy(np.clip(chosen, 0, 1).astype(np.float32))
+
+
+def train(work: Path, steps: int) -> None:
+    """Writes WORK/weights/dit.safetensors every few minutes; goes on where it was stopped."""
+    torch.manual_seed(SEED)
+    examples = Examples(work)
+    model = dit()
+    # Noise is zero on average: the mean velocity is the mean mel, far from zero.
+    model.proj_out.bias.data.copy_(examples.mean())
+    average = Average(model, AVERAGE)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01)
+    journal = Journal(work, "dit", ("velocity",))
+    parts: dict[str, nn.Module | torch.optim.Optimizer] = {
+        "model": model,
+        "average": average.module,
+        "optimizer": optimizer,
+    }
+    for step in range(journal.resume(parts), steps):
+        for group in optimizer.param_groups:
+            group["lr"] = RATE * fade(step, steps, WARM_UP)
+        random = np.random.default_rng((SEED, step))
+        known = examples.batch(random)
+        mel = known.pop("hidden_states")
+        noise = torch.from_numpy(random.standard_normal(mel.shape, np.float32))
+        time = times(random)
+        state = noise + time[:, None, None] * (mel - noise)
+        velocity = model(hidden_states=state, time_step=time, apply_cfg=False, **known)
+        loss = (velocity - (mel - noise)).square().mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        average.update(model, step)
+        journal.note(step, velocity=float(loss.detach()))
+        if journal.due() or step + 1 == steps:
+            journal.save(step + 1, parts)
+            save_part(work, "dit", average.module.state_dict())
+
+
+def main() -> None:
+    """Command line: see the module's text."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("nano-work"))
+    parser.add_argument("--steps", type=int, default=STEPS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    train(arguments.work, arguments.steps)
+
+
+if __name__ == "__main__":
+    main()
