@@ -177,7 +177,7 @@ def augment(samples: Samples, rng: np.random.Generator, split: Split = "train") 
 def _resized(samples: Samples, factor: float) -> Samples:
     """Played `factor` times as fast: pitch and formants rise together, as from a smaller mouth."""
     places = np.arange(0, len(samples) - 1, factor)
-    return np.interp(places, np.arange(len(samples)), samples).astype(np.float32)
+    return np.asarray(np.interp(places, np.arange(len(samples)), samples), np.float32)
 
 
 def _echo(samples: Samples, rng: np.random.Generator) -> Samples:
@@ -189,7 +189,7 @@ def _echo(samples: Samples, rng: np.random.Generator) -> Samples:
     tail[0] = 1.0
     size = 1 << (len(samples) + len(tail) - 1).bit_length()
     wet = np.fft.irfft(np.fft.rfft(samples, size) * np.fft.rfft(tail, size), size)
-    return wet[: len(samples)].astype(np.float32)
+    return np.asarray(wet[: len(samples)], np.float32)
 
 
 def _noise(length: int, rng: np.random.Generator, split: Split) -> Samples:
