@@ -108,9 +108,10 @@ class Graph:
         options.intra_op_num_threads = threads or usable_cores()
         options.inter_op_num_threads = 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        # Several graphs take turns on the same few cores: a spinning pool of one would slow the next one's down
-        # (measured: up to 2x), and drains a battery.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Threads spin between the operators of a run, which are short (measured: a quarter of the Talker's and of
+        # BigVGAN's time), and stop at its end: graphs take turns on the same few cores, and a pool that goes on
+        # spinning slows the next one's down by up to 2x and drains a battery.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         options.log_severity_level = 3
         options.enable_mem_pattern = not varying
         options.enable_mem_reuse = not varying
