@@ -20,16 +20,16 @@ from pathlib import Path
 import numpy as np
 
 from nano import tokenizer, world
-from nano.voices import RATE, VOICES, Samples, Voice, synthesize, voices
+from nano.voices import RATE, VOICES, Samples, synthesize, voices
 
 _SEED = 11
 # Clips per training text: a text of a small family is drawn more often than one of many sums.
 _COPIES = {"sum": 14, "timer": 20, "light": 40, "small_talk": 50, "outside": 26, "question": 24}
-_HELD_OUT_COPIES = {"sum": 3, "timer": 3, "light": 3, "outside": 10}
-# Added at the file's end, so that sums do not drown the rest.
-_MORE_HELD_OUT_COPIES = {"timer": 2, "light": 6}
-_VOICE_CLIPS = 480
-_TAKE_CLIPS = 640
+_HELD_OUT_COPIES = {"sum": 2, "timer": 5, "light": 8, "outside": 10}
+# Of every second training text.
+_VOICE_COPIES = {"light": 3, "small_talk": 6, "outside": 2}
+# One training text in so many is recorded again for evaluation.
+_TAKE_EVERY = 2
 _FULL_SCALE = 32767
 
 
@@ -58,40 +58,31 @@ class Clip:
 
 def plan() -> list[Clip]:
     """Every clip to make, in the order of the file; the same every time."""
-    rng = random.Random(_SEED)
     family = {request.text: request.family for request in world.requests()}
     heard, unheard = voices("train"), voices("held_out")
     shares = [voice.share for voice in heard]
     clips = []
 
-    def add(text: str, voice: Voice, split: str) -> None:
-        wide = split == "train"
-        speed = rng.uniform(0.8, 1.25) if wide else rng.uniform(0.85, 1.2)
-        pitch = rng.uniform(0.8, 1.25) if wide else rng.uniform(0.85, 1.2)
-        clips.append(Clip(text, str(voice), split, round(speed, 3), round(pitch, 3)))
+    def add(text: str, split: str, copies: int) -> None:
+        # By text and split, so that a change of one text leaves the others' clips as they are.
+        rng = random.Random(f"{_SEED} {text} {split}")
+        span = (0.8, 1.25) if split == "train" else (0.85, 1.2)
+        for _ in range(copies):
+            voice = rng.choice(unheard) if split == "unseen_voice" else rng.choices(heard, shares)[0]
+            clips.append(Clip(text, str(voice), split, round(rng.uniform(*span), 3), round(rng.uniform(*span), 3)))
 
     trained = world.spoken_texts("train")
     for text in trained:
-        for voice in rng.choices(heard, shares, k=_COPIES[family.get(text, "question")]):
-            add(text, voice, "train")
+        add(text, "train", _COPIES[family.get(text, "question")])
     for text in world.spoken_texts("held_out"):
-        for voice in rng.choices(heard, shares, k=_HELD_OUT_COPIES[family[text]]):
-            add(text, voice, "unseen_combination")
-    by_family = defaultdict(list)
-    for text in trained:
-        by_family[family.get(text, "question")].append(text)
-    kinds = list(by_family)
-    for index in range(_VOICE_CLIPS):
-        text = rng.choice(by_family[kinds[index % len(kinds)]])
-        add(text, unheard[index // len(kinds) % len(unheard)], "unseen_voice")
-    # Each question about media at least once, then first turns of conversations.
-    texts = [*world.question_texts(), *rng.choices(trained, k=_TAKE_CLIPS - len(world.question_texts()))]
-    for text in texts:
-        add(text, rng.choices(heard, shares)[0], "unseen_take")
-    rng.shuffle(clips)
-    for text in world.spoken_texts("held_out"):
-        for voice in rng.choices(heard, shares, k=_MORE_HELD_OUT_COPIES.get(family[text], 0)):
-            add(text, voice, "unseen_combination")
+        add(text, "unseen_combination", _HELD_OUT_COPIES[family[text]])
+    questions = set(world.question_texts())
+    for number, text in enumerate(trained):
+        if text in questions or number % _TAKE_EVERY == 0:
+            add(text, "unseen_take", 1 + (text in questions))
+        if text not in questions:
+            add(text, "unseen_voice", _VOICE_COPIES.get(family[text], 1) if number % 2 else 0)
+    random.Random(_SEED).shuffle(clips)
     return clips
 
 
@@ -109,7 +100,8 @@ class SpeechCache:
         index, sound = _files(work)
         with index.open() as lines:
             self.clips = [Clip(**json.loads(line)) for line in lines if line.endswith("\n")]
-        self._samples = np.memmap(sound, np.int16, "r")
+        # A build may be in the middle of a sample.
+        self._samples = np.memmap(sound, np.int16, "r", shape=(sound.stat().st_size // 2,))
         self._found: dict[tuple[str, str], list[int]] = defaultdict(list)
         for number, clip in enumerate(self.clips):
             self._found[clip.split, clip.text].append(number)
@@ -176,7 +168,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("nano-work"))
     work = parser.parse_args().work
-    tokenizer.write_tokenizer(work / tokenizer.FOLDER)
+    # Weights belong to the tokenizer that they were trained with: one that is there stays.
+    if not (work / tokenizer.FOLDER / "tokenizer.json").exists():
+        tokenizer.write_tokenizer(work / tokenizer.FOLDER)
     build(work)
 
 

@@ -59,7 +59,7 @@ VOICES = (
     Voice("flite", "rms", 105.0, 5.0),
     Voice("flite", "kal", 95.0, 2.0),
     Voice("flite", "kal16", 95.0, 2.0),
-    Voice("festival", "cmu_us_slt_arctic_hts", share=0.5),
+    Voice("festival", "cmu_us_slt_arctic_hts", share=0.2),
     *(
         Voice("espeak-ng", name)
         for name in (
