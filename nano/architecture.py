@@ -40,7 +40,7 @@ PARTS = {
     "bigvgan": "token2wav.code2wav_bigvgan_model.",
 }
 
-PREPROCESSOR = {
+PREPROCESSOR: dict[str, Any] = {
     "chunk_length": 300,
     "dither": 0.0,
     "feature_size": 128,

@@ -1,0 +1,157 @@
+"""The Thinker while it learns: the reference's modules in bfloat16, the losses, and how answers are judged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as modeling
+
+from nano.aligned import PHONES
+from nano.architecture import SEED
+from nano.forward import Heard, decode, hear, see
+from nano.sequences import IGNORED, Composer, Piece, Sample
+
+# How sharp the match between an audio token and a word's embedding is.
+_SHARPNESS = 8.0
+# The matrices that write into the residual stream.
+_EXITS = ("audio_tower.proj.weight", "merger.mlp.2.weight")
+_CLOSING = ("o_proj.weight", "down_proj.weight", "out_proj.weight", "fc2.weight", "attn.proj.weight")
+
+
+class ThinkerTraining(nn.Module):
+    """The Thinker with what only training needs.
+
+    The auxiliary recognizer scores an audio token against the text tokens' own embeddings. So sound arrives in the
+    Thinker as the words it already reads, and what it learned from text holds for speech.
+
+    Attributes:
+        thinker: the reference's `Qwen2_5OmniThinkerForConditionalGeneration`.
+        blank: the recognizer's embedding of "no token here".
+        phones: from the audio encoder's middle to flite's phones.
+    """
+
+    def __init__(self, composer: Composer) -> None:
+        super().__init__()
+        torch.manual_seed(SEED)
+        config = composer.config.thinker_config
+        self.thinker = modeling.Qwen2_5OmniThinkerForConditionalGeneration(config)
+        self.blank = nn.Parameter(torch.zeros(config.text_config.hidden_size))
+        self.phones = nn.Linear(config.audio_config.d_model, len(PHONES))
+        self._media = (config.audio_token_index, config.image_token_index, config.video_token_index)
+        _initialize(self.thinker)
+        self.to(torch.bfloat16)
+
+    @property
+    def _table(self) -> Tensor:
+        table: Tensor = self.thinker.model.language_model.embed_tokens.weight
+        return table
+
+    def hear(self, mels: list[Tensor]) -> Heard:
+        """The audio encoder."""
+        return hear(self.thinker.model.audio_tower, mels)
+
+    def phone_loss(self, heard: Heard, labels: list[Tensor]) -> Tensor:
+        """Cross entropy of the phones at the audio encoder's middle; `labels` int64 [frames] for each sound."""
+        wanted = [F.pad(names, (0, max(0, n - len(names))))[:n] for names, n in zip(labels, heard.frames, strict=True)]
+        return F.cross_entropy(self.phones(heard.middle).float(), torch.cat(wanted))
+
+    def said_loss(self, heard: Heard, said: list[list[int]]) -> Tensor:
+        """Connectionist temporal classification of what is said, per token; sounds with nothing said do not count."""
+        table = torch.cat([self._table, self.blank[None]])
+        scores = ((heard.embeds @ table.T).float() * _SHARPNESS).log_softmax(-1).split(heard.tokens)
+        chosen = [index for index, tokens in enumerate(said) if tokens]
+        batch = nn.utils.rnn.pad_sequence([scores[index] for index in chosen])
+        targets = torch.tensor([token for index in chosen for token in said[index]])
+        return F.ctc_loss(
+            batch,
+            targets,
+            torch.tensor([heard.tokens[index] for index in chosen]),
+            torch.tensor([len(said[index]) for index in chosen]),
+            blank=len(table) - 1,
+            zero_infinity=True,
+        )
+
+    def states(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Heard | None, list[Piece]]:
+        """Runs the Thinker over a right-padded batch.
+
+        Returns:
+            hidden states [B, L, hidden] after the final norm; the embeds that they came from; what was heard, and the
+            sounds it was made of.
+        """
+        length = max(map(len, samples))
+        tokens = torch.zeros(len(samples), length, dtype=torch.int64)
+        ids = torch.zeros(3, len(samples), length, dtype=torch.int64)
+        for row, sample in enumerate(samples):
+            tokens[row, : len(sample)] = torch.from_numpy(sample.tokens)
+            ids[:, row, : len(sample)] = torch.from_numpy(sample.ids)
+        embeds = F.embedding(tokens, self._table)
+        sounds = [piece for sample in samples for piece in sample.pieces if piece.mel is not None]
+        heard = None
+        if sounds:
+            heard = self.hear([torch.from_numpy(piece.mel) for piece in sounds])
+            embeds = embeds.masked_scatter((tokens == self._media[0])[..., None], heard.embeds)
+        for token, still in ((self._media[1], True), (self._media[2], False)):
+            seen = [
+                piece.vision
+                for sample in samples
+                for piece in sample.pieces
+                if piece.vision is not None and (piece.vision.seconds_per_grid == 0.0) == still
+            ]
+            if seen:
+                embeds = embeds.masked_scatter((tokens == token)[..., None], self._see(seen))
+        return decode(self.thinker.model.language_model, embeds, ids), embeds, heard, sounds
+
+    def _see(self, seen: list[Any]) -> Tensor:
+        """Embeds of pictures or videos, in order; those of one size are encoded together."""
+        sizes: dict[tuple[int, int], list[int]] = {}
+        for index, vision in enumerate(seen):
+            sizes.setdefault(vision.grid[1:], []).append(index)
+        found: dict[int, Tensor] = {}
+        for (height, width), members in sizes.items():
+            patches = torch.from_numpy(np.concatenate([seen[index].patches for index in members]))
+            embeds = see(self.thinker.model.visual, patches, height, width)
+            cut = embeds.split([seen[index].grid[0] for index in members])
+            found.update(zip(members, (part.flatten(0, 1) for part in cut), strict=True))
+        return torch.cat([found[index] for index in range(len(seen))])
+
+    def scores(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Heard | None, list[Piece]]:
+        """Logits float32 [n, vocabulary] where there is something to learn, and the targets [n]."""
+        hidden, _, heard, sounds = self.states(samples)
+        targets = torch.full(hidden.shape[:2], IGNORED)
+        for row, sample in enumerate(samples):
+            targets[row, : len(sample)] = torch.from_numpy(sample.targets)
+        wanted = targets != IGNORED
+        return (hidden[wanted] @ self._table.T).float(), targets[wanted], heard, sounds
+
+    @torch.no_grad()
+    def judge(self, samples: Sequence[Sample]) -> list[bool]:
+        """Whether each sample's last reply would come out to the letter when decoded greedily.
+
+        Greedy decoding writes the wanted reply exactly if each of its tokens is the likeliest after the wanted ones
+        before it.
+        """
+        logits, targets, _, _ = self.scores(samples)
+        right = (logits.argmax(-1) == targets).split([int((s.targets != IGNORED).sum()) for s in samples])
+        last = [stop - start + 1 for start, stop in (sample.replies[-1] for sample in samples)]
+        return [bool(each[-count:].all()) for each, count in zip(right, last, strict=True)]
+
+
+@torch.no_grad()
+def _initialize(thinker: nn.Module) -> None:
+    """Wider than the library's default, which suits widths in the thousands; branches start quiet."""
+    for name, parameter in thinker.named_parameters():
+        if parameter.ndim < 2:
+            continue
+        if "embed_tokens" in name:
+            nn.init.normal_(parameter, std=0.06)
+        elif name.endswith(_EXITS):
+            # As loud as a word's embedding.
+            nn.init.normal_(parameter, std=0.06 * parameter[0].numel() ** -0.5)
+        else:
+            closing = name.endswith(_CLOSING)
+            nn.init.normal_(parameter, std=(0.2 if closing else 0.7) * parameter[0].numel() ** -0.5)

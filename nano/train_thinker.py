@@ -1,0 +1,250 @@
+"""Trains the Thinker with both encoders: `python -m nano.train_thinker --work nano-work`.
+
+Each step takes a batch of exercises (text, sound, pictures, videos, conversations) and, beside the loss on the replies,
+lets the audio encoder recognize what was said. Three phases: first typed words and pictures in the Thinker while the
+audio encoder learns phones and words alone; then everything; then the learning rate fades.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nano import world
+from nano.aligned import aligned_speech
+from nano.architecture import save_part
+from nano.data import SpeechCache
+from nano.exercises import EVALUATION_SETS, evaluation_set, training_exercise
+from nano.optimizer import Optimizer
+from nano.sequences import Composer, Sample, by_length
+from nano.thinker import ThinkerTraining
+from nano.voices import augment
+
+NAME = "thinker"
+_ALIGNED = 2400
+_WARM_UP = 60
+_SAVE_EVERY = 100
+_LOG_EVERY = 10
+_FULL_SCALE_MARGIN = 30.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train.
+
+    Attributes:
+        steps: in all.
+        alone: so many of them the audio encoder learns alone, beside typed words and pictures.
+        phones: so many of them it is told the phones.
+        fade: over the last of them the learning rate falls to zero.
+        batch: exercises per step.
+        clips: clips per step for the audio encoder alone.
+        rate: learning rate.
+        said: weight of the recognizer's loss.
+    """
+
+    steps: int
+    alone: int
+    phones: int
+    fade: int
+    batch: int
+    clips: int
+    rate: float
+    said: float
+
+    def rate_at(self, step: int) -> float:
+        """Warm-up, then constant, then a line down to zero."""
+        return self.rate * min((step + 1) / _WARM_UP, 1.0, (self.steps - step) / max(self.fade, 1))
+
+
+class Source:
+    """Draws training material; every number is another draw."""
+
+    def __init__(self, work: Path, composer: Composer) -> None:
+        self._work = work
+        self._composer = composer
+        self.reload()
+
+    def reload(self) -> None:
+        """Takes in the clips that were spoken meanwhile."""
+        self.cache = SpeechCache(self._work)
+        self._clips = self.cache.numbers("train")
+
+    def exercises(self, step: int, count: int, weights: dict[str, float], spoken: float) -> list[Sample]:
+        """`count` exercises; `spoken` is the part that is not typed."""
+        rng = random.Random(step)
+        families = rng.choices(list(weights), list(weights.values()), k=count)
+        return [
+            self._composer.compose(training_exercise(step * 1000 + index, self.cache, family, rng.random() < spoken))
+            for index, family in enumerate(families)
+        ]
+
+    def clips(self, step: int, count: int) -> tuple[list[torch.Tensor], list[list[int]]]:
+        """Log-mels of `count` clips in rooms, and the tokens that they say."""
+        rng = np.random.default_rng(step)
+        numbers = [self._clips[index] for index in rng.integers(len(self._clips), size=count)]
+        mels = [torch.from_numpy(self._composer.mel(augment(self.cache.samples(n), rng))) for n in numbers]
+        return mels, [self._composer.codec.encode(self.cache.clips[n].text) for n in numbers]
+
+
+def _with_phones(
+    composer: Composer, clips: list[tuple[np.ndarray, np.ndarray]], step: int, count: int
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Log-mels and phones of `count` aligned clips, with noise."""
+    rng = np.random.default_rng(step)
+    mels, labels = [], []
+    for index in rng.integers(len(clips), size=count):
+        samples, names = clips[index]
+        level = np.sqrt(np.mean(np.square(samples))) * 10.0 ** (-rng.uniform(5.0, 40.0) / 20.0)
+        noise = rng.standard_normal(len(samples), np.float32) * np.float32(level)
+        mels.append(torch.from_numpy(composer.mel(samples + noise)))
+        labels.append(torch.from_numpy(names))
+    return mels, labels
+
+
+def evaluate(
+    model: ThinkerTraining, composer: Composer, cache: SpeechCache, count: int, names: list[str] | None = None
+) -> dict[str, float]:
+    """Share of exactly right replies in the first `count` exercises of the held-out sets that the cache allows."""
+    results = {}
+    for name in names or list(EVALUATION_SETS):
+        samples = []
+        try:
+            for exercise in evaluation_set(name, cache, count):
+                samples.append(composer.compose(exercise))
+        except RuntimeError:
+            pass
+        right = [fine for part in by_length(samples, -(-len(samples) // 32)) for fine in model.judge(part)]
+        results[name] = sum(right) / max(len(right), 1)
+    return results
+
+
+def train(work: Path, plan: Plan, evaluate_every: int, count: int) -> None:
+    """Trains from the last saved state on; saves as it goes."""
+    composer = Composer(work)
+    model = ThinkerTraining(composer)
+    optimizer = Optimizer(model)
+    folder = work / "training"
+    folder.mkdir(parents=True, exist_ok=True)
+    state = folder / f"{NAME}.pt"
+    if state.exists():
+        optimizer.load_state_dict(torch.load(state, weights_only=True))
+    source = Source(work, composer)
+    aligned = aligned_speech(work, _ALIGNED) if optimizer.steps < plan.phones else []
+    began = time.monotonic()
+    with (folder / f"{NAME}.csv").open("a", newline="") as file:
+        log = csv.writer(file)
+        sums: dict[str, float] = {}
+        for step in range(optimizer.steps, plan.steps):
+            losses = _step(model, source, composer, aligned, plan, step)
+            losses["norm"] = optimizer.step(plan.rate_at(step))
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + value / _LOG_EVERY
+            if (step + 1) % _LOG_EVERY == 0:
+                row = {name: round(value, 4) for name, value in sums.items()}
+                log.writerow([step + 1, row, round(time.monotonic() - began)])
+                file.flush()
+                print(step + 1, row, f"{time.monotonic() - began:.0f} s", flush=True)
+                sums = {}
+            if (step + 1) % _SAVE_EVERY == 0 or step + 1 == plan.steps:
+                _save(work, state, optimizer)
+                source.reload()
+            if (step + 1) % evaluate_every == 0 or step + 1 == plan.steps:
+                results = evaluate(averaged(model, optimizer), composer, source.cache, count)
+                row = {name: round(value, 3) for name, value in results.items()}
+                log.writerow([step + 1, row, round(time.monotonic() - began)])
+                file.flush()
+                print("evaluation", step + 1, row, flush=True)
+                restore(model, optimizer)
+
+
+def _step(
+    model: ThinkerTraining,
+    source: Source,
+    composer: Composer,
+    aligned: list[tuple[np.ndarray, np.ndarray]],
+    plan: Plan,
+    step: int,
+) -> dict[str, float]:
+    """Gradients of one step; its losses."""
+    losses: dict[str, float] = {}
+
+    def add(name: str, loss: torch.Tensor, weight: float = 1.0) -> torch.Tensor:
+        losses[name] = losses.get(name, 0.0) + float(loss.detach()) * weight
+        return loss * weight
+
+    if step < plan.phones and aligned:
+        mels, labels = _with_phones(composer, aligned, step, plan.clips)
+        add("phones", model.phone_loss(model.hear(mels), labels)).backward()
+    alone = step < plan.alone
+    if alone:
+        mels, said = source.clips(step, plan.clips)
+        add("said", model.said_loss(model.hear(mels), said)).backward()
+    weights = {name: float(weight) for name, weight in world.FAMILIES.items()}
+    if alone:
+        weights["sound_and_picture"] = 3.0
+    samples = source.exercises(step, plan.batch, weights, 0.0 if alone else 0.75)
+    total = sum(int((sample.targets >= 0).sum()) for sample in samples)
+    for part in by_length(samples, 3):
+        logits, targets, heard, sounds = model.scores(part)
+        loss = add("reply", torch.nn.functional.cross_entropy(logits, targets, reduction="sum") / total)
+        if heard is not None and any(sound.said for sound in sounds):
+            share = len(part) / len(samples)
+            loss = loss + add("said", model.said_loss(heard, [sound.said for sound in sounds]), share) * plan.said
+        loss.backward()
+    return losses
+
+
+@torch.no_grad()
+def averaged(model: ThinkerTraining, optimizer: Optimizer) -> ThinkerTraining:
+    """`model` with the averaged weights in it; undone by `restore`."""
+    for name, parameter in model.named_parameters():
+        parameter.copy_(optimizer.averages[name])
+    return model
+
+
+@torch.no_grad()
+def restore(model: ThinkerTraining, optimizer: Optimizer) -> None:
+    """The weights being trained back into `model`."""
+    for name, parameter in model.named_parameters():
+        parameter.copy_(optimizer.masters[name])
+
+
+def _save(work: Path, state: Path, optimizer: Optimizer) -> None:
+    partial = state.with_suffix(".partial")
+    torch.save(optimizer.state_dict(), partial)
+    partial.replace(state)
+    prefix = "thinker."
+    weights = {name.removeprefix(prefix): t for name, t in optimizer.averages.items() if name.startswith(prefix)}
+    save_part(work, "thinker", {name: tensor.to(torch.bfloat16) for name, tensor in weights.items()})
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("nano-work"))
+    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--alone", type=int, default=500)
+    parser.add_argument("--phones", type=int, default=250)
+    parser.add_argument("--fade", type=int, default=600)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--clips", type=int, default=24)
+    parser.add_argument("--rate", type=float, default=3e-3)
+    parser.add_argument("--said", type=float, default=0.3)
+    parser.add_argument("--evaluate-every", type=int, default=250)
+    parser.add_argument("--evaluate-count", type=int, default=64)
+    arguments = vars(parser.parse_args())
+    work, every, count = (arguments.pop(name) for name in ("work", "evaluate_every", "evaluate_count"))
+    torch.set_num_threads(1)
+    train(work, Plan(**arguments), every, count)
+
+
+if __name__ == "__main__":
+    main()
