@@ -49,12 +49,6 @@ class Parts:
             self.dit, self.bigvgan, tables, self.section, voices=self.voices, constants=self.constants, reach=reach
         )
 
-    def reach(self, share: float) -> tuple[int, NDArray[np.int64]]:
-        """Context frames, and samples to keep per level, for a share of the receptive field."""
-        levels = np.ceil(share * np.array(self.section.reach_samples)).astype(np.int64)
-        levels[-1] = self.section.reach_samples[-1]
-        return int(np.ceil(share * self.section.reach_frames)), levels
-
 
 def build_parts(checkpoint_path: Path, folder: Path, precision: Precision | None = None) -> Parts:
     """Exports token2wav of a checkpoint into `folder`."""

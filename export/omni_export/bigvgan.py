@@ -2,7 +2,8 @@
 
 The function is the reference's to rounding (98 dB and above); the form is one a CPU likes: see `snake` for the
 activations, which are most of the nodes. The division by the number of residual blocks lives in the next layer's
-weights. A window of a stream carries context frames; after every level they are cut to what later levels can still see.
+weights. To the left every filter continues what the run before left it (see `carried`); to the right a run is given
+frames to look ahead at, cut after every level to what later levels can still see.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from numpy.typing import NDArray
 
 from omni_edge.errors import CheckpointError
 from omni_export.bigvgan_int8 import Convolution, Int8, measure
+from omni_export.carried import Boundary, Carried
 from omni_export.checkpoint import Scope
 from omni_export.config import BigVGANConfig
 from omni_export.graph import GraphBuilder, Precision
-from omni_export.snake import ACTIVATION_REACH, activation
+from omni_export.snake import ACTIVATION_REACH, EXACT_DEGREE, FAST_DEGREE, activation
 
 Array = NDArray[np.float32]
 
@@ -34,11 +36,11 @@ _REFERENCE_DB = 20.0
 
 @dataclass(frozen=True)
 class Reach:
-    """How far the network sees: context that makes a window's inside equal to the whole utterance.
+    """How far the network sees to the right: what a run must look ahead at to equal the whole utterance.
 
     Attributes:
-        frames: mel frames on each side of a window.
-        levels: samples on each side that must survive each level, at that level's rate.
+        frames: mel frames.
+        levels: samples that must survive each level, at that level's rate.
     """
 
     frames: int
@@ -71,10 +73,11 @@ def build(
 ) -> GraphBuilder:
     """The vocoder graph.
 
-    Inputs: `mel` float32 [1, mel, T], natural logarithm; `context` int64 [2], how many of the T frames on the left and
-    on the right are context and give no samples (0: a true end of the utterance); `keep` int64 [levels], how many
-    samples of context survive each level (`Reach.levels`, or less where speed matters more than the last decibel).
-    Output: `samples` float32 [(T - context) * samples_per_frame] in [-1, 1].
+    Inputs: `mel` float32 [1, mel, T], natural logarithm; `ahead` int64 [1], how many of the T frames are only looked
+    ahead at and give no samples (0: the utterance ends here); `keep` int64 [levels], how many samples of these survive
+    each level (`Reach.levels`, or less where speed matters more than the last decibel); `begin` bool [1], the utterance
+    begins here; `state.<i>` float32, what the run before put out as `next_state.<i>`, zeros at the beginning.
+    Outputs: `samples` float32 [(T - ahead) * samples_per_frame] in [-1, 1], and the state after these T - ahead frames.
 
     Args:
         weights: the part of the checkpoint below `PREFIX`.
@@ -93,10 +96,10 @@ def build(
                 f"bigvgan_config has an up-sampler of rate {rate} and kernel {kernel}; their difference must be even."
             )
     if precision.kind == "fp32" or not calibration:
-        return _assemble(weights, config, _conv, Precision("fp32", precision.group_size))
+        return _assemble(weights, config, convolution, Precision("fp32", precision.group_size))
     ranges = measure(
         lambda observed: _assemble(weights, config, observed, Precision("fp32")),
-        _conv,
+        convolution,
         len(config.upsample_rates),
         calibration,
     )
@@ -107,27 +110,56 @@ def _assemble(weights: Scope, config: BigVGANConfig, dense: Convolution, precisi
     """The graph, with `dense` making the convolutions of the residual blocks."""
     g = GraphBuilder("bigvgan", precision)
     mel = g.input("mel", [1, config.mel_dim, "frames"])
-    g.input("context", [2], "int64")
+    boundary = Boundary(g, g.input("ahead", [1], "int64"))
     g.input("keep", [len(config.upsample_rates)], "int64")
-    x = _conv(g, _normalized(g, mel), weights.scope("conv_pre"), "/conv_pre", _PRE_KERNEL)
-    window = _Window(g)
+    g.input("begin", [1], "bool")
+    signals = 0
+
+    def signal(x: str, channels: int, path: str) -> Carried:
+        nonlocal signals
+        boundary.at(x, path)
+        signals += 1
+        return Carried(g, boundary, signals - 1, channels)
+
+    degree = EXACT_DEGREE if precision.kind == "fp32" else FAST_DEGREE
+    channels = config.upsample_initial_channel
+    x = _normalized(g, mel)
+    carried = signal(x, config.mel_dim, "/normalize")
+    x = convolution(g, x, carried, weights.scope("conv_pre"), "/conv_pre", _PRE_KERNEL)
+    carried.close()
+    carried = signal(x, channels, "/conv_pre")
     blocks = len(config.resblock_kernel_sizes)
     shapes = list(zip(config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True))
     for level, (rate, kernel) in enumerate(zip(config.upsample_rates, config.upsample_kernel_sizes, strict=True)):
         path = f"/levels.{level}"
         average = 1.0 if level == 0 else 1.0 / blocks
-        x = _upsample(g, x, weights.scope(f"ups.{level}.0"), f"{path}/up", rate, kernel, average)
-        window.scale(rate, path)
+        x = _upsample(g, x, carried, weights.scope(f"ups.{level}.0"), f"{path}/up", rate, kernel, average)
+        carried.close()
+        channels //= 2
+        boundary.scale(rate, path)
+        carried = signal(x, channels, path)
+        residual = _ResidualBlocks(g, carried, dense, degree)
         branches = [
-            _residual_block(
-                g, x, weights.scope(f"resblocks.{level * blocks + index}"), f"{path}/{index}", size, dilations, dense
-            )
+            residual(x, weights.scope(f"resblocks.{level * blocks + index}"), f"{path}/{index}", size, dilations)
             for index, (size, dilations) in enumerate(shapes)
         ]
-        x = window.crop(g.op("Sum", branches, f"{path}/sum"), f"{path}/crop", level)
-    x = activation(g, x, weights.scope("activation_post"), "/activation_post", 1.0 / blocks)
-    x = _conv(g, x, weights.scope("conv_post"), "/conv_post", _POST_KERNEL, bias=False)
-    x = window.crop(x, "/crop", None)
+        carried.close()
+        keep = g.op("Gather", ["keep", g.const([level])], f"{path}/keep")
+        x = boundary.crop(g.op("Sum", branches, f"{path}/sum"), keep, f"{path}/crop")
+        carried = signal(x, channels, f"{path}/cropped")
+    x = activation(
+        g,
+        x,
+        carried,
+        "begin",
+        weights.scope("activation_post"),
+        "/activation_post",
+        degree=degree,
+        scale=1.0 / blocks,
+    )
+    x = convolution(g, x, carried, weights.scope("conv_post"), "/conv_post", _POST_KERNEL, bias=False)
+    carried.close()
+    x = boundary.crop(x, None, "/crop")
     x = g.op("Clip", [x, g.const(-1.0), g.const(1.0)], "/clip")
     g.output(g.op("Reshape", [x, g.const([-1])], "/flat"), "samples", ["samples"])
     return g
@@ -147,71 +179,68 @@ def _normalized(g: GraphBuilder, mel: str) -> str:
     return g.op("Clip", [x, g.const(-1.0), g.const(1.0)], "/normalize")
 
 
-def _conv(g: GraphBuilder, x: str, weights: Scope, name: str, kernel: int, dilation: int = 1, bias: bool = True) -> str:
-    """A dense convolution over time, "same" length."""
+def convolution(
+    g: GraphBuilder,
+    x: str,
+    carried: Carried,
+    weights: Scope,
+    name: str,
+    kernel: int,
+    dilation: int = 1,
+    bias: bool = True,
+) -> str:
+    """A dense float32 convolution over time, "same" length."""
     weight = weights("weight")
     outputs, inputs, taps = weight.shape
     if taps != kernel:
         raise CheckpointError(f"{weight.name} has {taps} taps, the config asks for {kernel}.")
     shape = (outputs, inputs, 1, taps)
-    operands = [x, g.weight(weight.map(lambda w: w.reshape(shape), shape), f"{name}.weight")]
+    reach = (kernel - 1) * dilation // 2
+    operands = [
+        carried.extend(x, reach, name),
+        g.weight(weight.map(lambda w: w.reshape(shape), shape), f"{name}.weight"),
+    ]
     if bias:
         operands.append(g.weight(weights("bias", (outputs,)), f"{name}.bias"))
-    pad = (kernel - 1) * dilation // 2
-    return g.op("Conv", operands, name, dilations=[1, dilation], pads=[0, pad, 0, pad], kernel_shape=[1, kernel])
+    return g.op("Conv", operands, name, dilations=[1, dilation], pads=[0, 0, 0, reach], kernel_shape=[1, kernel])
 
 
-def _upsample(g: GraphBuilder, x: str, weights: Scope, name: str, rate: int, kernel: int, scale: float) -> str:
+def _upsample(
+    g: GraphBuilder, x: str, carried: Carried, weights: Scope, name: str, rate: int, kernel: int, scale: float
+) -> str:
     """A transposed convolution; its input is multiplied by `scale`."""
     weight = weights("weight")
     inputs, outputs, taps = weight.shape
     shape = (inputs, outputs, 1, taps)
     scaled = weight.map(lambda w: (w * np.float32(scale)).reshape(shape), shape)
-    operands = [x, g.weight(scaled, f"{name}.weight"), g.weight(weights("bias", (outputs,)), f"{name}.bias")]
     pad = (kernel - rate) // 2
-    return g.op("ConvTranspose", operands, name, strides=[1, rate], pads=[0, pad, 0, pad], kernel_shape=[1, kernel])
+    reach = (kernel - 1 - pad) // rate
+    operands = [
+        carried.extend(x, reach, name),
+        g.weight(scaled, f"{name}.weight"),
+        g.weight(weights("bias", (outputs,)), f"{name}.bias"),
+    ]
+    pads = [0, pad + reach * rate, 0, pad]
+    return g.op("ConvTranspose", operands, name, strides=[1, rate], pads=pads, kernel_shape=[1, kernel])
 
 
-def _residual_block(
-    g: GraphBuilder,
-    x: str,
-    weights: Scope,
-    name: str,
-    kernel: int,
-    dilations: tuple[int, ...],
-    dense: Convolution,
-) -> str:
-    """Reference: `Qwen2_5OmniAMPBlock`."""
-    for index, dilation in enumerate(dilations):
-        path = f"{name}/{index}"
-        y = activation(g, x, weights.scope(f"activations.{2 * index}"), f"{path}/act1")
-        y = dense(g, y, weights.scope(f"convs1.{index}"), f"{path}/conv1", kernel, dilation)
-        y = activation(g, y, weights.scope(f"activations.{2 * index + 1}"), f"{path}/act2")
-        y = dense(g, y, weights.scope(f"convs2.{index}"), f"{path}/conv2", kernel)
-        x = g.op("Add", [x, y], path)
-    return x
+@dataclass(frozen=True)
+class _ResidualBlocks:
+    """Makes the residual blocks of one level (reference: `Qwen2_5OmniAMPBlock`)."""
 
+    g: GraphBuilder
+    carried: Carried
+    dense: Convolution
+    degree: int
 
-class _Window:
-    """The context that is left on each side of a signal, as int64 values of the graph, and the cuts."""
-
-    def __init__(self, g: GraphBuilder) -> None:
-        self._g = g
-        self._context = "context"
-
-    def scale(self, rate: int, name: str) -> None:
-        """The signal has been up-sampled by `rate`."""
-        self._context = self._g.op("Mul", [self._context, self._g.const([rate])], f"{name}/context")
-
-    def crop(self, x: str, name: str, level: int | None) -> str:
-        """`x` [1, C, 1, T] without the context that `keep[level]` does not ask for (None: without any)."""
-        g = self._g
-        kept = g.op("Gather", ["keep", g.const([level])], f"{name}/keep") if level is not None else g.const([0])
-        remaining = g.op("Min", [self._context, kept], f"{name}/remaining")
-        surplus = g.op("Sub", [self._context, remaining], f"{name}/surplus")
-        start = g.op("Slice", [surplus, g.const([0]), g.const([1])], f"{name}/start")
-        right = g.op("Slice", [surplus, g.const([1]), g.const([2])], f"{name}/right")
-        length = g.op("Shape", [x], f"{name}/length", start=3, end=4)
-        stop = g.op("Sub", [length, right], f"{name}/stop")
-        self._context = remaining
-        return g.op("Slice", [x, start, stop, g.const([3])], name)
+    def __call__(self, x: str, weights: Scope, name: str, kernel: int, dilations: tuple[int, ...]) -> str:
+        g, carried = self.g, self.carried
+        for index, dilation in enumerate(dilations):
+            path = f"{name}/{index}"
+            acts = [weights.scope(f"activations.{2 * index + half}") for half in (0, 1)]
+            y = activation(g, x, carried, "begin", acts[0], f"{path}/act1", degree=self.degree)
+            y = self.dense(g, y, carried, weights.scope(f"convs1.{index}"), f"{path}/conv1", kernel, dilation)
+            y = activation(g, y, carried, "begin", acts[1], f"{path}/act2", degree=self.degree)
+            y = self.dense(g, y, carried, weights.scope(f"convs2.{index}"), f"{path}/conv2", kernel)
+            x = g.op("Add", [x, y], path)
+        return x

@@ -11,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from omni_edge.bigvgan import whole_utterance
 from omni_edge.graph import Graph
+from omni_export.carried import Carried
 from omni_export.checkpoint import Scope
 from omni_export.graph import GraphBuilder
 from omni_quant import quantize_channelwise
@@ -31,25 +33,35 @@ _LEVELS = 255
 class Convolution(Protocol):
     """How a dense convolution over time becomes nodes; returns its output."""
 
-    def __call__(self, g: GraphBuilder, x: str, weights: Scope, name: str, kernel: int, dilation: int = 1) -> str: ...
+    def __call__(
+        self, g: GraphBuilder, x: str, carried: Carried, weights: Scope, name: str, kernel: int, dilation: int = 1
+    ) -> str: ...
 
 
 class Observed:
-    """A convolution whose input and output extremes become graph outputs."""
+    """A convolution whose input and output extremes become graph outputs.
+
+    Left to itself, onnxruntime takes the extremes last of all and keeps every value that they are taken of until then
+    (5 MB for each frame of mel at the full size). Therefore the graph goes on with the values clipped to their own
+    extremes, which are the same values.
+    """
 
     def __init__(self, convolution: Convolution) -> None:
         self._convolution = convolution
         self.watched: list[str] = []
 
-    def __call__(self, g: GraphBuilder, x: str, weights: Scope, name: str, kernel: int, dilation: int = 1) -> str:
-        y = self._convolution(g, x, weights, name, kernel, dilation)
-        for value, role in ((x, "in"), (y, "out")):
-            path = f"{name}/{role}"
-            extremes = [g.op(kind, [value], f"{path}/{kind}", keepdims=0) for kind in ("ReduceMin", "ReduceMax")]
-            rows = [g.op("Reshape", [extreme, g.const([1])], f"{extreme}/row") for extreme in extremes]
-            g.output(g.op("Concat", rows, f"{path}/range", axis=0), f"{path}/extremes", [2])
-            self.watched.append(path)
-        return y
+    def __call__(
+        self, g: GraphBuilder, x: str, carried: Carried, weights: Scope, name: str, kernel: int, dilation: int = 1
+    ) -> str:
+        y = self._convolution(g, self._watch(g, x, f"{name}/in"), carried, weights, name, kernel, dilation)
+        return self._watch(g, y, f"{name}/out")
+
+    def _watch(self, g: GraphBuilder, value: str, path: str) -> str:
+        extremes = [g.op(kind, [value], f"{path}/{kind}", keepdims=0) for kind in ("ReduceMin", "ReduceMax")]
+        rows = [g.op("Reshape", [value, g.const([1])], f"{path}/row/{index}") for index, value in enumerate(extremes)]
+        g.output(g.op("Concat", rows, f"{path}/range", axis=0), f"{path}/extremes", [2])
+        self.watched.append(path)
+        return g.op("Clip", [value, *extremes], f"{path}/same")
 
 
 class Int8:
@@ -58,7 +70,9 @@ class Int8:
     def __init__(self, ranges: Ranges) -> None:
         self._ranges = ranges
 
-    def __call__(self, g: GraphBuilder, x: str, weights: Scope, name: str, kernel: int, dilation: int = 1) -> str:
+    def __call__(
+        self, g: GraphBuilder, x: str, carried: Carried, weights: Scope, name: str, kernel: int, dilation: int = 1
+    ) -> str:
         weight, bias = weights("weight"), weights("bias")
         outputs, inputs, taps = weight.shape
         x_scale, x_zero = _affine(self._ranges[f"{name}/in"])
@@ -82,14 +96,19 @@ class Int8:
         zeros = g.const(np.zeros(outputs, np.int8), f"const/zeros/{outputs}")
         entry = [g.const(np.asarray(x_scale)), g.const(np.asarray(x_zero))]
         leave = [g.const(np.asarray(y_scale)), g.const(np.asarray(y_zero))]
-        pad = (kernel - 1) * dilation // 2
+        reach = (kernel - 1) * dilation // 2
+        # The signal and what precedes it are joined as bytes.
         quantized = g.op("QuantizeLinear", [x, *entry], f"{name}/quantize")
+        state = g.op("QuantizeLinear", [carried.take(reach, name), *entry], f"{name}/state/quantize")
+        extended = g.op("Concat", [state, quantized], f"{name}/extended", axis=3)
+        kept = carried.boundary.before(extended, reach, f"{name}/next")
+        carried.keep(g.op("DequantizeLinear", [kept, *entry], f"{name}/next/dequantize"))
         y = g.op(
             "QLinearConv",
-            [quantized, *entry, w, scales, zeros, *leave, b],
+            [extended, *entry, w, scales, zeros, *leave, b],
             name,
             dilations=[1, dilation],
-            pads=[0, pad, 0, pad],
+            pads=[0, 0, 0, reach],
             kernel_shape=[1, kernel],
         )
         return g.op("DequantizeLinear", [y, *leave], f"{name}/dequantize")
@@ -119,11 +138,7 @@ def measure(
         graph = Graph(builder.save(Path(folder)).graph)
         ranges: Ranges = {}
         for mel in mels:
-            feeds: dict[str, NDArray[Any]] = {
-                "mel": np.ascontiguousarray(mel.T)[None],
-                "context": np.zeros(2, np.int64),
-                "keep": np.zeros(levels, np.int64),
-            }
+            feeds = whole_utterance(graph, mel)
             found = graph.run(feeds, [f"{path}/extremes" for path in observed.watched])
             for path, (low, high) in zip(observed.watched, found, strict=True):
                 before = ranges.get(path, (0.0, 0.0))

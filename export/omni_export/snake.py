@@ -13,6 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from omni_export.carried import Carried
 from omni_export.checkpoint import Scope
 from omni_export.graph import GraphBuilder
 from omni_export.lazy import LazyTensor
@@ -28,8 +29,9 @@ _PHASE_REACH = 3
 ACTIVATION_REACH = 2 * _PHASE_REACH
 # Adding and subtracting 1.5 * 2^23 rounds a float32 to the nearest integer (half of Round's cost).
 _ROUNDING = 12_582_912.0
-# sin(pi r) = r * (c0 + c1 r^2 + c2 r^4 + c3 r^6) within 6.4e-7 on |r| <= 1/2.
-_SINE_DEGREE = 7
+# Degrees of the polynomial for sin(pi r) on |r| <= 1/2: within 6.4e-7, and within 7e-5 with two operations less.
+EXACT_DEGREE = 7
+FAST_DEGREE = 5
 
 
 def low_pass() -> NDArray[np.float64]:
@@ -63,19 +65,30 @@ def _down_kernel() -> NDArray[np.float64]:
     return kernel
 
 
-def sine_polynomial() -> NDArray[np.float64]:
+def sine_polynomial(degree: int) -> NDArray[np.float64]:
     """Coefficients c of sin(pi r) = r * sum_i c[i] r^(2 i) on |r| <= 1/2."""
     # A truncated Chebyshev series errs evenly over the interval; interpolation of the same degree twice as much at its
     # ends, where the sine is largest.
-    series = np.polynomial.Chebyshev.interpolate(lambda r: np.sin(np.pi * r), 3 * _SINE_DEGREE, [-0.5, 0.5])
-    series = series.truncate(_SINE_DEGREE + 1)
+    series = np.polynomial.Chebyshev.interpolate(lambda r: np.sin(np.pi * r), 3 * degree, [-0.5, 0.5])
+    series = series.truncate(degree + 1)
     return np.asarray(series.convert(kind=np.polynomial.Polynomial).coef[1::2], np.float64)
 
 
-def activation(g: GraphBuilder, x: str, weights: Scope, name: str, scale: float = 1.0) -> str:
+def activation(
+    g: GraphBuilder,
+    x: str,
+    carried: Carried,
+    begin: str,
+    weights: Scope,
+    name: str,
+    *,
+    degree: int,
+    scale: float = 1.0,
+) -> str:
     """Snake-beta between a x2 up-sampler and a x2 down-sampler (reference: `Qwen2_5OmniAntiAliasedActivation1d`).
 
-    `x` [1, C, 1, T] is multiplied by `scale` first; `weights` hold `act.alpha` and `act.beta`, both logarithms.
+    `x` [1, C, 1, T] is multiplied by `scale` first; `weights` hold `act.alpha` and `act.beta`, both logarithms. To the
+    left it is continued by what `carried` holds, or, where `begin` (bool [1]), as the reference does at an end.
 
     With y = a u / pi: u + sin^2(a u) / b = (pi / a) (y + a / (pi b) sin^2(pi y)), and sin^2(pi y) has period one.
     """
@@ -97,7 +110,9 @@ def activation(g: GraphBuilder, x: str, weights: Scope, name: str, scale: float 
     width = 2 * _PHASE_REACH + 1
     first = g.op("Slice", [x, g.const([0]), g.const([1]), g.const([3])], f"{name}/first")
     last = g.op("Slice", [x, g.const([-1]), g.const([np.iinfo(np.int64).max]), g.const([3])], f"{name}/last")
-    padded = g.op("Concat", [first] * _PHASE_REACH + [x] + [last] * _PHASE_REACH, f"{name}/pad", axis=3)
+    left = g.op("Where", [begin, first, carried.take(_PHASE_REACH, name)], f"{name}/left")
+    padded = g.op("Concat", [left, x] + [last] * _PHASE_REACH, f"{name}/pad", axis=3)
+    carried.keep(carried.boundary.before(padded, _PHASE_REACH, f"{name}/next"))
     y = g.op(
         "Conv",
         [padded, per_channel("up", (channels, 1, 2, width), up)],
@@ -106,7 +121,7 @@ def activation(g: GraphBuilder, x: str, weights: Scope, name: str, scale: float 
         pads=[1, 0, 1, 0],
         kernel_shape=[2, width],
     )
-    y = _snake(g, y, alpha, beta, name)
+    y = _snake(g, y, alpha, beta, name, degree)
     # Beyond the ends the reference repeats the doubled signal's first and last sample: the first row's first and the
     # second row's last, in both rows.
     first = g.op("Slice", [y, g.const([0, 0]), g.const([1, 1]), g.const([2, 3])], f"{name}/snake/first")
@@ -115,10 +130,13 @@ def activation(g: GraphBuilder, x: str, weights: Scope, name: str, scale: float 
         [y, g.const([1, -1]), g.const([2, np.iinfo(np.int64).max]), g.const([2, 3])],
         f"{name}/snake/last",
     )
-    shape = g.const([1, 1, 2, _PHASE_REACH])
-    head = g.op("Expand", [first, shape], f"{name}/snake/head")
-    tail = g.op("Expand", [last, shape], f"{name}/snake/tail")
-    padded = g.op("Concat", [head, y, tail], f"{name}/snake/pad", axis=3)
+    state = carried.take(2 * _PHASE_REACH, f"{name}/snake")
+    state = g.op("Reshape", [state, g.const([1, channels, 2, _PHASE_REACH])], f"{name}/snake/rows")
+    left = g.op("Where", [begin, first, state], f"{name}/snake/left")
+    tail = g.op("Expand", [last, g.const([1, 1, 2, _PHASE_REACH])], f"{name}/snake/tail")
+    padded = g.op("Concat", [left, y, tail], f"{name}/snake/pad", axis=3)
+    kept = carried.boundary.before(padded, _PHASE_REACH, f"{name}/snake/next")
+    carried.keep(g.op("Reshape", [kept, g.const([1, channels, 1, 2 * _PHASE_REACH])], f"{name}/snake/kept"))
     return g.op(
         "Conv",
         [padded, per_channel("down", (channels, 1, 2, width), down)],
@@ -128,7 +146,7 @@ def activation(g: GraphBuilder, x: str, weights: Scope, name: str, scale: float 
     )
 
 
-def _snake(g: GraphBuilder, y: str, alpha: LazyTensor, beta: LazyTensor, name: str) -> str:
+def _snake(g: GraphBuilder, y: str, alpha: LazyTensor, beta: LazyTensor, name: str, degree: int) -> str:
     """y + c sin^2(pi y) with c = a / (pi b) per channel; sqrt(c) is part of the polynomial's coefficients."""
     channels = alpha.shape[0]
 
@@ -136,7 +154,7 @@ def _snake(g: GraphBuilder, y: str, alpha: LazyTensor, beta: LazyTensor, name: s
         def make() -> Array:
             a = np.exp(alpha.load().astype(np.float64))
             b = np.exp(beta.load().astype(np.float64)) + _SNAKE_EPSILON
-            values: Array = (np.sqrt(a / (np.pi * b)) * sine_polynomial()[index]).astype(np.float32)
+            values: Array = (np.sqrt(a / (np.pi * b)) * sine_polynomial(degree)[index]).astype(np.float32)
             return values.reshape(1, channels, 1, 1)
 
         return g.weight(LazyTensor(name, (1, channels, 1, 1), lambda start, stop: make()), f"{name}.c{index}")
@@ -146,9 +164,9 @@ def _snake(g: GraphBuilder, y: str, alpha: LazyTensor, beta: LazyTensor, name: s
     whole = g.op("Sub", [whole, rounding], f"{name}/whole")
     r = g.op("Sub", [y, whole], f"{name}/r")
     square = g.op("Mul", [r, r], f"{name}/r2")
-    degree = (_SINE_DEGREE - 1) // 2
-    value = g.op("Mul", [square, coefficient(degree)], f"{name}/sine/{degree}")
-    for index in range(degree - 1, -1, -1):
+    highest = (degree - 1) // 2
+    value = g.op("Mul", [square, coefficient(highest)], f"{name}/sine/{highest}")
+    for index in range(highest - 1, -1, -1):
         value = g.op("Add", [value, coefficient(index)], f"{name}/sine/{index}/sum")
         value = g.op("Mul", [value, square if index else r], f"{name}/sine/{index}")
     value = g.op("Mul", [value, value], f"{name}/sine2")

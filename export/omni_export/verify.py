@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from omni_edge.audio_encoder import AudioEncoder
+from omni_edge.bigvgan import BigVgan, BigVganState
 from omni_edge.decoder import Decoder, KVCache
 from omni_edge.errors import BundleError
 from omni_edge.graph import Graph
@@ -251,12 +252,10 @@ class _Verification:
             raise BundleError(f"{self.bundle.path} speaks and {self.checkpoint.path} does not, or the reverse.")
         # A voice's reference mel: what an INT8 graph is calibrated for.
         voice = next(iter(published(self.checkpoint, self.config.dit).values()))
-        mel = np.ascontiguousarray(voice.ref_mel[:_MEL_FRAMES].T)[None]
-        samples = self._graph("bigvgan").run(
-            {"mel": mel, "context": np.zeros(2, np.int64), "keep": np.array(section.reach_samples)}, ["samples"]
-        )[0]
+        mel = voice.ref_mel[:_MEL_FRAMES]
+        samples = BigVgan(self._graph("bigvgan"), section).step(mel, mel[:0], BigVganState(), end=True)
         with torch.no_grad():
-            expected = self.modules.bigvgan()(torch.from_numpy(mel))
+            expected = self.modules.bigvgan()(torch.from_numpy(mel.T.copy())[None])
         yield samples, expected.numpy()
 
     @staticmethod

@@ -19,10 +19,12 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import (
 
 from checkpoints import SPEAKERS
 from conftest import Case
+from omni_edge.bigvgan import whole_utterance
 from omni_edge.errors import CheckpointError, UsageError
 from omni_edge.graph import Graph
 from omni_export import bigvgan, dit, snake, voices
 from omni_export.bigvgan_int8 import Int8
+from omni_export.carried import Boundary, Carried
 from omni_export.checkpoint import Checkpoint
 from omni_export.config import BigVGANConfig, OmniConfig
 from omni_export.graph import GraphBuilder, Precision
@@ -217,9 +219,8 @@ def mel_like(frames: int) -> NDArray[np.float32]:
     return mel
 
 
-def whole(graph: Graph, mel: NDArray[np.float32], levels: int) -> NDArray[np.float32]:
-    keep = np.zeros(levels, np.int64)
-    return graph.run({"mel": mel, "context": np.array([0, 0]), "keep": keep}, ["samples"])[0]
+def whole(graph: Graph, mel: NDArray[np.float32]) -> NDArray[np.float32]:
+    return graph.run(whole_utterance(graph, mel[0].T), ["samples"])[0]
 
 
 @pytest.mark.parametrize("frames", [2, 5, 61])
@@ -228,7 +229,7 @@ def test_samples_equal_the_reference(reference: Any, parts: Parts, frames: int) 
     mel = mel_like(frames)
     with torch.no_grad():
         wanted = reference.token2wav.code2wav_bigvgan_model(torch.from_numpy(mel)).numpy()
-    samples = whole(parts.bigvgan, mel, len(parts.section.reach_samples))
+    samples = whole(parts.bigvgan, mel)
     assert samples.shape == (frames * parts.section.samples_per_frame,)
     assert snr(wanted, samples) > 94
 
@@ -272,25 +273,9 @@ def test_samples_equal_the_reference_to_100_db(tmp_path: Path) -> None:
         for name, value in settings.items()
     }
     builder = bigvgan.build(_StateDict(dict(model.state_dict())), BigVGANConfig(**tuples), Precision())  # type: ignore[arg-type]
-    samples = whole(Graph(builder.save(tmp_path).graph, threads=1), mel, 3)
+    samples = whole(Graph(builder.save(tmp_path).graph, threads=1), mel)
     assert np.abs(wanted).max() < 1
     assert snr(wanted, samples) > 100
-
-
-def test_a_window_with_full_context_equals_the_whole(parts: Parts) -> None:
-    mel = mel_like(130)
-    rate = parts.section.samples_per_frame
-    wanted = whole(parts.bigvgan, mel, len(parts.section.reach_samples))
-    for share, bound in ((1.0, 120), (0.5, 70)):
-        context, keep = parts.reach(share)
-        begin, end = 50, 74
-        feeds = {
-            "mel": mel[:, :, begin - context : end + context],
-            "context": np.array([context, context]),
-            "keep": keep,
-        }
-        samples = parts.bigvgan.run(feeds, ["samples"])[0]
-        assert snr(wanted[begin * rate : end * rate], samples) > bound
 
 
 def test_the_filters_are_the_reference_filters() -> None:
@@ -298,10 +283,11 @@ def test_the_filters_are_the_reference_filters() -> None:
     np.testing.assert_allclose(snake.low_pass(), wanted, atol=1e-7)
 
 
-def test_the_polynomial_is_a_sine() -> None:
+@pytest.mark.parametrize(("degree", "error"), [(snake.EXACT_DEGREE, 7e-7), (snake.FAST_DEGREE, 7e-5)])
+def test_the_polynomial_is_a_sine(degree: int, error: float) -> None:
     r = np.linspace(-0.5, 0.5, 10_001)
-    value = r * np.polynomial.Polynomial(snake.sine_polynomial())(r**2)
-    assert np.abs(value - np.sin(np.pi * r)).max() < 7e-7
+    value = r * np.polynomial.Polynomial(snake.sine_polynomial(degree))(r**2)
+    assert np.abs(value - np.sin(np.pi * r)).max() < error
 
 
 def test_an_up_sampler_that_is_no_multiple_of_its_rate_is_refused(case: Case) -> None:
@@ -327,9 +313,15 @@ def test_an_int8_convolution_is_the_convolution(tmp_path: Path) -> None:
         "/conv/out": (float(wanted.min()), float(wanted.max())),
     }
     g = GraphBuilder("conv")
-    y = Int8(ranges)(g, g.input("x", [1, 16, 1, "time"]), _StateDict(weights), "/conv", 7, 3)  # type: ignore[arg-type]
+    boundary = Boundary(g, g.input("ahead", [1], "int64"))
+    signal = g.input("x", [1, 16, 1, "time"])
+    boundary.at(signal, "/x")
+    carried = Carried(g, boundary, 0, 16)
+    y = Int8(ranges)(g, signal, carried, _StateDict(weights), "/conv", 7, 3)  # type: ignore[arg-type]
+    carried.close()
     g.output(y, "y", [1, 24, 1, "time"])
-    result = Graph(g.save(tmp_path).graph, threads=1).run({"x": x[:, :, None].numpy()})[0][:, :, 0]
+    feeds = {"x": x[:, :, None].numpy(), "ahead": np.zeros(1, np.int64), "state.0": np.zeros((1, 16, 1, 9), np.float32)}
+    result = Graph(g.save(tmp_path).graph, threads=1).run(feeds, ["y"])[0][:, :, 0]
     assert snr(wanted.numpy(), result) > 36
 
 
@@ -346,7 +338,7 @@ def test_int8_vocoder(case: Case, reference: Any, tmp_path: Path) -> None:
     mel = np.random.default_rng(0).standard_normal((1, 80, 40), np.float32)
     with torch.no_grad():
         wanted = reference.token2wav.code2wav_bigvgan_model(torch.from_numpy(mel)).numpy()
-    samples = whole(Graph(written.graph, threads=1), mel, len(config.bigvgan.upsample_rates))
+    samples = whole(Graph(written.graph, threads=1), mel)
     assert 12 < snr(wanted, samples) < 60
 
 
