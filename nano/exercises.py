@@ -82,7 +82,7 @@ def training_exercise(
     """
     rng = random.Random(seed)
     exchange = world.draw(rng, "train", family, spoken if cache else False)
-    return _concrete(exchange, rng, cache, "train")
+    return concrete(exchange, rng, cache, "train")
 
 
 def evaluation_set(name: str, cache: SpeechCache | None, count: int | None = None) -> Iterator[Exercise]:
@@ -140,7 +140,7 @@ def _drawn_set(name: str, cache: SpeechCache | None) -> Iterator[Exercise]:
             exchange = world.draw(rng, "held_out", family, spoken)
             split = "unseen_combination" if family == "outside" else "unseen_take"
             if cache is None or all(cache.of(text, split) for text in _spoken(exchange)):
-                yield _concrete(exchange, rng, cache, split)
+                yield concrete(exchange, rng, cache, split)
                 break
         else:
             raise RuntimeError(f"{name} needs clips that the cache does not hold yet: let `python -m nano.data` finish")
@@ -150,7 +150,7 @@ def _spoken(exchange: world.Exchange) -> list[str]:
     return [part.text for turn in exchange.turns for part in turn.parts if isinstance(part, world.Speech)]
 
 
-def _concrete(exchange: world.Exchange, rng: random.Random, cache: SpeechCache | None, split: str) -> Exercise:
+def concrete(exchange: world.Exchange, rng: random.Random, cache: SpeechCache | None, split: str) -> Exercise:
     messages = [_message("system", exchange.system)]
     notes = {"input": "typed"}
     texts = []

@@ -94,6 +94,15 @@ class Optimizer:
         for index, name in enumerate(names):
             self.masters[name].mul_(1 - rate * _DECAY).sub_(update[index], alpha=rate)
 
+    @torch.no_grad()
+    def replace(self, weights: dict[str, Tensor]) -> None:
+        """Puts other values in the place of masters and averages; their momentum starts afresh."""
+        for name, tensor in weights.items():
+            self.masters[name].copy_(tensor)
+            self.averages[name].copy_(tensor)
+            self._working[name].copy_(tensor)
+            self._first[name].zero_()
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that goes on."""
         return {

@@ -243,17 +243,24 @@ def _print(canvas: Pixels, text: str, rng: np.random.Generator) -> None:
     cv2.putText(canvas, text, (left, bottom), font, scale, (red, green, blue), thickness, cv2.LINE_AA)
 
 
-def _move(frames: Pixels, scene: VideoScene, rng: np.random.Generator) -> None:
+def _route(
+    scene: VideoScene, rng: np.random.Generator
+) -> tuple[tuple[int, int, int], list[tuple[float, float]], float]:
     radius = rng.uniform(14, 22)
     shade = _shade(scene.figure.colour, rng)
     reach = SIDE / 2 - radius - 3
     way = np.linspace(-reach, reach, _FRAMES) * rng.uniform(0.8, 1.0)
     if scene.direction in {"left", "up"}:
         way = way[::-1]
-    aside = rng.uniform(-reach, reach) * 0.8
-    for frame, along in zip(frames, way, strict=True):
-        offset = (along, aside) if scene.direction in {"left", "right"} else (aside, along)
-        _paint(frame, scene.figure.shape, shade, (SIDE / 2 + offset[0], SIDE / 2 + offset[1]), radius)
+    aside = float(rng.uniform(-reach, reach) * 0.8)
+    offsets = [(along, aside) if scene.direction in {"left", "right"} else (aside, along) for along in way.tolist()]
+    return shade, [(SIDE / 2 + across, SIDE / 2 + down) for across, down in offsets], radius
+
+
+def _move(frames: Pixels, scene: VideoScene, rng: np.random.Generator) -> None:
+    shade, centres, radius = _route(scene, rng)
+    for frame, centre in zip(frames, centres, strict=True):
+        _paint(frame, scene.figure.shape, shade, centre, radius)
 
 
 def _blink(frames: Pixels, scene: VideoScene, rng: np.random.Generator) -> None:
@@ -275,3 +282,21 @@ def _show_colours(frames: Pixels, scene: VideoScene, rng: np.random.Generator) -
     for index, frame in enumerate(frames):
         shade = shades[int(index / FRAMES_PER_SECOND)]
         cv2.rectangle(frame, (int(left), int(top)), (int(right), int(bottom)), shade, cv2.FILLED)
+
+
+# -- where things are ----------------------------------------------------------------------------------------------
+
+
+def picture_places(scene: PictureScene) -> tuple[list[tuple[float, float]], float]:
+    """Centres (x, y) of the figures of `render_picture(scene)` in pixels, and their largest radius."""
+    rng = np.random.default_rng(scene.seed)
+    width = WIDE if rng.random() < 0.3 else SIDE
+    _background(rng, SIDE, width)
+    return _places(len(scene.figures), scene.relation, width, rng)
+
+
+def video_places(scene: VideoScene) -> tuple[list[tuple[float, float]], float]:
+    """Centres (x, y) of what moves in each frame of `render_video(scene)`, and its radius."""
+    rng = np.random.default_rng(scene.seed)
+    _background(rng, SIDE, SIDE)
+    return _route(scene, rng)[1:]

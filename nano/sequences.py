@@ -83,7 +83,7 @@ class Composer:
     """
 
     def __init__(self, work: Path) -> None:
-        tokenizer = tokenizer_of(work)
+        tokenizer = self._tokenizer = tokenizer_of(work)
         self.config: Qwen2_5OmniConfig = config_of(tokenizer)
         thinker = self.config.thinker_config
         self.text = TextSection(
@@ -107,7 +107,11 @@ class Composer:
         self._manifest = cast(Manifest, SimpleNamespace(text=self.text, positions=positions))
         self.codec = TextCodec(work / "tokenizer" / "tokenizer.json", self.text)
         self.ear = Ear(audio_section(thinker.audio_config))
-        self._images = ImageProcessor(vision_section(thinker.vision_config))
+        self.images = ImageProcessor(vision_section(thinker.vision_config))
+
+    def token(self, name: str) -> int:
+        """The id of a special token."""
+        return int(self._tokenizer.token_to_id(name))
 
     def mel(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         """Normalised log-mel [128, n] of a whole sound."""
@@ -162,12 +166,12 @@ class Composer:
             prompt.sound(_empty(audio_tokens(mel.shape[1])))
             prompt.end_sound()
         elif part["type"] == "image":
-            patches = self._images.image(part["image"])
+            patches = self.images.image(part["image"])
             pieces.append(Piece(vision=patches))
             grid = _merged(patches)
             prompt.picture(_empty(int(np.prod(grid))), grid[1], grid[2])
         else:
-            patches = self._images.video(part["video"], part["fps"])
+            patches = self.images.video(part["video"], part["fps"])
             pieces.append(Piece(vision=patches))
             grid = _merged(patches)
             sound = None

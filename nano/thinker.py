@@ -42,7 +42,7 @@ class ThinkerTraining(nn.Module):
         self.thinker = modeling.Qwen2_5OmniThinkerForConditionalGeneration(config)
         self.blank = nn.Parameter(torch.zeros(config.text_config.hidden_size))
         self.phones = nn.Linear(config.audio_config.d_model, len(PHONES))
-        self._media = (config.audio_token_index, config.image_token_index, config.video_token_index)
+        self.media_tokens = (config.audio_token_index, config.image_token_index, config.video_token_index)
         _initialize(self.thinker)
         self.to(torch.bfloat16)
 
@@ -94,8 +94,8 @@ class ThinkerTraining(nn.Module):
         heard = None
         if sounds:
             heard = self.hear([torch.from_numpy(piece.mel) for piece in sounds])
-            embeds = embeds.masked_scatter((tokens == self._media[0])[..., None], heard.embeds)
-        for token, still in ((self._media[1], True), (self._media[2], False)):
+            embeds = embeds.masked_scatter((tokens == self.media_tokens[0])[..., None], heard.embeds)
+        for token, still in ((self.media_tokens[1], True), (self.media_tokens[2], False)):
             seen = [
                 piece.vision
                 for sample in samples

@@ -1,0 +1,214 @@
+"""Gives the vision encoder a start: `python -m nano.train_eyes --work nano-work`, after some of `nano.train_thinker`.
+
+The scenes know where everything is. Each vision token that covers a figure's centre is taught to lie close to the
+embeddings of the words for its colour, its shape, where it stands to the other figure or which way it moves; tokens of
+the background to lie close to none. That is what a reply has to read from them, and it is learned many times faster
+from places than from replies. Nothing but the vision encoder's own weights is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nano import world
+from nano.forward import see
+from nano.optimizer import Optimizer
+from nano.scenes import (
+    COLOURS,
+    DIRECTIONS,
+    FRAMES_PER_SECOND,
+    RELATIONS,
+    SHAPES,
+    WORDS,
+    PictureScene,
+    VideoScene,
+    picture_places,
+    render_picture,
+    render_video,
+    video_places,
+)
+from nano.sequences import IGNORED, Composer
+from nano.thinker import ThinkerTraining
+from omni_edge.picture import VisionPatches
+
+_CELL = 28
+_SHARPNESS = 8.0
+_WARM_UP = 50
+_PRINTED = (*(str(digit) for digit in range(10)), *WORDS)
+# What a token may be taught, and the words for it; "colour" and "shape" have "nothing" besides.
+_KINDS = {"colour": COLOURS, "shape": SHAPES, "relation": RELATIONS, "direction": DIRECTIONS}
+_OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
+
+
+class Lesson:
+    """Labels of one picture's or video's tokens.
+
+    Attributes:
+        labels: kind -> int64 [temporal patches, rows, columns]; IGNORED where nothing is taught.
+        printed: number in _PRINTED, or IGNORED.
+    """
+
+    def __init__(self, grid: tuple[int, int, int]) -> None:
+        shape = (grid[0], grid[1] // 2, grid[2] // 2)
+        self.labels = {kind: np.full(shape, IGNORED) for kind in _KINDS}
+        self.printed = IGNORED
+        self._centres = np.stack(
+            np.meshgrid((np.arange(shape[2]) + 0.5) * _CELL, (np.arange(shape[1]) + 0.5) * _CELL), axis=-1
+        )
+
+    def place(self, time_: int, centres: list[tuple[float, float]], radius: float) -> list[tuple[int, int]]:
+        """Marks the background of a temporal patch; returns the cells (row, column) of the centres."""
+        far = np.ones(self._centres.shape[:2], bool)
+        for centre in centres:
+            far &= np.abs(self._centres - np.array(centre)).max(axis=-1) > radius + _CELL / 2
+        for kind in ("colour", "shape"):
+            self.labels[kind][time_][far] = len(_KINDS[kind])
+        return [(int(y // _CELL), int(x // _CELL)) for x, y in centres]
+
+
+def _picture(composer: Composer, scene: PictureScene) -> tuple[VisionPatches, Lesson]:
+    patches = composer.images.image(render_picture(scene))
+    lesson = Lesson(patches.grid)
+    if scene.text:
+        lesson.printed = _PRINTED.index(scene.text)
+        return patches, lesson
+    cells = lesson.place(0, *picture_places(scene))
+    for index, (figure, cell) in enumerate(zip(scene.figures, cells, strict=True)):
+        lesson.labels["colour"][0][cell] = COLOURS.index(figure.colour)
+        lesson.labels["shape"][0][cell] = SHAPES.index(figure.shape)
+        if scene.relation:
+            relation = _OPPOSITE[scene.relation] if index else scene.relation
+            lesson.labels["relation"][0][cell] = RELATIONS.index(relation)
+    return patches, lesson
+
+
+def _video(composer: Composer, scene: VideoScene) -> tuple[VisionPatches, Lesson]:
+    patches = composer.images.video(render_video(scene), FRAMES_PER_SECOND)
+    lesson = Lesson(patches.grid)
+    if scene.kind == "move":
+        centres, radius = video_places(scene)
+        for moment in range(patches.grid[0]):
+            middle = tuple(np.mean(centres[2 * moment : 2 * moment + 2], axis=0))
+            (cell,) = lesson.place(moment, [(float(middle[0]), float(middle[1]))], radius)
+            lesson.labels["colour"][moment][cell] = COLOURS.index(scene.figure.colour)
+            lesson.labels["shape"][moment][cell] = SHAPES.index(scene.figure.shape)
+            lesson.labels["direction"][moment][cell] = DIRECTIONS.index(scene.direction)
+    elif scene.kind == "sound":
+        for moment, colour in enumerate(scene.colours):
+            lesson.labels["colour"][moment][1:3, 1:3] = COLOURS.index(colour)
+    return patches, lesson
+
+
+class Teacher(nn.Module):
+    """The losses of lessons; the words' embeddings stay as they are."""
+
+    def __init__(self, composer: Composer, model: ThinkerTraining) -> None:
+        super().__init__()
+        self.visual = model.thinker.model.visual
+        table = model.thinker.model.language_model.embed_tokens.weight.detach()
+        width = table.shape[1]
+        self.nothing = nn.Parameter(torch.zeros(width, dtype=table.dtype))
+        self.printed = nn.Linear(width, len(_PRINTED), dtype=table.dtype)
+        self._words = {
+            kind: torch.stack([table[composer.codec.encode(f" {word}")].mean(0) for word in words])
+            for kind, words in _KINDS.items()
+        }
+
+    def losses(self, lessons: list[tuple[VisionPatches, Lesson]]) -> dict[str, Tensor]:
+        """Mean loss and, as `kind+`, share of right answers of every kind that occurs."""
+        found: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        sizes: dict[tuple[int, int], list[tuple[VisionPatches, Lesson]]] = {}
+        for patches, lesson in lessons:
+            sizes.setdefault(patches.grid[1:], []).append((patches, lesson))
+        for (height, width), members in sizes.items():
+            pixels = torch.from_numpy(np.concatenate([patches.patches for patches, _ in members]))
+            embeds = see(self.visual, pixels, height, width)
+            for kind in _KINDS:
+                labels = torch.from_numpy(np.concatenate([lesson.labels[kind].reshape(-1) for _, lesson in members]))
+                known = labels != IGNORED
+                words = self._words[kind]
+                if kind in {"colour", "shape"}:
+                    words = torch.cat([words, self.nothing[None]])
+                scores = (embeds.flatten(0, 1)[known] @ words.T).float() * _SHARPNESS
+                found.setdefault(kind, []).append((scores, labels[known]))
+            stills = [row for row, (patches, _) in enumerate(members) if patches.grid[0] == 1]
+            if len(stills) == len(members):
+                labels = torch.tensor([lesson.printed for _, lesson in members])
+                known = labels != IGNORED
+                found.setdefault("printed", []).append((self.printed(embeds.mean(1)[known]).float(), labels[known]))
+        results = {}
+        for kind, pairs in found.items():
+            scores, labels = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+            if len(labels):
+                results[kind] = functional.cross_entropy(scores, labels)
+                results[f"{kind}+"] = (scores.argmax(-1) == labels).float().mean()
+        return results
+
+
+def draw(composer: Composer, rng: random.Random, family: str) -> tuple[VisionPatches, Lesson]:
+    """One lesson of training's scenes."""
+    while True:
+        part = world.draw(rng, "train", family, spoken=False).turns[0].parts[0]
+        if isinstance(part, world.Picture):
+            return _picture(composer, part.scene)
+        if isinstance(part, world.Video) and part.scene.kind != "blink":
+            return _video(composer, part.scene)
+
+
+def train(work: Path, steps: int, batch: int, rate: float) -> None:
+    """Continues the vision encoder of WORK/training/thinker.pt and writes it back there."""
+    composer = Composer(work)
+    model = ThinkerTraining(composer)
+    state_file = work / "training" / "thinker.pt"
+    state = torch.load(state_file, weights_only=True)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(state["averages"][name])
+    teacher = Teacher(composer, model)
+    optimizer = Optimizer(teacher)
+    sums: dict[str, float] = {}
+    began = time.monotonic()
+    for step in range(steps):
+        rng = random.Random(step + (1 << 40))
+        lessons = [draw(composer, rng, "picture") for _ in range(batch)]
+        moving = [draw(composer, rng, rng.choice(("video", "video", "sound_and_picture"))) for _ in range(batch // 8)]
+        for group, weight in ((lessons, 1.0), (moving, 0.5)):
+            losses = teacher.losses(group)
+            wanted = [loss for kind, loss in losses.items() if not kind.endswith("+")]
+            (torch.stack(wanted).sum() * weight).backward()
+            for kind, value in losses.items():
+                if kind.endswith("+"):
+                    name = kind if group is lessons else f"video {kind}"
+                    sums[name] = sums.get(name, 0.0) + float(value) / 20
+        optimizer.step(rate * min((step + 1) / _WARM_UP, 1.0, 2.5 * (steps - step) / steps))
+        if (step + 1) % 20 == 0:
+            print(step + 1, {k: round(v, 3) for k, v in sums.items()}, f"{time.monotonic() - began:.0f} s", flush=True)
+            sums = {}
+        if (step + 1) % 100 == 0 or step + 1 == steps:
+            learned = {f"thinker.model.{k}": v for k, v in optimizer.averages.items() if k.startswith("visual.")}
+            partial = work / "training" / "eyes.partial"
+            torch.save(learned, partial)
+            partial.replace(work / "training" / "eyes.pt")
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("nano-work"))
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--rate", type=float, default=3e-3)
+    torch.set_num_threads(1)
+    train(**vars(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()

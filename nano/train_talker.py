@@ -1,0 +1,267 @@
+"""Trains the Talker: `python -m nano.train_talker --work nano-work`, after `nano.train_thinker` and `nano.codec`.
+
+The Talker hears what the Thinker tells it (embedding + last hidden state of every position) and learns the codec tokens
+of the same reply in both voices. A hidden state already holds the word to come, so the exercises are ones that the
+Thinker answers rightly: those are the states that the Talker will meet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as modeling
+
+from nano import world
+from nano.architecture import (
+    CODEC_END,
+    CODEC_PAD,
+    CODEC_START,
+    SEED,
+    SPEAKERS,
+    load_part,
+    save_part,
+)
+from nano.codec import load_codes
+from nano.data import SpeechCache
+from nano.exercises import concrete
+from nano.forward import decode
+from nano.optimizer import Optimizer
+from nano.sequences import IGNORED, Composer, Sample, by_length
+from nano.thinker import ThinkerTraining
+
+NAME = "talker"
+_WARM_UP = 60
+_LOG_EVERY = 10
+_SAVE_EVERY = 100
+# Exchanges drawn in search of one for every reply.
+_DRAWS = 60_000
+# Most prompts are cut to their last few positions: what is to be said lies at the end.
+_SHORT, _CUT_PART = 6, 0.7
+_SPOKEN_PART = 0.25
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the Thinker tells of one reply: states bfloat16 [n, hidden], ids [3, n]; the reply starts at `start`."""
+
+    states: Tensor
+    ids: Tensor
+    start: int
+    codes: dict[str, np.ndarray]
+
+
+class TalkerTraining(nn.Module):
+    """The Talker in bfloat16 and what it is fed; the Thinker's marks are fixed vectors."""
+
+    def __init__(self, composer: Composer, thinker: ThinkerTraining) -> None:
+        super().__init__()
+        torch.manual_seed(SEED + 1)
+        config = composer.config.talker_config
+        self.talker = modeling.Qwen2_5OmniTalkerForConditionalGeneration(config)
+        _initialize(self.talker)
+        self.to(torch.bfloat16)
+        table = thinker.thinker.model.language_model.embed_tokens.weight.detach()
+        self._voices = {name: table[composer.token(token)] for name, token in SPEAKERS.items()}
+        self._end = table[config.tts_text_end_token_id]
+        self._pad = table[config.tts_text_pad_token_id]
+
+    def loss(self, batch: list[tuple[Told, str, int]]) -> tuple[Tensor, Tensor]:
+        """Mean cross entropy of the codec tokens, and the share that is likeliest.
+
+        Args:
+            batch: what is told, the voice, and how many of the prompt's last positions are heard.
+        """
+        rows, ids, targets = [], [], []
+        for told, voice, heard in batch:
+            first = told.start - heard
+            codes = torch.from_numpy(told.codes[voice].astype(np.int64))
+            reply = told.states[told.start :]
+            fed = torch.cat([reply, self._end[None], self._pad.expand(max(0, len(codes) + 1 - len(reply) - 1), -1)])
+            fed = fed[: len(codes) + 1]
+            spoken = torch.cat([torch.tensor([CODEC_PAD, CODEC_START]), codes])
+            text = torch.cat([told.states[first : told.start], self._voices[voice][None], fed])
+            embeds = self.talker.model.embed_tokens(spoken)
+            rows.append(text + functional.pad(embeds, (0, 0, heard, 0)))
+            prompt = told.ids[:, first : told.start]
+            after = int(told.ids[:, : told.start].max()) + 1 + torch.arange(len(codes) + 2)
+            ids.append(torch.cat([prompt, after.expand(3, -1)], dim=1))
+            wanted = torch.cat([codes, torch.tensor([CODEC_END])])
+            targets.append(functional.pad(wanted, (heard + 1, 0), value=IGNORED))
+        embeds = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        positions = nn.utils.rnn.pad_sequence([each.T for each in ids], batch_first=True).permute(2, 0, 1)
+        labels = nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=IGNORED)
+        hidden = decode(self.talker.model, self.talker.thinker_to_talker_proj(embeds), positions)
+        known = labels != IGNORED
+        scores = self.talker.codec_head(hidden[known]).float()
+        return functional.cross_entropy(scores, labels[known]), (scores.argmax(-1) == labels[known]).float().mean()
+
+
+@torch.no_grad()
+def _initialize(talker: nn.Module) -> None:
+    for name, parameter in talker.named_parameters():
+        if parameter.ndim == 2:
+            if name.endswith("embed_tokens.weight"):
+                # As loud as a hidden state after its norm.
+                nn.init.normal_(parameter, std=0.7)
+            else:
+                closing = name.endswith(("o_proj.weight", "down_proj.weight"))
+                nn.init.normal_(parameter, std=(0.2 if closing else 0.7) * parameter.shape[1] ** -0.5)
+
+
+def load_thinker(work: Path, composer: Composer) -> ThinkerTraining:
+    """The trained Thinker."""
+    model = ThinkerTraining(composer)
+    state = load_part(work, "thinker")
+    if state is None:
+        raise FileNotFoundError(f"{work} has no trained Thinker: run python -m nano.train_thinker")
+    model.thinker.load_state_dict(state, strict=False)
+    return model.eval()
+
+
+@torch.no_grad()
+def tell(model: ThinkerTraining, composer: Composer, samples: list[Sample]) -> list[tuple[Sample, Tensor, bool]]:
+    """States [n, hidden] of every position of each sample, and whether its last reply is what the Thinker would say."""
+    results: list[tuple[Sample, Tensor, bool]] = []
+    media = set(model.media_tokens)
+    table = model.thinker.model.language_model.embed_tokens.weight
+    for part in by_length(samples, -(-len(samples) // 32)):
+        hidden = model.states(part)[0]
+        for row, sample in enumerate(part):
+            told = hidden[row, : len(sample)]
+            tokens = torch.from_numpy(sample.tokens)
+            words = table[tokens] * torch.tensor([token not in media for token in sample.tokens.tolist()])[:, None]
+            start, stop = sample.replies[-1]
+            likeliest = (told[start - 1 : stop] @ table.T).argmax(-1)
+            right = bool((likeliest == torch.from_numpy(sample.targets[start - 1 : stop])).all())
+            results.append((sample, (told + words).clone(), right))
+    return results
+
+
+def material(work: Path, composer: Composer, model: ThinkerTraining, split: world.Split, limit: int) -> list[Told]:
+    """What is told and spoken for up to `limit` replies of the speaking corpus that the Thinker gets right."""
+    codes: dict[str, dict[str, np.ndarray]] = {}
+    for spoken in load_codes(work):
+        if spoken.clip.kind == "reply" and spoken.clip.split == split:
+            codes.setdefault(spoken.clip.text, {})[spoken.clip.speaker] = spoken.codes
+    rng = random.Random(split)
+    exchanges: dict[str, world.Exchange] = {}
+    for _ in range(_DRAWS):
+        exchange = world.draw(rng, "train", spoken=rng.random() < _SPOKEN_PART)
+        if exchange.turns[-1].reply in codes:
+            exchanges[exchange.turns[-1].reply] = exchange
+    cache = SpeechCache(work)
+    found: list[Told] = []
+    chosen = list(exchanges.values())
+    rng.shuffle(chosen)
+    tried = 0
+    for begin in range(0, len(chosen), 128):
+        group = [composer.compose(concrete(exchange, rng, cache, "train")) for exchange in chosen[begin : begin + 128]]
+        texts = {id(sample): exchange.turns[-1].reply for sample, exchange in zip(group, chosen[begin:], strict=False)}
+        for sample, states, right in tell(model, composer, group):
+            tried += 1
+            if right:
+                start, stop = sample.replies[-1]
+                ids = torch.from_numpy(sample.ids[:, :stop])
+                found.append(Told(states[:stop], ids, start, codes[texts[id(sample)]]))
+        if len(found) >= limit:
+            break
+    print(f"{split}: {len(codes)} replies, {tried} tried, {len(found)} right", flush=True)
+    return found[:limit]
+
+
+def train(work: Path, steps: int, batch: int, rate: float, fade: int, limit: int) -> None:
+    """Trains from the last saved state on; saves as it goes."""
+    composer = Composer(work)
+    thinker = load_thinker(work, composer)
+    told = material(work, composer, thinker, "train", limit)
+    unheard = material(work, composer, thinker, "held_out", 48)
+    model = TalkerTraining(composer, thinker)
+    del thinker
+    optimizer = Optimizer(model)
+    state = work / "training" / f"{NAME}.pt"
+    if state.exists():
+        optimizer.load_state_dict(torch.load(state, weights_only=True))
+    began = time.monotonic()
+    with (work / "training" / f"{NAME}.csv").open("a", newline="") as file:
+        log = csv.writer(file)
+        sums = np.zeros(2)
+        for step in range(optimizer.steps, steps):
+            rng = random.Random(step)
+            items = _draw(told, rng, batch)
+            for part in _parts(items, 2):
+                loss, right = model.loss(part)
+                (loss * (len(part) / batch)).backward()
+                sums += np.array([float(loss.detach()), float(right)]) * len(part) / batch / _LOG_EVERY
+            optimizer.step(rate * min((step + 1) / _WARM_UP, 1.0, (steps - step) / fade))
+            if (step + 1) % _LOG_EVERY == 0:
+                row: list[Any] = [step + 1, *sums.round(4).tolist(), round(time.monotonic() - began)]
+                if (step + 1) % _SAVE_EVERY == 0:
+                    row.append(_held_out(model, optimizer, unheard))
+                log.writerow(row)
+                file.flush()
+                print(*row, flush=True)
+                sums[:] = 0
+            if (step + 1) % _SAVE_EVERY == 0 or step + 1 == steps:
+                _save(work, state, optimizer)
+
+
+def _draw(told: list[Told], rng: random.Random, batch: int) -> list[tuple[Told, str, int]]:
+    items = []
+    for each in rng.choices(told, k=batch):
+        heard = each.start if rng.random() > _CUT_PART else min(each.start, _SHORT)
+        items.append((each, rng.choice(list(each.codes)), heard))
+    return items
+
+
+def _parts(items: list[tuple[Told, str, int]], count: int) -> list[list[tuple[Told, str, int]]]:
+    ordered = sorted(items, key=lambda item: item[2] + len(item[0].codes[item[1]]))
+    size = -(-len(ordered) // count)
+    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+
+@torch.no_grad()
+def _held_out(model: TalkerTraining, optimizer: Optimizer, unheard: list[Told]) -> str:
+    """Loss and share of likeliest tokens on replies that are not trained on, whole prompts, averaged weights."""
+    for name, parameter in model.named_parameters():
+        parameter.copy_(optimizer.averages[name])
+    items = [(told, voice, told.start) for told in unheard for voice in told.codes]
+    losses = [[float(value) for value in model.loss(part)] for part in _parts(items, max(1, len(items) // 24))]
+    for name, parameter in model.named_parameters():
+        parameter.copy_(optimizer.masters[name])
+    loss, right = np.mean(losses, axis=0)
+    return f"held out {loss:.3f} {right:.3f}"
+
+
+def _save(work: Path, state: Path, optimizer: Optimizer) -> None:
+    partial = state.with_suffix(".partial")
+    torch.save(optimizer.state_dict(), partial)
+    partial.replace(state)
+    prefix = "talker."
+    save_part(work, "talker", {k.removeprefix(prefix): v.to(torch.bfloat16) for k, v in optimizer.averages.items()})
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("nano-work"))
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rate", type=float, default=3e-3)
+    parser.add_argument("--fade", type=int, default=500)
+    parser.add_argument("--limit", type=int, default=4000, help="replies at most")
+    torch.set_num_threads(1)
+    train(**vars(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()
