@@ -172,6 +172,10 @@ def train(work: Path, steps: int, batch: int, rate: float) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(state["averages"][name])
+        # An earlier lesson that the Thinker has not taken over yet goes on.
+        earlier = work / "training" / "eyes.pt"
+        for name, tensor in torch.load(earlier, weights_only=True).items() if earlier.exists() else ():
+            model.get_parameter(name).copy_(tensor)
     teacher = Teacher(composer, model)
     optimizer = Optimizer(teacher)
     sums: dict[str, float] = {}
