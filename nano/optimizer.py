@@ -53,8 +53,17 @@ class Optimizer:
         self.steps = 0
 
     @torch.no_grad()
-    def step(self, rate: float, clip: float = 1.0) -> float:
-        """Applies the gradients and clears them; returns their norm."""
+    def step(self, rate: float, others: float = 1.0, clip: float = 1.0) -> float:
+        """Applies the gradients and clears them.
+
+        Args:
+            rate: learning rate of Muon's matrices.
+            others: factor on it for everything else.
+            clip: gradients of a larger norm are scaled down to it.
+
+        Returns:
+            the norm of the gradients.
+        """
         self.steps += 1
         grads = {name: p.grad.float() for name, p in self._working.items() if p.grad is not None}
         norm = float(torch.stack([grad.norm() for grad in grads.values()]).norm())
@@ -71,7 +80,9 @@ class Optimizer:
             first.lerp_(grad, 1 - _BETAS[0])
             second.lerp_(grad.square(), 1 - _BETAS[1])
             corrected = second / (1 - _BETAS[1] ** self.steps)
-            self.masters[name].addcdiv_(first / (1 - _BETAS[0] ** self.steps), corrected.sqrt() + _EPS, value=-rate)
+            self.masters[name].addcdiv_(
+                first / (1 - _BETAS[0] ** self.steps), corrected.sqrt() + _EPS, value=-rate * others
+            )
         decay = min(self._average_decay, (1 + self.steps) / (10 + self.steps))
         for name, working in self._working.items():
             working.copy_(self.masters[name])

@@ -42,6 +42,8 @@ from omni_edge.picture import VisionPatches
 _CELL = 28
 _SHARPNESS = 8.0
 _WARM_UP = 50
+# Muon bears a larger learning rate than what is left to AdamW.
+_OTHERS = 0.4
 _PRINTED = (*(str(digit) for digit in range(10)), *WORDS)
 # What a token may be taught, and the words for it; "colour" and "shape" have "nothing" besides.
 _KINDS = {"colour": COLOURS, "shape": SHAPES, "relation": RELATIONS, "direction": DIRECTIONS}
@@ -192,7 +194,7 @@ def train(work: Path, steps: int, batch: int, rate: float) -> None:
                 if kind.endswith("+"):
                     name = kind if group is lessons else f"video {kind}"
                     sums[name] = sums.get(name, 0.0) + float(value) / 20
-        optimizer.step(rate * min((step + 1) / _WARM_UP, 1.0, 2.5 * (steps - step) / steps))
+        optimizer.step(rate * min((step + 1) / _WARM_UP, 1.0, 2.5 * (steps - step) / steps), _OTHERS)
         if (step + 1) % 20 == 0:
             print(step + 1, {k: round(v, 3) for k, v in sums.items()}, f"{time.monotonic() - began:.0f} s", flush=True)
             sums = {}
@@ -207,9 +209,9 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("nano-work"))
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rate", type=float, default=3e-3)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--batch", type=int, default=40)
+    parser.add_argument("--rate", type=float, default=8e-3)
     torch.set_num_threads(1)
     train(**vars(parser.parse_args()))
 
