@@ -73,16 +73,17 @@ def fit(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     """Trims silence and fills up to whole codec tokens."""
     loud = np.flatnonzero(np.abs(samples) > _SILENCE * np.abs(samples).max())
     first = max(int(loud[0]) - int(_BEFORE_S * RATE), 0)
-    samples = samples[first : int(loud[-1]) + int(_AFTER_S * RATE)]
-    filled = np.zeros(-(-len(samples) // CODE_SAMPLES) * CODE_SAMPLES, np.float32)
-    filled[: len(samples)] = samples
+    kept = samples[first : int(loud[-1]) + int(_AFTER_S * RATE)]
+    filled = np.zeros(-(-len(kept) // CODE_SAMPLES) * CODE_SAMPLES, np.float32)
+    filled[: len(kept)] = kept
     return filled
 
 
 def sentences(rng: random.Random) -> Iterator[tuple[str, Kind, world.Split]]:
     """The texts of the corpus, each once; replies come in the proportions in which the world uses them."""
     seen: set[str] = set()
-    for split, count in (("train", REPLIES), ("held_out", REPLIES // 12)):
+    counts: dict[world.Split, int] = {"train": REPLIES, "held_out": REPLIES // 12}
+    for split, count in counts.items():
         texts = sorted({world.draw_reply(rng, split) for _ in range(count * 4)})
         rng.shuffle(texts)
         for text in texts[:count]:
@@ -123,8 +124,7 @@ class Corpus:
 
     def audio(self, clip: Clip) -> NDArray[np.float32]:
         """float32 [length]."""
-        part: NDArray[np.float32] = self.samples[clip.start : clip.start + clip.length].astype(np.float32) / 32768
-        return part
+        return self.samples[clip.start : clip.start + clip.length].astype(np.float32) / np.float32(32768)
 
     def mel(self, clip: Clip) -> NDArray[np.float32]:
         """float32 [length / HOP, BINS]."""

@@ -45,7 +45,7 @@ class Recognizer:
     """
 
     def __init__(self) -> None:
-        import pocketsphinx  # noqa: PLC0415 (nano's training does without it)
+        import pocketsphinx  # type: ignore[import-untyped]  # noqa: PLC0415 (training does without it)
 
         self._decoder: Any = pocketsphinx.Decoder(lm=None, loglevel="FATAL", samprate=_RECOGNIZER_RATE)
         self._decoder.add_jsgf_string("replies", world.grammar())

@@ -36,8 +36,8 @@ class Average:
         decay = min(self._decay, (1 + step) / (10 + step))
         for mine, its in zip(self.module.parameters(), module.parameters(), strict=True):
             mine.lerp_(its, 1 - decay)
-        for mine, its in zip(self.module.buffers(), module.buffers(), strict=True):
-            mine.copy_(its)
+        for kept, its_buffer in zip(self.module.buffers(), module.buffers(), strict=True):
+            kept.copy_(its_buffer)
 
 
 class Journal:

@@ -113,7 +113,7 @@ class Examples:
     def _crop(self, spoken: Spoken, codes: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         # Beginnings and ends are as frequent as they are in short replies.
         room = len(spoken.codes) - codes
-        first = int(random.choice([0, room, random.integers(room + 1)]))
+        first = (0, room, int(random.integers(room + 1)))[random.integers(3)]
         tokens = spoken.codes[first : first + codes].astype(np.int64)
         return tokens, self._corpus.mel(spoken.clip)[2 * first : 2 * (first + codes)]
 
