@@ -29,6 +29,9 @@ CODEBOOK = 512
 CODEC_PAD, CODEC_START, CODEC_END, CODEC_MASK = CODEBOOK + 4, CODEBOOK + 5, CODEBOOK + 6, CODEBOOK + 8
 CODEC_VOCABULARY = CODEBOOK + 64
 
+# Not saved: the same tensor as the embedding.
+_TIED = {"lm_head.weight"}
+
 MEL_BINS = 80
 SPEAKER_WIDTH = 192
 
@@ -219,7 +222,9 @@ def write_checkpoint(work: Path, out: Path) -> list[str]:
         if state is None:
             missing.append(part)
         else:
-            model.get_submodule(prefix.rstrip(".")).load_state_dict(state)
+            lacking, surplus = model.get_submodule(prefix.rstrip(".")).load_state_dict(state, strict=False)
+            if surplus or set(lacking) - _TIED:
+                raise RuntimeError(f"{part} does not fit: {surplus} too many, {lacking} missing; train it again")
     model.thinker.tie_weights()
     model.to(torch.bfloat16)
     model.token2wav.float()
