@@ -24,9 +24,13 @@ _SEED = 5
 _LONGEST_S = 30.0
 # The audio encoder's inner rate.
 FRAMES_PER_SECOND = 50
-PHONES = (
-    "pau aa ae ah ao aw ax ay b ch d dh eh er ey f g hh ih iy jh k l m n ng ow oy p r s sh t th uh uw v w y z zh"
-).split()
+# fmt: off
+PHONES = [
+    "pau", "aa", "ae", "ah", "ao", "aw", "ax", "ay", "b", "ch", "d", "dh", "eh", "er", "ey", "f", "g", "hh",
+    "ih", "iy", "jh", "k", "l", "m", "n", "ng", "ow", "oy", "p", "r", "s", "sh", "t", "th", "uh", "uw", "v",
+    "w", "y", "z", "zh",
+]
+# fmt: on
 
 
 def _speak(text: str, voice: str, speed: float, pitch: float) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

@@ -156,7 +156,7 @@ def train(work: Path, steps: int) -> Codec:
             group["lr"] = RATE * fade(step, steps, WARM_UP)
         mel, commitment = _losses(codec, *_batch(corpus, clips, np.random.default_rng((SEED, step))))
         optimizer.zero_grad(set_to_none=True)
-        (mel + _COMMITMENT * commitment).backward()  # type: ignore[no-untyped-call]
+        (mel + _COMMITMENT * commitment).backward()
         optimizer.step()
         journal.note(step, mel=float(mel.detach()), commitment=float(commitment.detach()))
         if journal.due() or step + 1 == steps:

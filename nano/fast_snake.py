@@ -82,7 +82,7 @@ class FastActivation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         a = torch.exp(self.act.alpha)
         inverse_b = 1 / (torch.exp(self.act.beta) + self.act.no_div_by_zero)
-        y: Tensor = _Fused.apply(x, a, inverse_b, self.up, self.down)  # type: ignore[no-untyped-call]
+        y: Tensor = _Fused.apply(x, a, inverse_b, self.up, self.down)
         return y
 
 

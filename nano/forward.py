@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 # Audio blocks are batched with others whose length, rounded up to so many mel frames, is the same.
 _LENGTH_STEP = 40
@@ -70,10 +70,10 @@ def hear(tower: Any, mels: list[Tensor]) -> Heard:
 def _hear_blocks(tower: Any, batch: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Blocks [n, 128, size] of `lengths` frames: embeds [n, size / 4, hidden] and middle states [n, size / 2, d]."""
     full = bool((lengths == batch.shape[2]).all())
-    hidden = F.gelu(tower.conv1(batch))
+    hidden = functional.gelu(tower.conv1(batch))
     if not full:
         hidden = hidden * (torch.arange(batch.shape[2]) < lengths[:, None])[:, None].to(hidden.dtype)
-    hidden = F.gelu(tower.conv2(hidden)).transpose(1, 2)
+    hidden = functional.gelu(tower.conv2(hidden)).transpose(1, 2)
     hidden = hidden + tower.positional_embedding.positional_embedding[: hidden.shape[1]].to(hidden.dtype)
     mask = None
     if not full:
@@ -84,13 +84,13 @@ def _hear_blocks(tower: Any, batch: Tensor, lengths: Tensor) -> tuple[Tensor, Te
             middle = hidden
         attention = layer.self_attn
         normed = layer.self_attn_layer_norm(hidden)
-        heads = [
+        query, key, value = (
             _heads(projection(normed), attention.num_heads)
             for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
-        ]
-        mixed = _attend(*heads, mask)
+        )
+        mixed = _attend(query, key, value, mask)
         hidden = hidden + attention.out_proj(_flat(mixed))
-        hidden = hidden + layer.fc2(F.gelu(layer.fc1(layer.final_layer_norm(hidden))))
+        hidden = hidden + layer.fc2(functional.gelu(layer.fc1(layer.final_layer_norm(hidden))))
     pooled = (hidden[:, 0::2] + hidden[:, 1::2]) / 2
     return tower.proj(tower.ln_post(pooled)), middle
 
@@ -181,7 +181,8 @@ def decode(model: Any, embeds: Tensor, positions: Tensor) -> Tensor:
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     """Written out: at these lengths several times as fast in bfloat16 as torch's fused kernel on a CPU."""
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    return (scores if bias is None else scores + bias).softmax(-1) @ v
+    attended: Tensor = (scores if bias is None else scores + bias).softmax(-1) @ v
+    return attended
 
 
 def _bias(visible: Tensor, dtype: torch.dtype) -> Tensor:
@@ -189,11 +190,12 @@ def _bias(visible: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _rms(hidden: Tensor, norm: Any) -> Tensor:
-    return F.rms_norm(hidden, norm.weight.shape, norm.weight, norm.variance_epsilon)
+    normed: Tensor = functional.rms_norm(hidden, norm.weight.shape, norm.weight, norm.variance_epsilon)
+    return normed
 
 
 def _gated(mlp: Any, hidden: Tensor) -> Tensor:
-    result: Tensor = mlp.down_proj(F.silu(mlp.gate_proj(hidden)) * mlp.up_proj(hidden))
+    result: Tensor = mlp.down_proj(functional.silu(mlp.gate_proj(hidden)) * mlp.up_proj(hidden))
     return result
 
 
@@ -207,4 +209,5 @@ def _flat(heads: Tensor) -> Tensor:
 
 def _rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     first, second = heads.chunk(2, -1)
-    return heads * cos + torch.cat([-second, first], -1) * sin
+    rotated: Tensor = heads * cos + torch.cat([-second, first], -1) * sin
+    return rotated

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -89,7 +90,7 @@ class Composer:
         self.text = TextSection(
             tokenizer="tokenizer.json",
             vocab_size=thinker.text_config.vocab_size,
-            eos_tokens=(tokenizer.token_to_id("<|im_end|>"),),
+            eos_tokens=(self.token("<|im_end|>"),),
             turn_start="<|im_start|>",
             turn_end="<|im_end|>",
             roles={"system": "system", "user": "user", "assistant": "assistant"},
@@ -111,7 +112,10 @@ class Composer:
 
     def token(self, name: str) -> int:
         """The id of a special token."""
-        return int(self._tokenizer.token_to_id(name))
+        token = self._tokenizer.token_to_id(name)
+        if token is None:
+            raise ValueError(f"the tokenizer has no {name}; make it again with `python -m nano.tokenizer`")
+        return token
 
     def mel(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         """Normalised log-mel [128, n] of a whole sound."""
@@ -230,4 +234,4 @@ def by_length(samples: Sequence[Sample], parts: int) -> list[list[Sample]]:
     """Cuts samples into `parts` batches of similar length, so that little is padded."""
     ordered = sorted(samples, key=len)
     cuts = [round(index * len(ordered) / parts) for index in range(parts + 1)]
-    return [ordered[start:stop] for start, stop in zip(cuts[:-1], cuts[1:], strict=True) if stop > start]
+    return [ordered[start:stop] for start, stop in pairwise(cuts) if stop > start]

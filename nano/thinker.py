@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as modeling
 
 from nano.aligned import PHONES
@@ -57,8 +57,11 @@ class ThinkerTraining(nn.Module):
 
     def phone_loss(self, heard: Heard, labels: list[Tensor]) -> Tensor:
         """Cross entropy of the phones at the audio encoder's middle; `labels` int64 [frames] for each sound."""
-        wanted = [F.pad(names, (0, max(0, n - len(names))))[:n] for names, n in zip(labels, heard.frames, strict=True)]
-        return F.cross_entropy(self.phones(heard.middle).float(), torch.cat(wanted))
+        wanted = [
+            functional.pad(names, (0, max(0, n - len(names))))[:n]
+            for names, n in zip(labels, heard.frames, strict=True)
+        ]
+        return functional.cross_entropy(self.phones(heard.middle).float(), torch.cat(wanted))
 
     def said_loss(self, heard: Heard, said: list[list[int]]) -> Tensor:
         """Connectionist temporal classification of what is said, per token; sounds with nothing said do not count."""
@@ -67,7 +70,7 @@ class ThinkerTraining(nn.Module):
         chosen = [index for index, tokens in enumerate(said) if tokens]
         batch = nn.utils.rnn.pad_sequence([scores[index] for index in chosen])
         targets = torch.tensor([token for index in chosen for token in said[index]])
-        return F.ctc_loss(
+        return functional.ctc_loss(
             batch,
             targets,
             torch.tensor([heard.tokens[index] for index in chosen]),
@@ -89,7 +92,7 @@ class ThinkerTraining(nn.Module):
         for row, sample in enumerate(samples):
             tokens[row, : len(sample)] = torch.from_numpy(sample.tokens)
             ids[:, row, : len(sample)] = torch.from_numpy(sample.ids)
-        embeds = F.embedding(tokens, self._table)
+        embeds = functional.embedding(tokens, self._table)
         sounds = [piece for sample in samples for piece in sample.pieces if piece.mel is not None]
         heard = None
         if sounds:

@@ -99,7 +99,7 @@ def train(work: Path, steps: int) -> None:
         made = model(mel)
         spectral, heard = spectral_loss(made, real), functional.l1_loss(log_mel(made), mel)
         optimizer.zero_grad(set_to_none=True)
-        (spectral + _MEL_WEIGHT * heard).backward()  # type: ignore[no-untyped-call]
+        (spectral + _MEL_WEIGHT * heard).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
         average.update(model, step)
