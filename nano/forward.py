@@ -200,7 +200,8 @@ def _gated(mlp: Any, hidden: Tensor) -> Tensor:
 
 
 def _heads(hidden: Tensor, count: int) -> Tensor:
-    return hidden.unflatten(-1, (count, -1)).transpose(1, 2)
+    heads: Tensor = hidden.unflatten(-1, (count, -1)).transpose(1, 2)
+    return heads
 
 
 def _flat(heads: Tensor) -> Tensor:
