@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from omni_cli import options
-from omni_cli.console import Progress, human_bytes, table
+from omni_cli.console import Progress, human_bytes, human_seconds, overall, table
 from omni_cli.manners import mannered, speak_utf8
 from omni_edge.errors import UsageError
+
+if TYPE_CHECKING:
+    from omni_export.meter import ExportProgress
 
 _SETTINGS: dict[str, Any] = {
     "add_completion": False,
@@ -93,13 +97,22 @@ def export(
         int8_cache=kv_cache is CacheKind.int8,
     )
     progress = Progress()
+
+    def show(news: ExportProgress) -> None:
+        note = overall(news.done, news.total, news.remaining, bar=progress.live) if news.stage_total else ""
+        progress(news.stage, news.stage_done, news.stage_total, note)
+
+    began = time.monotonic()
     try:
-        report = export_bundle(checkpoint, out, wanted, progress)
+        report = export_bundle(checkpoint, out, wanted, show)
     finally:
         progress.close()
-    rows = [[row.role, str(row.nodes), row.precision, human_bytes(row.nbytes)] for row in report.graphs]
-    typer.echo(table(["graph", "nodes", "precision", "size"], rows, right=(1, 3)))
-    typer.echo(f"\n{report.path}  {human_bytes(report.nbytes)}")
+    rows = [
+        [row.role, str(row.nodes), row.precision, human_bytes(row.nbytes), f"{row.seconds:.1f}"]
+        for row in report.graphs
+    ]
+    typer.echo(table(["graph", "nodes", "precision", "size", "seconds"], rows, right=(1, 3, 4)))
+    typer.echo(f"\n{report.path}  {human_bytes(report.nbytes)}  in {human_seconds(time.monotonic() - began)}")
 
 
 @contextmanager

@@ -39,15 +39,15 @@ class Convolution(Protocol):
 
 
 class Observed:
-    """A convolution whose input and output extremes become graph outputs.
+    """A convolution whose input and output extremes are taken.
 
-    Left to itself, onnxruntime takes the extremes last of all and keeps every value that they are taken of until then
-    (5 MB for each frame of mel at the full size). Therefore the graph goes on with the values clipped to their own
-    extremes, which are the same values.
+    The graph goes on with the values clipped to their own extremes, which are the same values: onnxruntime would put
+    the extremes off otherwise, and keep all that they are taken of until the end (5 MB for each frame of mel).
     """
 
     def __init__(self, convolution: Convolution) -> None:
         self._convolution = convolution
+        self._extremes: list[str] = []
         self.watched: list[str] = []
 
     def __call__(
@@ -58,10 +58,13 @@ class Observed:
 
     def _watch(self, g: GraphBuilder, value: str, path: str) -> str:
         extremes = [g.op(kind, [value], f"{path}/{kind}", keepdims=0) for kind in ("ReduceMin", "ReduceMax")]
-        rows = [g.op("Reshape", [value, g.const([1])], f"{path}/row/{index}") for index, value in enumerate(extremes)]
-        g.output(g.op("Concat", rows, f"{path}/range", axis=0), f"{path}/extremes", [2])
+        self._extremes += [g.op("Reshape", [extreme, g.const([1])], f"{extreme}/row") for extreme in extremes]
         self.watched.append(path)
         return g.op("Clip", [value, *extremes], f"{path}/same")
+
+    def publish(self, g: GraphBuilder) -> None:
+        """Adds the output `extremes`, float32 [2 * watched]: lowest and highest, one pair after the other."""
+        g.output(g.op("Concat", self._extremes, "/extremes", axis=0), "extremes", [len(self._extremes)])
 
 
 class Int8:
@@ -134,13 +137,14 @@ def measure(
     """
     observed = Observed(convolution)
     builder = assemble(observed)
+    observed.publish(builder)
     with TemporaryDirectory() as folder:
         graph = Graph(builder.save(Path(folder)).graph)
         ranges: Ranges = {}
         for mel in mels:
             feeds = whole_utterance(graph, mel)
-            found = graph.run(feeds, [f"{path}/extremes" for path in observed.watched])
-            for path, (low, high) in zip(observed.watched, found, strict=True):
+            (extremes,) = graph.run(feeds, ["extremes"])
+            for path, (low, high) in zip(observed.watched, extremes.reshape(-1, 2), strict=True):
                 before = ranges.get(path, (0.0, 0.0))
                 ranges[path] = (min(before[0], float(low)), max(before[1], float(high)))
         del graph

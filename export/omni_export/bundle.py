@@ -1,46 +1,51 @@
 """Checkpoint -> bundle: builds every graph, writes them one by one, and describes the whole in `bundle.json`.
 
-Everything goes into `<out>.partial`; only a complete bundle is renamed to `<out>`. An interrupted export leaves its
-finished graphs there for `resume`.
+Everything goes into `<out>.partial` (see `workplace`); only a complete bundle is renamed to `<out>`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
-import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
 from omni_edge.errors import CheckpointError, ResourceError, UsageError
 from omni_edge.manifest import (
     FORMAT,
     FORMAT_VERSION,
-    MANIFEST_NAME,
     FileEntry,
     GraphEntry,
     Manifest,
     Origin,
     PositionSection,
-    sha256_of,
+    TextSection,
+    VoiceSection,
 )
 from omni_export import audio_encoder, bigvgan, conversation, decoder, dit, dit_time, vision_encoder, voices
 from omni_export.calibration import cache_scales
 from omni_export.checkpoint import Checkpoint
 from omni_export.config import OmniConfig
-from omni_export.graph import GraphBuilder, Precision
-
-Progress = Callable[[str, int, int], None]
+from omni_export.graph import GraphBuilder, GraphFile, Precision
+from omni_export.meter import ExportProgress, Meter, Tell
+from omni_export.workplace import Workplace, WrittenGraph
 
 PERCEPTION_ROLES = ("audio_encoder", "vision_encoder", "token_embedding", "thinker")
 SPEECH_ROLES = ("talker", "dit", "dit_time", "bigvgan")
 ROLES = PERCEPTION_ROLES + SPEECH_ROLES
 GROUP_SIZES = (16, 32, 64, 128, 256)
-_PROGRESS_FILE = "progress.json"
+_DISK_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 
 
 @dataclass(frozen=True)
@@ -82,12 +87,13 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class GraphRow:
-    """A line of the export's table."""
+    """A line of the export's table; `seconds` is what writing the graph took."""
 
     role: str
     nodes: int
     precision: str
     nbytes: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -99,14 +105,14 @@ class ExportReport:
     nbytes: int
 
 
-def export_bundle(checkpoint: str, out: Path, options: ExportOptions, progress: Progress | None = None) -> ExportReport:
+def export_bundle(checkpoint: str, out: Path, options: ExportOptions, progress: Tell | None = None) -> ExportReport:
     """Writes the bundle of `checkpoint` (a folder, or a hub id that is downloaded first) to folder `out`.
 
     Args:
         checkpoint: what to export.
         out: the bundle's folder; must not exist, unless `options.force`.
         options: see `ExportOptions`.
-        progress: called with (stage, bytes done, bytes in total) of the weights written.
+        progress: is told how far it is.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
@@ -115,7 +121,23 @@ def export_bundle(checkpoint: str, out: Path, options: ExportOptions, progress: 
     """
     if out.exists() and not options.force:
         raise UsageError(f"{out} exists already. Choose another --out, or replace it with --force.")
-    return _Export(Checkpoint(find_checkpoint(checkpoint)), checkpoint, out, options).run(progress or (lambda *_: None))
+    export = _Export(Checkpoint(find_checkpoint(checkpoint)), checkpoint, out, options)
+    with _disk_full(out):
+        return export.run(progress or (lambda _: None))
+
+
+@contextmanager
+def _disk_full(out: Path) -> Iterator[None]:
+    """Inside, a full disk is a ResourceError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_FULL:
+            raise
+        raise ResourceError(
+            f"Writing {out} failed: {error.strerror}. Free some disk space and go on with --resume, or choose another "
+            "--out."
+        ) from error
 
 
 def find_checkpoint(checkpoint: str) -> Path:
@@ -146,39 +168,38 @@ class _Export:
         self.config = OmniConfig.parse(checkpoint.config)
         if options.text_only:
             self.config = dataclasses.replace(self.config, talker=None, dit=None, bigvgan=None)
-        self.folder = out.with_name(f"{out.name}.partial")
+        self.place = Workplace(out, self._fingerprint())
 
-    def run(self, progress: Progress) -> ExportReport:
-        # Everything that can be refused is refused before the first byte is written.
+    def run(self, tell: Tell) -> ExportReport:
+        # Everything that can be refused is refused before the first weight is written.
         builders = self._builders()
         speakers = voices.read(self.checkpoint, self.config, self.options.voices) if self.config.talker else None
-        finished = self._begin()
-        total = sum(builder.data_nbytes for builder in builders.values())
-        done = 0
-        graphs: dict[str, GraphEntry] = {}
-        for role, builder in builders.items():
-            if role in finished:
-                graphs[role] = finished[role]
-                done += builder.data_nbytes
-                progress(role, done, total)
-                continue
-
-            def report(count: int, role: str = role) -> None:
-                nonlocal done
-                done += count
-                progress(role, done, total)
-
-            graphs[role] = self._write(builder, report)
-            self._note(graphs)
-        if self.options.int8_cache:
-            self._quantize_cache(graphs["thinker"])
-        manifest = self._manifest(graphs, speakers)
-        self._finish(manifest)
-        rows = [
-            GraphRow(role, entry.nodes, entry.precision, self._nbytes(manifest, entry))
-            for role, entry in manifest.graphs.items()
-        ]
-        return ExportReport(self.out, rows, sum(entry.bytes for entry in manifest.files.values()))
+        written = self.place.open(resume=self.options.resume)
+        tokenizer = conversation.write_tokenizer(self.checkpoint, self.place.folder)
+        text = conversation.text_section(self.checkpoint, self.config, tokenizer)
+        todo = {role: builder for role, builder in builders.items() if role not in written}
+        self.place.require(sum(builder.data_nbytes for builder in todo.values()))
+        began = time.monotonic()
+        if "bigvgan" in todo and self.config.dit and self.options.of("bigvgan").kind != "fp32":
+            tell(ExportProgress("ranges of bigvgan", 0, 0, 0, 0, None))
+            mels = [voice.ref_mel for voice in voices.published(self.checkpoint, self.config.dit).values()]
+            # It comes first, so that an interruption later on does not cost its ranges.
+            todo = {"bigvgan": builders["bigvgan"], **todo, **self._bigvgan(mels)}
+        done = sum(graph.nbytes for graph in written.values())
+        total = done + sum(builder.data_nbytes for builder in todo.values())
+        meter = Meter(tell, total, sum(builder.weights for builder in todo.values()), done)
+        for role, builder in todo.items():
+            meter.start(role, builder.data_nbytes)
+            saved = builder.save(self.place.folder, meter.wrote)
+            if role == "thinker" and self.options.int8_cache:
+                meter.start("ranges of the Thinker's cache", 0)
+                saved = self._with_int8_cache(builder, saved, tokenizer)
+            ended = time.monotonic()
+            written[role] = _written(builder, saved, ended - began)
+            began = ended
+            self.place.note(written)
+        spoken = speakers.write(self.place.folder) if speakers else None
+        return self._finish({role: written[role] for role in builders}, text, spoken)
 
     # -- the parts ---------------------------------------------------------------------------------------------
 
@@ -197,35 +218,39 @@ class _Export:
             builders["talker"] = decoder.build_talker(weights("talker"), config.talker, of("talker"))
             builders["dit"] = dit.build(weights(dit.PREFIX), config.dit, of("dit"))
             builders["dit_time"] = dit_time.build(weights(dit.PREFIX), config.dit, of("dit_time"))
-            mels = [voice.ref_mel for voice in voices.published(self.checkpoint, config.dit).values()]
-            builders["bigvgan"] = bigvgan.build(weights(bigvgan.PREFIX), config.bigvgan, of("bigvgan"), mels)
+            # Stands in for its INT8 form, whose ranges take a while to measure.
+            builders |= self._bigvgan()
         return builders
 
-    def _write(self, builder: GraphBuilder, progress: Callable[[int], None]) -> GraphEntry:
-        saved = builder.save(self.folder, progress)
-        return GraphEntry(
-            file=saved.graph.name,
-            data=saved.data.name if saved.data else None,
-            precision=str(saved.precision),
-            nodes=saved.nodes,
-            inputs=_roles(builder.input_names),
-            outputs=_roles(builder.output_names),
-        )
+    def _bigvgan(self, mels: Sequence[NDArray[np.float32]] = ()) -> dict[str, GraphBuilder]:
+        """BigVGAN where there is speech; in INT8, where that is wanted, only with `mels` to measure its ranges on."""
+        config = self.config.bigvgan
+        if config is None:
+            return {}
+        weights = self.checkpoint.scope(bigvgan.PREFIX)
+        return {"bigvgan": bigvgan.build(weights, config, self.options.of("bigvgan"), mels)}
 
-    def _quantize_cache(self, entry: GraphEntry) -> None:
+    def _with_int8_cache(self, builder: GraphBuilder, saved: GraphFile, tokenizer: Tokenizer) -> GraphFile:
         """Writes the Thinker's graph once more, with an INT8 cache; its weights stay as they are."""
         text, weights = self.config.thinker.text, self.checkpoint.scope("thinker")
-        tokenizer = conversation.write_tokenizer(self.checkpoint, self.folder)
         table = weights("model.embed_tokens.weight")
-        scales = cache_scales(self.folder, entry, decoder.section(text), table, tokenizer)
-        builder = decoder.build_thinker(weights, text, self.options.of("thinker"), scales)
-        builder.save(self.folder, write_data=False)
+        scales = cache_scales(self.place.folder, _entry(builder, saved), decoder.section(text), table, tokenizer)
+        small = decoder.build_thinker(weights, text, self.options.of("thinker"), scales)
+        again = small.save(self.place.folder, write_data=False)
+        return dataclasses.replace(again, sha256={**saved.sha256, **again.sha256})
 
-    def _manifest(self, graphs: dict[str, GraphEntry], speakers: voices.Speakers | None) -> Manifest:
+    def _finish(self, graphs: dict[str, WrittenGraph], text: TextSection, spoken: VoiceSection | None) -> ExportReport:
+        manifest = self._manifest(graphs, text, spoken)
+        self.place.finish(manifest.to_json())
+        rows = [
+            GraphRow(role, graph.entry.nodes, graph.entry.precision, graph.nbytes, graph.seconds)
+            for role, graph in graphs.items()
+        ]
+        return ExportReport(self.out, rows, sum(entry.bytes for entry in manifest.files.values()))
+
+    def _manifest(self, graphs: dict[str, WrittenGraph], text: TextSection, spoken: VoiceSection | None) -> Manifest:
         config, checkpoint = self.config, self.checkpoint
         preprocessor = checkpoint.read_json("preprocessor_config.json", optional=True)
-        tokenizer = conversation.write_tokenizer(checkpoint, self.folder)
-        spoken = speakers.write(self.folder) if speakers else None
         talker = config.talker
         thinker = config.thinker
         return Manifest(
@@ -233,9 +258,9 @@ class _Export:
             format_version=FORMAT_VERSION,
             generator=f"omni-export {version('omni-edge')}",
             origin=self._origin(),
-            files={path.name: FileEntry(path.stat().st_size, sha256_of(path)) for path in self._files()},
-            graphs=graphs,
-            text=conversation.text_section(checkpoint, config, tokenizer),
+            files=self.place.files(graphs),
+            graphs={role: graph.entry for role, graph in graphs.items()},
+            text=text,
             thinker=decoder.section(thinker.text, int8_cache=self.options.int8_cache),
             positions=PositionSection(thinker.position_id_per_seconds, thinker.seconds_per_chunk),
             audio=audio_encoder.section(thinker.audio, preprocessor),
@@ -256,8 +281,6 @@ class _Export:
             dtype=str(raw.get("torch_dtype") or raw.get("dtype") or "unknown"),
         )
 
-    # -- the folder --------------------------------------------------------------------------------------------
-
     def _fingerprint(self) -> dict[str, Any]:
         """What must be equal for finished graphs to be taken over."""
         index = self.checkpoint.path / "model.safetensors.index.json"
@@ -267,55 +290,26 @@ class _Export:
             "checkpoint": str(self.checkpoint.path.resolve()),
             "config": hashlib.sha256(json.dumps(self.checkpoint.config, sort_keys=True).encode()).hexdigest(),
             "weights": [weights.stat().st_size, weights.stat().st_mtime_ns],
-            "options": json.loads(json.dumps(options)),
+            "options": options,
             "generator": version("omni-edge"),
         }
 
-    def _begin(self) -> dict[str, GraphEntry]:
-        """Makes the working folder; returns the graphs that an interrupted export finished there."""
-        progress = self.folder / _PROGRESS_FILE
-        if self.options.resume and progress.exists():
-            noted = json.loads(progress.read_text("utf-8"))
-            if noted["fingerprint"] == self._fingerprint():
-                return {role: GraphEntry(**entry) for role, entry in noted["graphs"].items()}
-        try:
-            if self.folder.exists():
-                shutil.rmtree(self.folder)
-            self.folder.mkdir(parents=True)
-        except OSError as error:
-            raise ResourceError(f"{self.folder} cannot be created ({error.strerror}). Choose another --out.") from None
-        return {}
 
-    def _note(self, graphs: dict[str, GraphEntry]) -> None:
-        entries = {role: dataclasses.asdict(entry) for role, entry in graphs.items()}
-        text = json.dumps({"fingerprint": self._fingerprint(), "graphs": entries}, indent=1)
-        _write_text(self.folder / _PROGRESS_FILE, text)
-
-    def _files(self) -> list[Path]:
-        return sorted(path for path in self.folder.iterdir() if path.name not in (_PROGRESS_FILE, MANIFEST_NAME))
-
-    def _finish(self, manifest: Manifest) -> None:
-        _write_text(self.folder / MANIFEST_NAME, manifest.to_json())
-        (self.folder / _PROGRESS_FILE).unlink(missing_ok=True)
-        if self.out.exists():
-            # The old bundle makes way only now that the new one is complete.
-            old = self.out.with_name(f"{self.out.name}.old.partial")
-            self.out.rename(old)
-            self.folder.rename(self.out)
-            shutil.rmtree(old)
-        else:
-            self.folder.rename(self.out)
-
-    @staticmethod
-    def _nbytes(manifest: Manifest, entry: GraphEntry) -> int:
-        return sum(manifest.files[name].bytes for name in (entry.file, entry.data) if name is not None)
+def _entry(builder: GraphBuilder, saved: GraphFile) -> GraphEntry:
+    return GraphEntry(
+        file=saved.graph.name,
+        data=saved.data.name if saved.data else None,
+        precision=str(saved.precision),
+        nodes=saved.nodes,
+        inputs=_roles(builder.input_names),
+        outputs=_roles(builder.output_names),
+    )
 
 
-def _write_text(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, "utf-8")
-    except OSError as error:
-        raise ResourceError(f"Writing {path} failed: {error.strerror}. Free some disk space.") from None
+def _written(builder: GraphBuilder, saved: GraphFile, seconds: float) -> WrittenGraph:
+    paths = [path for path in (saved.graph, saved.data) if path is not None]
+    files = {path.name: FileEntry(path.stat().st_size, saved.sha256[path.name]) for path in paths}
+    return WrittenGraph(_entry(builder, saved), files, seconds)
 
 
 def _roles(names: list[str]) -> dict[str, str]:

@@ -9,8 +9,10 @@ Node names are paths in the model (`/model/layers.0/attn/qkv_proj/MatMul`), so t
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +22,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from omni_edge.errors import ResourceError
+from omni_edge.graph import usable_cores
 from omni_export.lazy import LazyTensor
+from omni_export.order import ordered
 from omni_quant import quantize_blockwise_rows, quantize_channelwise
 
 Kind = Literal["fp32", "int8", "int4"]
@@ -35,6 +39,8 @@ _ALIGNMENT_BYTES = 64
 _PAGE_ALIGNED_FROM_BYTES = 16 * _PAGE_BYTES
 # Smaller constants stay inside the .onnx file.
 _EXTERNAL_FROM_BYTES = 1024
+# Hashed and written at a time, while the piece is in the processor's cache.
+_PIECE_BYTES = 1 << 20
 _ELEMENT_TYPES: dict[str, int] = {
     "float32": TensorProto.FLOAT,
     "int64": TensorProto.INT64,
@@ -62,25 +68,25 @@ class Precision:
 
 @dataclass(frozen=True)
 class GraphFile:
-    """What was written: the graph's file, its data file (None where there is no large weight), and their sizes."""
+    """What was written: the graph's file, its data file (None where there is no large weight), and the SHA-256 (hex) of
+    the bytes that were written, by file name.
+    """
 
     graph: Path
     data: Path | None
     nodes: int
     precision: Precision
-
-    @property
-    def nbytes(self) -> int:
-        return self.graph.stat().st_size + (self.data.stat().st_size if self.data else 0)
+    sha256: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
 class _Group:
-    """Tensors that one producer yields together (a packed matrix and its scales)."""
+    """Tensors that one producer yields together (a packed matrix and its scales), for a number of `weights`."""
 
     protos: list[TensorProto]
     produce: Callable[[], Iterable[NDArray[Any]]]
     nbytes: list[int]
+    weights: int
 
 
 class GraphBuilder:
@@ -183,8 +189,9 @@ class GraphBuilder:
         self,
         tensors: Sequence[tuple[str, np.dtype[Any], tuple[int, ...]]],
         produce: Callable[[], Iterable[NDArray[Any]]],
+        weights: int | None = None,
     ) -> None:
-        group = _Group([], produce, [])
+        group = _Group([], produce, [], weights or max(int(np.prod(shape, dtype=np.int64)) for _, _, shape in tensors))
         for name, dtype, shape in tensors:
             proto = TensorProto(name=name, dims=shape, data_type=_ELEMENT_TYPES[dtype.name])
             proto.data_location = TensorProto.EXTERNAL
@@ -241,7 +248,9 @@ class GraphBuilder:
         packed_shape = (rows, row_bytes) if flat else (rows, blocks, block * bits // 8)
 
         def produce() -> Iterable[NDArray[Any]]:
-            result = quantize_blockwise_rows(weight.read, rows, columns, bits=bits, block_size=block)
+            result = quantize_blockwise_rows(
+                weight.read, rows, columns, bits=bits, block_size=block, threads=usable_cores()
+            )
             packed = result.packed.reshape(rows, -1)[:, :row_bytes] if flat else result.packed
             return [packed, result.scales]
 
@@ -253,6 +262,7 @@ class GraphBuilder:
                     (scales_name, np.dtype(np.float32), (rows, blocks)),
                 ],
                 produce,
+                rows * columns,
             )
         return packed_name, scales_name
 
@@ -335,14 +345,21 @@ class GraphBuilder:
         """Bytes of all external weights, known before anything is read (for progress)."""
         return sum(sum(group.nbytes) for group in self._groups)
 
+    @property
+    def weights(self) -> int:
+        """Weights that `save` reads and converts: what its time goes by, whatever they are stored as."""
+        return sum(group.weights for group in self._groups)
+
     def save(
-        self, directory: Path, progress: Callable[[int], None] | None = None, *, write_data: bool = True
+        self, directory: Path, progress: Callable[[int, int], None] | None = None, *, write_data: bool = True
     ) -> GraphFile:
         """Writes `<name>.onnx` and, for the large weights, `<name>.onnx.data` into `directory`.
 
+        Weights are read and converted one after the other, while the one before is hashed and written.
+
         Args:
             directory: an existing folder.
-            progress: called with the number of bytes just written.
+            progress: called with the number of bytes just written, and of weights that they stand for.
             write_data: False: the data file is there already, from a graph with the same large weights.
 
         Raises:
@@ -350,21 +367,24 @@ class GraphBuilder:
         """
         graph_path = directory / f"{self.name}.onnx"
         data_path = directory / f"{self.name}.onnx.data"
+        sha256 = {}
         self._place(data_path.name)
         try:
             if self._groups and write_data:
-                self._write_data(data_path, progress or (lambda _: None))
-            graph = helper.make_graph(
-                self._nodes, self.name, self._inputs, self._outputs, list(self._initializers.values())
-            )
+                sha256[data_path.name] = self._write_data(data_path, progress or (lambda *_: None))
+            nodes = ordered(self._nodes, {value.name for value in self._outputs})
+            graph = helper.make_graph(nodes, self.name, self._inputs, self._outputs, list(self._initializers.values()))
             opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
             model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="omni-export")
-            graph_path.write_bytes(model.SerializeToString())
+            content = model.SerializeToString(deterministic=True)
+            sha256[graph_path.name] = hashlib.sha256(content).hexdigest()
+            graph_path.write_bytes(content)
         except OSError as error:
             raise ResourceError(
-                f"Writing {graph_path.name} failed: {error.strerror}. Free some disk space or choose another --out."
+                f"Writing {graph_path.name} failed: {error.strerror}. Free some disk space and go on with --resume, "
+                "or choose another --out."
             ) from error
-        return GraphFile(graph_path, data_path if self._groups else None, len(self._nodes), self.precision)
+        return GraphFile(graph_path, data_path if self._groups else None, len(nodes), self.precision, sha256)
 
     def _place(self, location: str) -> None:
         """Gives every large weight its place in the data file; sizes are known before anything is read."""
@@ -378,10 +398,27 @@ class GraphBuilder:
                 for key, value in (("location", location), ("offset", offset), ("length", nbytes)):
                     proto.external_data.add(key=key, value=str(value))
 
-    def _write_data(self, path: Path, progress: Callable[[int], None]) -> None:
-        with path.open("wb") as file:
+    def _write_data(self, path: Path, progress: Callable[[int, int], None]) -> str:
+        """The large weights at their places; returns the file's SHA-256."""
+        digest = hashlib.sha256()
+        with path.open("wb") as file, ThreadPoolExecutor(1) as writer:
+
+            def write(group: _Group, arrays: list[NDArray[Any]]) -> None:
+                for proto, array in zip(group.protos, arrays, strict=True):
+                    padding = int(proto.external_data[1].value) - file.tell()
+                    for content in (memoryview(bytes(padding)), array.reshape(-1).view(np.uint8).data):
+                        for start in range(0, len(content), _PIECE_BYTES):
+                            piece = content[start : start + _PIECE_BYTES]
+                            digest.update(piece)
+                            file.write(piece)
+
+            writing: Future[None] | None = None
             for group in self._groups:
-                for proto, array in zip(group.protos, group.produce(), strict=True):
-                    file.seek(int(proto.external_data[1].value))
-                    file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-                    progress(array.nbytes)
+                arrays = [np.ascontiguousarray(array) for array in group.produce()]
+                if writing is not None:
+                    writing.result()
+                writing = writer.submit(write, group, arrays)
+                progress(sum(group.nbytes), group.weights)
+            if writing is not None:
+                writing.result()
+        return digest.hexdigest()

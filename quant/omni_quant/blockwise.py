@@ -7,13 +7,16 @@ The layout is that of ONNX Runtime's `MatMulNBits` (packed `[N, blocks, bytes]`)
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-# Weights quantized at a time: the temporaries stay in a processor's cache (3x as fast as pieces of 4 million).
-_CHUNK_VALUES = 1 << 17
+# Weights quantized at a time: few enough that the temporaries stay in a processor's cache (2x as fast as pieces of 4
+# million), many enough that threads seldom wait for each other's Python (pieces a quarter as large: slower with two
+# threads than with one).
+_CHUNK_VALUES = 1 << 18
 # Parts of the largest magnitude tried as 4-bit scales. Clipping the extreme values of a group makes all others
 # finer: +0.4 dB for groups of 128 of normal values, +0.6 dB with heavy tails; more candidates add less than 0.1 dB.
 _CLIPS = (1.0, 0.9, 0.8)
@@ -51,16 +54,35 @@ def quantize_blockwise(weight: NDArray[np.float32], *, bits: int, block_size: in
 
 
 def quantize_blockwise_rows(
-    read: Callable[[int, int], NDArray[np.float32]], rows: int, columns: int, *, bits: int, block_size: int
+    read: Callable[[int, int], NDArray[np.float32]],
+    rows: int,
+    columns: int,
+    *,
+    bits: int,
+    block_size: int,
+    threads: int = 1,
 ) -> BlockwiseWeight:
-    """As `quantize_blockwise`, for a matrix that `read(start, stop)` yields a few rows at a time."""
+    """As `quantize_blockwise`, for a matrix that `read(start, stop)` yields a few rows at a time.
+
+    With several `threads`, `read` is called from all of them; the result does not depend on their number.
+    """
     blocks = -(-columns // block_size)
     packed = np.empty((rows, blocks, block_size * bits // 8), np.uint8)
     scales = np.empty((rows, blocks), np.float32)
     step = max(1, _CHUNK_VALUES // (blocks * block_size))
-    for start in range(0, rows, step):
+
+    def quantize(start: int) -> None:
         stop = min(rows, start + step)
         packed[start:stop], scales[start:stop] = _quantize_rows(read(start, stop), bits, block_size, blocks)
+
+    starts = range(0, rows, step)
+    if threads == 1 or len(starts) == 1:
+        for start in starts:
+            quantize(start)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            for _ in pool.map(quantize, starts):
+                pass
     return BlockwiseWeight(packed, scales, columns, bits, block_size)
 
 
@@ -75,40 +97,43 @@ def _quantize_rows(
     half = 1 << (bits - 1)
     full = (np.where(high > -low, high, low) / -half).astype(np.float32)
     full[full == 0] = 1.0
-    scales, codes = full, _codes(grouped, full, half)
-    if bits == 4:
-        error = _squared_error(grouped, codes, scales)
-        for clip in _CLIPS[1:]:
-            tried = full * np.float32(clip)
-            tried_codes = _codes(grouped, tried, half)
-            tried_error = _squared_error(grouped, tried_codes, tried)
-            better = tried_error < error
-            scales = np.where(better, tried, scales)
-            codes = np.where(better[..., None], tried_codes, codes)
-            error = np.minimum(error, tried_error)
-    values = (codes + half).astype(np.uint8)
+    codes = np.empty_like(grouped)
+    scales = _least_error(grouped, full, half, codes) if bits == 4 else full
+    _encode(grouped, scales, half, codes)
+    codes += half
+    values = codes.astype(np.uint8)
     return (_pack_pairs(values) if bits == 4 else values), scales
 
 
 def _pack_pairs(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    packed: NDArray[np.uint8] = np.bitwise_or(values[..., 0::2], np.left_shift(values[..., 1::2], np.uint8(4)))
+    """Two codes below 16 into each byte, the even one in the low nibble; the last axis is even."""
+    pairs = values.view("<u2")
+    packed: NDArray[np.uint8] = (pairs | (pairs >> 4)).astype(np.uint8)
     return packed
 
 
-def _codes(grouped: NDArray[np.float32], scales: NDArray[np.float32], half: int) -> NDArray[np.float32]:
-    """Signed codes as float32, in [-half, half - 1]."""
-    codes = np.rint(grouped * (1.0 / scales)[..., None])
-    np.clip(codes, -half, half - 1, out=codes)
-    return codes
-
-
-def _squared_error(
-    grouped: NDArray[np.float32], codes: NDArray[np.float32], scales: NDArray[np.float32]
+def _least_error(
+    grouped: NDArray[np.float32], full: NDArray[np.float32], half: int, codes: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    difference = codes * scales[..., None]
-    difference -= grouped
-    error: NDArray[np.float32] = np.einsum("rbi,rbi->rb", difference, difference)
-    return error
+    """The scale of each block with the least squared error among the `_CLIPS` of `full`; `codes` is overwritten."""
+    difference = np.empty_like(grouped)
+    scales, least = full, np.full_like(full, np.inf)
+    for clip in _CLIPS:
+        tried = full * np.float32(clip)
+        _encode(grouped, tried, half, codes)
+        np.multiply(codes, tried[..., None], out=difference)
+        difference -= grouped
+        error = np.einsum("rbi,rbi->rb", difference, difference)
+        scales = np.where(error < least, tried, scales)
+        least = np.minimum(error, least)
+    return scales
+
+
+def _encode(grouped: NDArray[np.float32], scales: NDArray[np.float32], half: int, codes: NDArray[np.float32]) -> None:
+    """Writes signed codes, as float32 in [-half, half - 1], into `codes`."""
+    np.multiply(grouped, (1.0 / scales)[..., None], out=codes)
+    np.rint(codes, out=codes)
+    np.clip(codes, -half, half - 1, out=codes)
 
 
 def dequantize_blockwise(quantized: BlockwiseWeight) -> NDArray[np.float32]:

@@ -14,6 +14,7 @@ from omni_edge import CheckpointError, OmniEdge, Sampling, TurnDone, UsageError
 from omni_edge.manifest import Bundle
 from omni_export.bundle import ROLES, ExportOptions, export_bundle
 from omni_export.graph import GraphBuilder, Precision
+from omni_export.meter import ExportProgress
 from omni_export.verify import verify_bundle
 
 
@@ -67,10 +68,10 @@ def test_verification_fails_for_other_weights(source: Path, tmp_path: Path) -> N
 
 
 def test_the_report_and_the_manifest_agree(source: Path, tmp_path: Path) -> None:
-    stages: list[tuple[str, int, int]] = []
+    told: list[ExportProgress] = []
     out = tmp_path / "bundle"
     mixed = options(precision_of={"talker": Precision("int8", 64), "dit": Precision("fp32")})
-    report = export_bundle(str(source), out, mixed, lambda *stage: stages.append(stage))
+    report = export_bundle(str(source), out, mixed, told.append)
     manifest = Bundle(out, verify=True).manifest
     assert {row.role: row.precision for row in report.graphs} == {r: e.precision for r, e in manifest.graphs.items()}
     assert manifest.graphs["talker"].precision == "int8 g64"
@@ -78,8 +79,14 @@ def test_the_report_and_the_manifest_agree(source: Path, tmp_path: Path) -> None
     assert manifest.graphs["thinker"].precision == "int4 g32"
     assert report.nbytes == sum(entry.bytes for entry in manifest.files.values())
     assert sorted(path.name for path in out.iterdir()) == sorted([*manifest.files, "bundle.json"])
-    assert [stage for stage, *_ in stages if stage] == sorted((stage for stage, *_ in stages), key=ROLES.index)
-    assert stages[-1][1] == stages[-1][2] > 0
+    assert [news.stage for news in told] == sorted((news.stage for news in told), key=ROLES.index)
+    for role in ROLES:
+        steps = [news for news in told if news.stage == role]
+        assert steps[0].stage_done == 0
+        assert steps[-1].stage_done == steps[-1].stage_total > 0
+        assert manifest.files[f"{role}.onnx.data"].bytes >= steps[-1].stage_total
+    assert told[-1].done == told[-1].total == sum(news.stage_total for news in told if news.stage_done == 0)
+    assert told[-1].remaining == 0
     assert not list(out.parent.glob("*.partial"))
 
 
@@ -199,7 +206,10 @@ def test_damaged_checkpoints_are_named(checkpoint: Path, tmp_path: Path) -> None
         export_bundle(str(tmp_path / "nowhere"), tmp_path / "bundle", options())
 
 
-def test_another_chat_format_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+def test_another_chat_format_is_refused_before_weights_are_written(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(GraphBuilder, "save")
     rewrite(checkpoint / "chat_template.json", chat_template=CHAT_TEMPLATE.replace("<|im_end|>", "</s>"))
     with pytest.raises(CheckpointError, match="does not write plain ChatML turns"):
         export_bundle(str(checkpoint), tmp_path / "bundle", options())

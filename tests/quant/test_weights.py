@@ -89,6 +89,10 @@ def test_reading_in_pieces_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> No
     np.testing.assert_array_equal(pieces.packed, whole.packed)
     np.testing.assert_array_equal(pieces.scales, whole.scales)
     assert len(calls) == 8
+    threaded = quantize_blockwise_rows(read, 50, 96, bits=4, block_size=32, threads=3)
+    np.testing.assert_array_equal(threaded.packed, whole.packed)
+    np.testing.assert_array_equal(threaded.scales, whole.scales)
+    assert sorted(calls[8:]) == calls[:8]
 
 
 def test_channelwise_scales_each_output() -> None:

@@ -1,0 +1,71 @@
+"""What is computed when, in the graphs that the export writes: values are used soon, so that few are in memory."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from omni_edge.bigvgan import whole_utterance
+from omni_edge.graph import Graph
+from omni_export import bigvgan
+from omni_export.bigvgan_int8 import Observed
+from omni_export.checkpoint import Checkpoint
+from omni_export.config import OmniConfig
+from omni_export.graph import GraphBuilder, Precision
+
+
+def order(graph: Path, feeds: dict[str, Any], folder: Path) -> list[str]:
+    """The names of the nodes in the order in which onnxruntime computes them."""
+    options = ort.SessionOptions()
+    options.enable_profiling = True
+    options.profile_file_prefix = str(folder / "profile")
+    session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    session.run(None, feeds)
+    events = json.loads(Path(session.end_profiling()).read_text())
+    return [event["name"].removesuffix("_kernel_time") for event in events if event["name"].endswith("_kernel_time")]
+
+
+def test_what_is_read_off_a_layer_is_read_before_the_next_one(tmp_path: Path) -> None:
+    g = GraphBuilder("chain")
+    x = g.input("x", [1, 2, "time"])
+    for layer in range(5):
+        x = g.op("Cos", [x], f"/{layer}")
+        tail = g.op("Slice", [x, g.const([-1]), g.const([9]), g.const([2])], f"/{layer}/tail")
+        g.output(g.op("Concat", [tail, tail], f"/{layer}/state", axis=2), f"state.{layer}", [1, 2, 2])
+    g.output(x, "y", [1, 2, "time"])
+    saved = g.save(tmp_path)
+    assert saved.nodes == 3 * 5 + 1  # `y` has another name, because a state is read off it as well
+    names = order(saved.graph, {"x": np.zeros((1, 2, 9), np.float32)}, tmp_path)
+    assert [name for name in names if "Identity" not in name] == [
+        f"/{layer}{node}" for layer in range(5) for node in ("/Cos", "/tail/Slice", "/state/Concat")
+    ]
+    outputs = Graph(saved.graph).run({"x": np.zeros((1, 2, 9), np.float32)}, ["y", "state.1"])
+    np.testing.assert_allclose(outputs[0][0, 0, 0], np.cos(np.cos(np.cos(np.cos(1)))), rtol=1e-5)
+    np.testing.assert_allclose(outputs[1], np.full((1, 2, 2), np.cos(1)), rtol=1e-6)
+
+
+def test_extremes_are_taken_while_the_values_are_there(checkpoint: Path, tmp_path: Path) -> None:
+    source = Checkpoint(checkpoint)
+    config = OmniConfig.parse(source.config).bigvgan
+    assert config is not None
+    observed = Observed(bigvgan.convolution)
+    g = bigvgan._assemble(source.scope(bigvgan.PREFIX), config, observed, Precision())
+    observed.publish(g)
+    path = g.save(tmp_path).graph
+    mel = np.random.default_rng(0).standard_normal((12, config.mel_dim)).astype(np.float32)
+    names = order(path, whole_utterance(Graph(path), mel), tmp_path)
+    levels = range(len(config.upsample_rates))
+    begins = [
+        next(index for index, name in enumerate(names) if name.startswith(f"/levels.{level}/up")) for level in levels
+    ]
+    taken = 0
+    for level, next_begins in zip(levels, [*begins[1:], len(names)], strict=True):
+        extremes = [index for index, name in enumerate(names) if re.match(rf"/levels\.{level}/.*/Reduce\w+$", name)]
+        assert max(extremes) < next_begins
+        taken += len(extremes)
+    assert taken == 2 * len(observed.watched)
