@@ -26,7 +26,7 @@ from nano.speaking import CODE_SAMPLES, VOICES, Clip, Corpus
 from nano.stage import Journal, fade
 
 SEED = 7
-STEPS = 3000
+STEPS = 2500
 BATCH, CROP = 24, 64
 RATE, WARM_UP = 1.5e-3, 100
 WIDTH, VECTOR = 160, 32

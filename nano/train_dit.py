@@ -29,7 +29,7 @@ from nano.stage import Average, Journal, fade
 from omni_edge.solver import SolverSettings
 
 SEED = 13
-STEPS = 6000
+STEPS = 2000
 BATCH = 8
 LONGEST = 240  # mel frames
 RATE, WARM_UP = 1e-3, 200
