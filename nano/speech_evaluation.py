@@ -41,11 +41,11 @@ class Recognizer:
     """pocketsphinx with the world's grammar.
 
     Raises:
-        ModuleNotFoundError: `pip install pocketsphinx` is missing.
+        ModuleNotFoundError: pocketsphinx is missing: `pip install '.[nano]'`.
     """
 
     def __init__(self) -> None:
-        import pocketsphinx  # type: ignore[import-untyped]  # noqa: PLC0415 (training does without it)
+        import pocketsphinx  # noqa: PLC0415 (training does without it)
 
         self._decoder: Any = pocketsphinx.Decoder(lm=None, loglevel="FATAL", samprate=_RECOGNIZER_RATE)
         self._decoder.add_jsgf_string("replies", world.grammar())
