@@ -100,7 +100,6 @@ def build(
     ranges = measure(
         lambda observed: _assemble(weights, config, observed, Precision("fp32")),
         convolution,
-        len(config.upsample_rates),
         calibration,
     )
     return _assemble(weights, config, Int8(ranges), Precision("int8", precision.group_size))

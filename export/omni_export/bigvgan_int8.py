@@ -124,15 +124,12 @@ def _affine(extremes: tuple[float, float]) -> tuple[np.float32, np.uint8]:
     return scale, np.uint8(np.clip(np.rint(-low / scale), 0, _LEVELS))
 
 
-def measure(
-    assemble: Callable[[Convolution], GraphBuilder], convolution: Convolution, levels: int, mels: Sequence[Array]
-) -> Ranges:
+def measure(assemble: Callable[[Convolution], GraphBuilder], convolution: Convolution, mels: Sequence[Array]) -> Ranges:
     """Runs the float32 graph over `mels` and returns the range of every convolution's input and output.
 
     Args:
         assemble: builds the graph around a way to make convolutions.
         convolution: the float32 way.
-        levels: up-samplers of the graph.
         mels: float32 [frames, mel_dim], natural logarithm.
     """
     observed = Observed(convolution)
