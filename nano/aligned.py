@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nano import world
-from nano.voices import RATE, voices
+from nano.voices import RATE, Samples, voices
 from omni_edge.resample import ResampleState, resampler
 from omni_edge.wav import read_wave
 
@@ -33,7 +33,7 @@ PHONES = [
 # fmt: on
 
 
-def _speak(text: str, voice: str, speed: float, pitch: float) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def _speak(text: str, voice: str, speed: float, pitch: float) -> tuple[Samples, NDArray[np.int64]]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "speech.wav"
         options = ["--setf", f"duration_stretch={1 / speed:.3f}", "--setf", f"int_f0_target_mean={pitch:.1f}"]
@@ -50,7 +50,7 @@ def _speak(text: str, voice: str, speed: float, pitch: float) -> tuple[NDArray[n
     return np.asarray(samples * (0.5 / np.abs(samples).max()), np.float32), labels.astype(np.int64)
 
 
-def aligned_speech(work: Path, count: int) -> list[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+def aligned_speech(work: Path, count: int) -> list[tuple[Samples, NDArray[np.int64]]]:
     """`count` clips of training texts in flite's training voices, kept on disk.
 
     Returns:

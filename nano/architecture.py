@@ -84,8 +84,9 @@ def config_of(tokenizer: Tokenizer) -> Qwen2_5OmniConfig:
             raise ValueError(f"the tokenizer has no {name!r}: train it again")
         return int(value)
 
-    # A smaller base than published: the contexts have hundreds of positions, and rows of a picture must differ.
-    rope = {"rope_type": "default", "rope_theta": 1000.0, "mrope_section": [8, 12, 12]}
+    # A smaller base than published: the contexts have hundreds of positions, and rows of a picture must differ. The
+    # slowest of the angles that tell time turns once in three seconds: slow enough to know which second a sound is in.
+    rope = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [10, 11, 11]}
     media = {
         "audio_token_index": token("<|AUDIO|>"),
         "image_token_index": token("<|IMAGE|>"),
@@ -153,7 +154,7 @@ def config_of(tokenizer: Tokenizer) -> Qwen2_5OmniConfig:
 TOKEN2WAV: dict[str, Any] = {
     "dit_config": {
         "hidden_size": 192,
-        "num_hidden_layers": 6,
+        "num_hidden_layers": 5,
         "num_attention_heads": 3,
         "head_dim": 64,
         "ff_mult": 2,
@@ -164,8 +165,8 @@ TOKEN2WAV: dict[str, Any] = {
         "enc_se_channels": 32,
         "enc_emb_dim": SPEAKER_WIDTH,
         "block_size": 24,
-        "look_ahead_layers": [3],
-        "look_backward_layers": [0, 5],
+        "look_ahead_layers": [2],
+        "look_backward_layers": [0, 4],
         "mel_dim": MEL_BINS,
     },
     "bigvgan_config": {"upsample_initial_channel": 192, "mel_dim": MEL_BINS},

@@ -267,11 +267,16 @@ def _blink(frames: Pixels, scene: VideoScene, rng: np.random.Generator) -> None:
     """A lamp that is dark but for one frame of each chosen pair: two blinks never touch."""
     centre = (rng.uniform(40, SIDE - 40), rng.uniform(40, SIDE - 40))
     radius = rng.uniform(22, 32)
-    pairs = rng.permutation(_FRAMES // 2)[: scene.blinks]
-    lit = {2 * int(pair) for pair in pairs}
+    lit = _lit_pairs(scene, rng)
     for index, frame in enumerate(frames):
-        _paint(frame, "circle", (255, 250, 170) if index in lit else (70, 70, 60), centre, radius)
+        shining = index % 2 == 0 and lit[index // 2]
+        _paint(frame, "circle", (255, 250, 170) if shining else (70, 70, 60), centre, radius)
         cv2.circle(frame, (int(centre[0]), int(centre[1])), int(radius), (110, 110, 110), 2, cv2.LINE_AA)
+
+
+def _lit_pairs(scene: VideoScene, rng: np.random.Generator) -> list[bool]:
+    pairs = set(rng.permutation(_FRAMES // 2)[: scene.blinks].tolist())
+    return [pair in pairs for pair in range(_FRAMES // 2)]
 
 
 def _show_colours(frames: Pixels, scene: VideoScene, rng: np.random.Generator) -> None:
@@ -300,3 +305,11 @@ def video_places(scene: VideoScene) -> tuple[list[tuple[float, float]], float]:
     rng = np.random.default_rng(scene.seed)
     _background(rng, SIDE, SIDE)
     return _route(scene, rng)[1:]
+
+
+def video_light(scene: VideoScene) -> list[bool]:
+    """Whether the lamp of `render_video(scene)` shines, for each pair of frames."""
+    rng = np.random.default_rng(scene.seed)
+    _background(rng, SIDE, SIDE)
+    rng.uniform(size=3)  # where it stands and how large it is
+    return _lit_pairs(scene, rng)

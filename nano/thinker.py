@@ -63,10 +63,14 @@ class ThinkerTraining(nn.Module):
         ]
         return functional.cross_entropy(self.phones(heard.middle).float(), torch.cat(wanted))
 
+    def said_scores(self, heard: Heard) -> Tensor:
+        """Log-probabilities float32 [tokens, vocabulary + 1] of every audio token; the last column is the blank."""
+        table = torch.cat([self._table, self.blank[None]])
+        return ((heard.embeds @ table.T).float() * _SHARPNESS).log_softmax(-1)
+
     def said_loss(self, heard: Heard, said: list[list[int]]) -> Tensor:
         """Connectionist temporal classification of what is said, per token; sounds with nothing said do not count."""
-        table = torch.cat([self._table, self.blank[None]])
-        scores = ((heard.embeds @ table.T).float() * _SHARPNESS).log_softmax(-1).split(heard.tokens)
+        scores = self.said_scores(heard).split(heard.tokens)
         chosen = [index for index, tokens in enumerate(said) if tokens]
         batch = nn.utils.rnn.pad_sequence([scores[index] for index in chosen])
         targets = torch.tensor([token for index in chosen for token in said[index]])
@@ -75,7 +79,7 @@ class ThinkerTraining(nn.Module):
             targets,
             torch.tensor([heard.tokens[index] for index in chosen]),
             torch.tensor([len(said[index]) for index in chosen]),
-            blank=len(table) - 1,
+            blank=len(self._table),
             zero_infinity=True,
         )
 

@@ -33,6 +33,7 @@ from nano.scenes import (
     picture_places,
     render_picture,
     render_video,
+    video_light,
     video_places,
 )
 from nano.sequences import IGNORED, Composer
@@ -45,8 +46,16 @@ _WARM_UP = 50
 # Muon bears a larger learning rate than what is left to AdamW.
 _OTHERS = 0.4
 _PRINTED = (*(str(digit) for digit in range(10)), *WORDS)
+_COUNTS = tuple(world.number(count) for count in range(1, 5))
 # What a token may be taught, and the words for it; "colour" and "shape" have "nothing" besides.
-_KINDS = {"colour": COLOURS, "shape": SHAPES, "relation": RELATIONS, "direction": DIRECTIONS}
+_KINDS = {
+    "colour": COLOURS,
+    "shape": SHAPES,
+    "relation": RELATIONS,
+    "direction": DIRECTIONS,
+    "count": _COUNTS,
+    "light": ("off", "on"),
+}
 _OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 
 
@@ -89,6 +98,8 @@ def _picture(composer: Composer, scene: PictureScene) -> tuple[VisionPatches, Le
         if scene.relation:
             relation = _OPPOSITE[scene.relation] if index else scene.relation
             lesson.labels["relation"][0][cell] = RELATIONS.index(relation)
+        else:
+            lesson.labels["count"][0][cell] = len(scene.figures) - 1
     return patches, lesson
 
 
@@ -103,7 +114,10 @@ def _video(composer: Composer, scene: VideoScene) -> tuple[VisionPatches, Lesson
             lesson.labels["colour"][moment][cell] = COLOURS.index(scene.figure.colour)
             lesson.labels["shape"][moment][cell] = SHAPES.index(scene.figure.shape)
             lesson.labels["direction"][moment][cell] = DIRECTIONS.index(scene.direction)
-    elif scene.kind == "sound":
+    elif scene.kind == "blink":
+        for moment, lit in enumerate(video_light(scene)):
+            lesson.labels["light"][moment][1:3, 1:3] = int(lit)
+    else:
         for moment, colour in enumerate(scene.colours):
             lesson.labels["colour"][moment][1:3, 1:3] = COLOURS.index(colour)
     return patches, lesson
@@ -161,7 +175,7 @@ def draw(composer: Composer, rng: random.Random, family: str) -> tuple[VisionPat
         part = world.draw(rng, "train", family, spoken=False).turns[0].parts[0]
         if isinstance(part, world.Picture):
             return _picture(composer, part.scene)
-        if isinstance(part, world.Video) and part.scene.kind != "blink":
+        if isinstance(part, world.Video):
             return _video(composer, part.scene)
 
 

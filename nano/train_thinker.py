@@ -1,8 +1,9 @@
-"""Trains the Thinker with both encoders: `python -m nano.train_thinker --work nano-work`.
+"""Trains the Thinker: `python -m nano.train_thinker --work nano-work`, twice.
 
-Each step takes a batch of exercises (text, sound, pictures, videos, conversations) and, beside the loss on the replies,
-lets the audio encoder recognize what was said. Three phases: first typed words and pictures in the Thinker while the
-audio encoder learns phones and words alone; then everything; then the learning rate fades.
+The first run teaches typed words alone and stops. Then `nano.train_ears` and `nano.train_eyes` give the encoders a
+start, both towards the words' embeddings, so that what they hear and see arrives as words that the Thinker reads
+already. The second run takes their weights over and trains everything: exercises of all kinds and, beside the loss on
+the replies, what was said in every sound.
 """
 
 from __future__ import annotations
@@ -17,25 +18,24 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nano.aligned import aligned_speech
 from nano.architecture import save_part
 from nano.data import SpeechCache
 from nano.exercises import EVALUATION_SETS, evaluation_set, training_exercise
 from nano.optimizer import Optimizer
 from nano.sequences import Composer, Sample, by_length
 from nano.thinker import ThinkerTraining
-from nano.voices import augment
 
 NAME = "thinker"
-_ALIGNED = 2400
 _WARM_UP = 60
 _SAVE_EVERY = 100
 _LOG_EVERY = 10
-# What the Thinker sees of each family. Looking takes longest to learn.
-_ALONE = {"timer": 4.0, "light": 4.0, "sum": 8.0, "small_talk": 2.0, "outside": 4.0, "conversation": 10.0,
-          "picture": 50.0, "video": 14.0, "sound_and_picture": 4.0}  # fmt: skip
-_TOGETHER = {"timer": 9.0, "light": 7.0, "sum": 12.0, "small_talk": 4.0, "outside": 7.0, "conversation": 12.0,
-             "picture": 30.0, "video": 9.0, "sound_and_picture": 10.0}  # fmt: skip
+# What the Thinker gets of each family, first without and then with media.
+_WORDS = {"timer": 5.0, "light": 4.0, "sum": 12.0, "small_talk": 2.0, "outside": 4.0, "conversation": 10.0}
+_ALL = {"timer": 9.0, "light": 7.0, "sum": 12.0, "small_talk": 4.0, "outside": 7.0, "conversation": 12.0,
+        "picture": 28.0, "video": 9.0, "sound_and_picture": 12.0}  # fmt: skip
+_SPOKEN = 0.75
+# The encoders' first weights, by the file that their own stages write.
+ENCODERS = ("ears", "eyes")
 
 
 @dataclass(frozen=True)
@@ -44,21 +44,17 @@ class Plan:
 
     Attributes:
         steps: in all.
-        alone: so many of them the audio encoder learns alone, beside typed words and pictures.
-        phones: so many of them it is told the phones.
+        words: the first of them, with typed words alone.
         fade: over the last of them the learning rate falls to zero.
         batch: exercises per step.
-        clips: clips per step for the audio encoder alone.
         rate: learning rate.
         said: weight of the recognizer's loss.
     """
 
     steps: int
-    alone: int
-    phones: int
+    words: int
     fade: int
     batch: int
-    clips: int
     rate: float
     said: float
 
@@ -78,38 +74,16 @@ class Source:
     def reload(self) -> None:
         """Takes in the clips that were spoken meanwhile."""
         self.cache = SpeechCache(self._work)
-        self._clips = self.cache.numbers("train")
 
     def exercises(self, step: int, count: int, weights: dict[str, float], spoken: float) -> list[Sample]:
-        """`count` exercises; `spoken` is the part that is not typed."""
+        """`count` exercises; `spoken` is the part that is not typed. Without one every word is typed."""
         rng = random.Random(step)
         families = rng.choices(list(weights), list(weights.values()), k=count)
+        cache = self.cache if spoken else None
         return [
-            self._composer.compose(training_exercise(step * 1000 + index, self.cache, family, rng.random() < spoken))
+            self._composer.compose(training_exercise(step * 1000 + index, cache, family, rng.random() < spoken))
             for index, family in enumerate(families)
         ]
-
-    def clips(self, step: int, count: int) -> tuple[list[torch.Tensor], list[list[int]]]:
-        """Log-mels of `count` clips in rooms, and the tokens that they say."""
-        rng = np.random.default_rng(step)
-        numbers = [self._clips[index] for index in rng.integers(len(self._clips), size=count)]
-        mels = [torch.from_numpy(self._composer.mel(augment(self.cache.samples(n), rng))) for n in numbers]
-        return mels, [self._composer.codec.encode(self.cache.clips[n].text) for n in numbers]
-
-
-def _with_phones(
-    composer: Composer, clips: list[tuple[np.ndarray, np.ndarray]], step: int, count: int
-) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Log-mels and phones of `count` aligned clips, with noise."""
-    rng = np.random.default_rng(step)
-    mels, labels = [], []
-    for index in rng.integers(len(clips), size=count):
-        samples, names = clips[index]
-        level = np.sqrt(np.mean(np.square(samples))) * 10.0 ** (-rng.uniform(5.0, 40.0) / 20.0)
-        noise = rng.standard_normal(len(samples), np.float32) * np.float32(level)
-        mels.append(torch.from_numpy(composer.mel(samples + noise)))
-        labels.append(torch.from_numpy(names))
-    return mels, labels
 
 
 def evaluate(
@@ -134,18 +108,19 @@ def train(work: Path, plan: Plan, evaluate_every: int, count: int) -> None:
     state = folder / f"{NAME}.pt"
     if state.exists():
         optimizer.load_state_dict(torch.load(state, weights_only=True))
-    eyes = folder / "eyes.pt"
-    if eyes.exists() and optimizer.steps:
-        optimizer.replace(torch.load(eyes, weights_only=True))
-        eyes.rename(eyes.with_suffix(".used"))
     source = Source(work, composer)
-    aligned = aligned_speech(work, _ALIGNED) if optimizer.steps < plan.phones else []
+    last = plan.steps
+    if optimizer.steps < plan.words:
+        last = plan.words
+    elif optimizer.steps == plan.words:
+        for encoder in ENCODERS:
+            optimizer.replace(torch.load(folder / f"{encoder}.pt", weights_only=True))
     began = time.monotonic()
     with (folder / f"{NAME}.csv").open("a", newline="") as file:
         log = csv.writer(file)
         sums: dict[str, float] = {}
-        for step in range(optimizer.steps, plan.steps):
-            losses = _step(model, source, composer, aligned, plan, step)
+        for step in range(optimizer.steps, last):
+            losses = _step(model, source, plan, step)
             losses["norm"] = optimizer.step(plan.rate_at(step))
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value / _LOG_EVERY
@@ -155,26 +130,22 @@ def train(work: Path, plan: Plan, evaluate_every: int, count: int) -> None:
                 file.flush()
                 print(step + 1, row, f"{time.monotonic() - began:.0f} s", flush=True)
                 sums = {}
-            if (step + 1) % _SAVE_EVERY == 0 or step + 1 == plan.steps:
+            if (step + 1) % _SAVE_EVERY == 0 or step + 1 == last:
                 _save(work, state, optimizer)
                 source.reload()
-            if (step + 1) % evaluate_every == 0 or step + 1 == plan.steps:
-                results = evaluate(averaged(model, optimizer), composer, source.cache, count)
+            if (step + 1) % evaluate_every == 0 or step + 1 == last:
+                names = ["typed_unseen_combinations"] if step < plan.words else None
+                results = evaluate(averaged(model, optimizer), composer, source.cache, count, names)
                 row = {name: round(value, 3) for name, value in results.items()}
                 log.writerow([step + 1, row, round(time.monotonic() - began)])
                 file.flush()
                 print("evaluation", step + 1, row, flush=True)
                 restore(model, optimizer)
+    if last < plan.steps:
+        print("the words are learned; now: python -m nano.train_ears and nano.train_eyes, then this again", flush=True)
 
 
-def _step(
-    model: ThinkerTraining,
-    source: Source,
-    composer: Composer,
-    aligned: list[tuple[np.ndarray, np.ndarray]],
-    plan: Plan,
-    step: int,
-) -> dict[str, float]:
+def _step(model: ThinkerTraining, source: Source, plan: Plan, step: int) -> dict[str, float]:
     """Gradients of one step; its losses."""
     losses: dict[str, float] = {}
 
@@ -182,15 +153,10 @@ def _step(
         losses[name] = losses.get(name, 0.0) + float(loss.detach()) * weight
         return loss * weight
 
-    if step < plan.phones and aligned:
-        mels, labels = _with_phones(composer, aligned, step, plan.clips)
-        add("phones", model.phone_loss(model.hear(mels), labels)).backward()
-    alone = step < plan.alone
-    if alone:
-        mels, said = source.clips(step, plan.clips)
-        add("said", model.said_loss(model.hear(mels), said)).backward()
-    weights = _ALONE if alone else _TOGETHER
-    samples = source.exercises(step, plan.batch, weights, 0.0 if alone else 0.75)
+    if step < plan.words:
+        samples = source.exercises(step, 2 * plan.batch, _WORDS, 0.0)
+    else:
+        samples = source.exercises(step, plan.batch, _ALL, _SPOKEN)
     total = sum(int((sample.targets >= 0).sum()) for sample in samples)
     for part in by_length(samples, 3):
         logits, targets, heard, sounds = model.scores(part)
@@ -231,11 +197,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("nano-work"))
     parser.add_argument("--steps", type=int, default=2500)
-    parser.add_argument("--alone", type=int, default=500)
-    parser.add_argument("--phones", type=int, default=250)
+    parser.add_argument("--words", type=int, default=300)
     parser.add_argument("--fade", type=int, default=600)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--clips", type=int, default=24)
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--said", type=float, default=0.3)
     parser.add_argument("--evaluate-every", type=int, default=250)

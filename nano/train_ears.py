@@ -1,0 +1,156 @@
+"""Gives the audio encoder a start: `python -m nano.train_ears --work nano-work`, after `nano.train_thinker`'s words.
+
+The encoder learns to recognize what is said as the words' own embeddings, which stay as they are; at first it is told
+the phones as well (`nano.aligned`). Nothing but the encoder's own weights and the recognizer's blank is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import time
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nano.aligned import Samples, aligned_speech
+from nano.data import SpeechCache
+from nano.optimizer import Optimizer
+from nano.sequences import Composer
+from nano.speech_evaluation import word_errors
+from nano.thinker import ThinkerTraining
+from nano.voices import augment
+
+NAME = "ears"
+_ALIGNED = 2400
+_WARM_UP = 50
+_LOG_EVERY = 20
+_SAVE_EVERY = 100
+_JUDGED = 96
+_LEARNED = ("thinker.model.audio_tower.", "blank")
+_ONLY_HERE = "phones."
+
+
+def clips(
+    composer: Composer, cache: SpeechCache, numbers: list[int], step: int, count: int
+) -> tuple[list[Tensor], list[list[int]]]:
+    """Log-mels of `count` of the clips `numbers` in rooms, and the tokens that they say."""
+    rng = np.random.default_rng(step)
+    picked = [numbers[index] for index in rng.integers(len(numbers), size=count)]
+    mels = [torch.from_numpy(composer.mel(augment(cache.samples(n), rng))) for n in picked]
+    return mels, [composer.codec.encode(cache.clips[n].text) for n in picked]
+
+
+def with_phones(
+    composer: Composer, aligned: list[tuple[Samples, np.ndarray]], step: int, count: int
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Log-mels and phones of `count` aligned clips, with noise."""
+    rng = np.random.default_rng(step)
+    mels, labels = [], []
+    for index in rng.integers(len(aligned), size=count):
+        samples, names = aligned[index]
+        level = np.sqrt(np.mean(np.square(samples))) * 10.0 ** (-rng.uniform(5.0, 40.0) / 20.0)
+        noise = rng.standard_normal(len(samples), np.float32) * np.float32(level)
+        mels.append(torch.from_numpy(composer.mel(samples + noise)))
+        labels.append(torch.from_numpy(names))
+    return mels, labels
+
+
+@torch.no_grad()
+def token_errors(model: ThinkerTraining, composer: Composer, cache: SpeechCache, split: str) -> float:
+    """Tokens wrongly recognized, per token said, in some clips of `split` as the likeliest path has them."""
+    numbers = cache.numbers(split)[:_JUDGED]
+    if not numbers:
+        return float("nan")
+    mels = [torch.from_numpy(composer.mel(cache.samples(n))) for n in numbers]
+    said = [composer.codec.encode(cache.clips[n].text) for n in numbers]
+    heard = model.hear(mels)
+    paths = model.said_scores(heard).argmax(-1).split(heard.tokens)
+    blank = model.said_scores(heard).shape[-1] - 1
+    found = [[token for token, _ in groupby(path.tolist()) if token != blank] for path in paths]
+    wrong = sum(word_errors(list(map(str, a)), list(map(str, b))) for a, b in zip(said, found, strict=True))
+    return wrong / sum(map(len, said))
+
+
+def train(work: Path, steps: int, phones: int, fade: int, batch: int, rate: float) -> None:
+    """Continues the audio encoder of WORK/training/thinker.pt into WORK/training/ears.pt."""
+    composer = Composer(work)
+    model = ThinkerTraining(composer)
+    folder = work / "training"
+    words = torch.load(folder / "thinker.pt", weights_only=True)["averages"]
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(words[name])
+            parameter.requires_grad_(name.startswith((*_LEARNED, _ONLY_HERE)))
+    optimizer = Optimizer(model)
+    state = folder / f"{NAME}.state"
+    if state.exists():
+        optimizer.load_state_dict(torch.load(state, weights_only=True))
+    aligned = aligned_speech(work, _ALIGNED) if optimizer.steps < phones else []
+    began = time.monotonic()
+    sums: dict[str, float] = {}
+    cache = SpeechCache(work)
+    numbers = cache.numbers("train")
+    with (folder / f"{NAME}.csv").open("a", newline="") as file:
+        log = csv.writer(file)
+        for step in range(optimizer.steps, steps):
+            losses = {}
+            if step < phones:
+                mels, labels = with_phones(composer, aligned, step, batch)
+                losses["phones"] = model.phone_loss(model.hear(mels), labels)
+                losses["phones"].backward()
+            mels, said = clips(composer, cache, numbers, step, batch)
+            losses["said"] = model.said_loss(model.hear(mels), said)
+            losses["said"].backward()
+            optimizer.step(rate * min((step + 1) / _WARM_UP, 1.0, (steps - step) / fade))
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + float(value.detach()) / _LOG_EVERY
+            if (step + 1) % _LOG_EVERY == 0:
+                row = {name: round(value, 4) for name, value in sums.items()}
+                if (step + 1) % _SAVE_EVERY == 0:
+                    _put(model, optimizer.averages)
+                    for split in ("unseen_combination", "unseen_voice"):
+                        row[split] = round(token_errors(model, composer, cache, split), 3)
+                    _put(model, optimizer.masters)
+                log.writerow([step + 1, row, round(time.monotonic() - began)])
+                file.flush()
+                print(step + 1, row, f"{time.monotonic() - began:.0f} s", flush=True)
+                sums = {}
+            if (step + 1) % _SAVE_EVERY == 0 or step + 1 == steps:
+                _write(optimizer.state_dict(), state)
+                learned = {k: v for k, v in optimizer.averages.items() if k.startswith(_LEARNED)}
+                _write(learned, folder / f"{NAME}.pt")
+                cache = SpeechCache(work)
+                numbers = cache.numbers("train")
+
+
+@torch.no_grad()
+def _put(model: ThinkerTraining, weights: dict[str, Tensor]) -> None:
+    for name, tensor in weights.items():
+        model.get_parameter(name).copy_(tensor)
+
+
+def _write(content: object, path: Path) -> None:
+    partial = path.with_suffix(".partial")
+    torch.save(content, partial)
+    partial.replace(path)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("nano-work"))
+    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--phones", type=int, default=200)
+    parser.add_argument("--fade", type=int, default=300)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rate", type=float, default=4e-3)
+    torch.set_num_threads(1)
+    train(**vars(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()
