@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nano import tokenizer, world
 from nano.voices import RATE, VOICES, Samples, synthesize, voices
@@ -99,11 +100,22 @@ class SpeechCache:
     def __init__(self, work: Path) -> None:
         index, sound = _files(work)
         with index.open() as lines:
-            self.clips = [Clip(**json.loads(line)) for line in lines if line.endswith("\n")]
+            clips = [Clip(**json.loads(line)) for line in lines if line.endswith("\n")]
         # A build may be in the middle of a sample.
-        self._samples = np.memmap(sound, np.int16, "r", shape=(sound.stat().st_size // 2,))
+        self._take(clips, np.memmap(sound, np.int16, "r", shape=(sound.stat().st_size // 2,)))
+
+    @classmethod
+    def holding(cls, clips: list[Clip], samples: NDArray[np.int16]) -> SpeechCache:
+        """A cache of these clips in memory, whose places are in `samples` [n]."""
+        made = cls.__new__(cls)
+        made._take(clips, samples)
+        return made
+
+    def _take(self, clips: list[Clip], samples: NDArray[np.int16]) -> None:
+        self.clips = clips
+        self._samples = samples
         self._found: dict[tuple[str, str], list[int]] = defaultdict(list)
-        for number, clip in enumerate(self.clips):
+        for number, clip in enumerate(clips):
             self._found[clip.split, clip.text].append(number)
 
     def __len__(self) -> int:

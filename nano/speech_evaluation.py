@@ -14,7 +14,6 @@ import json
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,56 +24,16 @@ from nano import world
 from nano.architecture import load_part
 from nano.codec import Spoken, load_codes
 from nano.mel24 import BINS, HOP, RATE, log_mel
+from nano.recognizer import Recognizer, word_errors
 from nano.speaking import VOICES, Corpus
 from nano.train_bigvgan import bigvgan
 from nano.train_dit import dit, speakers
-from omni_edge.resample import ResampleState, resampler
 from omni_edge.solver import SolverSettings, solve
 
+# `word_errors` is also imported from here.
+__all__ = ["Speaker", "evaluate", "word_errors"]
 Samples = NDArray[np.float32]
-_RECOGNIZER_RATE = 16_000
-_SILENCE_S = 0.2
 SEED = 17
-
-
-class Recognizer:
-    """pocketsphinx with the world's grammar.
-
-    Raises:
-        ModuleNotFoundError: pocketsphinx is missing: `pip install '.[nano]'`.
-    """
-
-    def __init__(self) -> None:
-        import pocketsphinx  # noqa: PLC0415 (training does without it)
-
-        self._decoder: Any = pocketsphinx.Decoder(lm=None, loglevel="FATAL", samprate=_RECOGNIZER_RATE)
-        self._decoder.add_jsgf_string("replies", world.grammar())
-        self._decoder.activate_search("replies")
-
-    def words(self, samples: Samples, rate: int = RATE) -> list[str]:
-        """What was said in float32 [n] at `rate`; empty where nothing fits."""
-        quiet = np.zeros(int(_SILENCE_S * rate), np.float32)
-        wide = resampler(rate, _RECOGNIZER_RATE).step(
-            np.concatenate([quiet, samples, quiet]), ResampleState(), end=True
-        )
-        assert wide is not None
-        # Digital silence has no logarithm; a recognizer expects a room.
-        room = wide + np.random.default_rng(SEED).normal(0, 3e-4, len(wide))
-        self._decoder.start_utt()
-        self._decoder.process_raw((np.clip(room, -1, 1) * 32767).astype("<i2").tobytes(), full_utt=True)
-        self._decoder.end_utt()
-        heard = self._decoder.hyp()
-        return heard.hypstr.split() if heard else []
-
-
-def word_errors(said: list[str], heard: list[str]) -> int:
-    """Least number of words to insert, delete or replace (Levenshtein)."""
-    row = list(range(len(heard) + 1))
-    for index, word in enumerate(said, 1):
-        diagonal, row[0] = row[0], index
-        for column, other in enumerate(heard, 1):
-            diagonal, row[column] = row[column], min(row[column] + 1, row[column - 1] + 1, diagonal + (word != other))
-    return row[-1]
 
 
 class Speaker:
@@ -152,7 +111,7 @@ def evaluate(work: Path, count: int, settings: SolverSettings) -> dict[str, dict
         errors, said, far = dict.fromkeys(VOICES, 0), dict.fromkeys(VOICES, 0), dict.fromkeys(VOICES, 0.0)
         for each in clips:
             name, truth, samples = each.clip.speaker, world.plain_words(each.clip.text).split(), speak(each)
-            heard = recognizer.words(samples)
+            heard = recognizer.words(samples, RATE)
             wrong = word_errors(truth, heard)
             if wrong:
                 print(f"{stage}, {name}: {' '.join(truth)} -> {' '.join(heard)}")

@@ -1,0 +1,229 @@
+"""The evaluation's work, and the processes that share it: one bundle each, one thread each."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nano import world
+from nano.dialogue import CONTEXT, GREEDY, MOST_CODEC_TOKENS, WHOLE, converse, system_of, vocode
+from nano.exercises import Exercise
+from nano.judging import median_pitch
+from nano.recognizer import Recognizer, word_errors
+from nano.shuffle import Shuffle, shuffled_times
+from omni_edge import OmniEdge
+from omni_edge.solver import SolverSettings
+
+T = TypeVar("T")
+R = TypeVar("R")
+_PROGRESS_EVERY_S = 10.0
+
+
+@dataclass(frozen=True)
+class Question:
+    """An exercise to be answered in writing; with `shuffle`, `seed` draws the permutations."""
+
+    exercise: Exercise
+    shuffle: Shuffle | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Request:
+    """An exercise to be answered in speech; `greedy`: the likeliest codec tokens instead of the bundle's sampling."""
+
+    exercise: Exercise
+    voice: str
+    greedy: bool
+    seed: int
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """Codec tokens int64 [n] of a sentence as the codec has them."""
+
+    text: str
+    voice: str
+    codec: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """An utterance to be vocoded."""
+
+    utterance: Utterance
+    solver: SolverSettings
+    whole: bool
+    seed: int
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What the recognizer made of a sound.
+
+    Attributes:
+        said: the words that it should have found.
+        words: those that it found.
+        samples: the sound, float32 [n]; empty where nobody compares it.
+        seconds: of computing it.
+    """
+
+    said: tuple[str, ...]
+    words: tuple[str, ...]
+    samples: NDArray[np.float32]
+    seconds: float = 0.0
+
+    @property
+    def errors(self) -> tuple[int, int]:
+        """Word errors, and words said."""
+        return word_errors(list(self.said), list(self.words)), len(self.said)
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """A spoken reply.
+
+    Attributes:
+        text: what the Thinker wrote.
+        streamed: its speech as it came.
+        whole: the same codec tokens as one utterance.
+        pitch: median fundamental frequency of `streamed` in Hz; 0: nothing voiced.
+        finished: whether the Talker closed the utterance by itself.
+        audio: seconds of speech.
+    """
+
+    text: str
+    streamed: Heard
+    whole: Heard
+    pitch: float
+    finished: bool
+    audio: float
+
+
+def understand(engine: OmniEdge, question: Question) -> str:
+    """The text of the last reply, greedy, from a fresh session."""
+    exercise = question.exercise
+    session = engine.session(system=system_of(exercise), speech=False, sampling=GREEDY, seed=0, context=CONTEXT)
+    shuffled: AbstractContextManager[None] = nullcontext()
+    if question.shuffle is not None:
+        shuffled = shuffled_times(question.shuffle, question.seed)
+    with shuffled:
+        return converse(session, exercise).done.text
+
+
+def speak(engine: OmniEdge, request: Request) -> Spoken:
+    """The last reply in speech, from a fresh session, judged against what the model itself wrote."""
+    session = engine.session(
+        voice=request.voice,
+        system=system_of(request.exercise),
+        sampling=GREEDY,
+        talker_sampling=GREEDY if request.greedy else None,
+        seed=request.seed,
+        context=CONTEXT,
+    )
+    answer = converse(session, request.exercise)
+    codec = np.array(answer.done.codec_tokens, np.int64)
+    whole = vocode(engine, codec, request.voice, (request.seed, answer.turn), ticks=WHOLE)
+    rate, text = engine.vocoder.sample_rate, answer.done.text
+    return Spoken(
+        text=text,
+        streamed=_heard(text, answer.samples, rate, answer.done.metrics.total),
+        whole=_heard(text, whole, rate),
+        pitch=median_pitch(answer.samples, rate),
+        finished=len(codec) < MOST_CODEC_TOKENS,
+        audio=len(answer.samples) / rate,
+    )
+
+
+def render(engine: OmniEdge, rendering: Rendering) -> Heard:
+    """The utterance's samples and what was heard in them."""
+    utterance = rendering.utterance
+    began = time.perf_counter()
+    ticks = WHOLE if rendering.whole else None
+    samples = vocode(engine, utterance.codec, utterance.voice, rendering.seed, rendering.solver, ticks)
+    seconds = time.perf_counter() - began
+    return _heard(utterance.text, samples, engine.vocoder.sample_rate, seconds, keep=True)
+
+
+def _heard(text: str, samples: NDArray[np.float32], rate: int, seconds: float = 0.0, *, keep: bool = False) -> Heard:
+    words = _recognizer().words(samples, rate)
+    kept = samples if keep else samples[:0]
+    return Heard(tuple(world.plain_words(text).split()), tuple(words), kept, seconds)
+
+
+@cache
+def _recognizer() -> Recognizer:
+    return Recognizer()
+
+
+# -- processes ---------------------------------------------------------------------------------------------------
+
+# Of a worker process.
+_engines: list[OmniEdge] = []
+
+
+def _load(bundle: Path) -> None:
+    _engines.append(OmniEdge.load(bundle, threads=1))
+
+
+def _work(function: Callable[[OmniEdge, T], R], item: T) -> R:
+    return function(_engines[-1], item)
+
+
+class Crew:
+    """Processes with one bundle loaded; a context manager.
+
+    Args:
+        bundle: the folder.
+        workers: processes; 1: this one, and `bundle` is loaded here.
+    """
+
+    def __init__(self, bundle: Path, workers: int) -> None:
+        self._name = bundle.name
+        self._pool: ProcessPoolExecutor | None = None
+        self._engine: OmniEdge | None = None
+        if workers == 1:
+            self._engine = OmniEdge.load(bundle, threads=1)
+        else:
+            # Forking a process that has threads (numpy's, onnxruntime's) can hang.
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(workers, context, initializer=_load, initargs=(bundle,))
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def map(self, label: str, function: Callable[[OmniEdge, T], R], items: Sequence[T]) -> list[R]:
+        """`function` (of a module) of every item, in order; progress goes to stderr."""
+        if self._engine is not None:
+            results: Iterable[R] = map(partial(function, self._engine), items)
+        else:
+            assert self._pool is not None
+            results = self._pool.map(partial(_work, function), items)
+        return list(self._watched(f"{self._name}: {label}", results, len(items)))
+
+    def _watched(self, label: str, results: Iterable[R], count: int) -> Iterator[R]:
+        began = shown = time.monotonic()
+        for number, result in enumerate(results, 1):
+            yield result
+            now = time.monotonic()
+            if number == count or now - shown > _PROGRESS_EVERY_S:
+                shown = now
+                print(f"{label}: {number} of {count}, {now - began:.0f} s", file=sys.stderr, flush=True)

@@ -1,0 +1,111 @@
+"""Exercises put to the product: every turn is pushed and answered through the runtime's public API."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nano.exercises import Exercise
+from nano.voices import RATE
+from omni_edge import AudioChunk, AudioClip, ImageFrame, OmniEdge, Sampling, Session, TurnDone, VideoClip
+from omni_edge.dit import TickSettings
+from omni_edge.events import Media
+from omni_edge.solver import SolverSettings
+
+# Three times the world's longest conversation, and its longest reply in tokens and in codec tokens.
+CONTEXT = 2048
+MOST_TOKENS = 64
+MOST_CODEC_TOKENS = 500
+GREEDY = Sampling(temperature=0.0)
+# One tick, at the end: the whole utterance at once.
+WHOLE = TickSettings(growth=())
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The last reply.
+
+    Attributes:
+        done: its text, codec tokens and times.
+        samples: float32 [n] of its speech; empty without.
+        turn: its number in the conversation, from 1.
+    """
+
+    done: TurnDone
+    samples: NDArray[np.float32]
+    turn: int
+
+
+def item(part: dict[str, Any]) -> str | Media:
+    """A part of a message as a session takes it.
+
+    Raises:
+        ValueError: a part of an unknown type.
+    """
+    if part["type"] == "text":
+        return str(part["text"])
+    if part["type"] == "audio":
+        return AudioClip(part["audio"], RATE)
+    if part["type"] == "image":
+        return ImageFrame(part["image"])
+    if part["type"] == "video":
+        sound = None if part["audio"] is None else AudioClip(part["audio"], RATE)
+        return VideoClip(part["video"], part["fps"], sound)
+    raise ValueError(f"no such part of a message: {part['type']!r}")
+
+
+def converse(session: Session, exercise: Exercise) -> Answer:
+    """Puts the exercise to a fresh session, turn by turn; what the session itself said before is what it goes on from.
+
+    The system prompt is the session's own affair: pass `system_of(exercise)` when opening it.
+    """
+    turns = [message["content"] for message in exercise.messages if message["role"] == "user"]
+    for turn in turns[:-1]:
+        _reply(session, turn)
+    done, samples = _reply(session, turns[-1])
+    return Answer(done, samples, len(turns))
+
+
+def system_of(exercise: Exercise) -> str:
+    """The system prompt that the exercise opens with."""
+    return str(exercise.messages[0]["content"][0]["text"])
+
+
+def _reply(session: Session, content: list[dict[str, Any]]) -> tuple[TurnDone, NDArray[np.float32]]:
+    for part in content:
+        session.push(item(part))
+    samples = [np.zeros(0, np.float32)]
+    done = None
+    for event in session.reply(max_new_tokens=MOST_TOKENS, max_codec_tokens=MOST_CODEC_TOKENS):
+        if isinstance(event, AudioChunk):
+            samples.append(event.samples)
+        elif isinstance(event, TurnDone):
+            done = event
+    assert done is not None  # a reply ends with it
+    return done, np.concatenate(samples)
+
+
+def vocode(
+    engine: OmniEdge,
+    codec: NDArray[np.int64],
+    voice: str,
+    seed: int | tuple[int, ...],
+    solver: SolverSettings | None = None,
+    ticks: TickSettings | None = None,
+) -> NDArray[np.float32]:
+    """Samples float32 [n] of codec tokens [m] that are all known; a reply of the same seed has the same noise.
+
+    Args:
+        engine: has the vocoder.
+        codec: codec tokens without control tokens.
+        voice: who speaks.
+        seed: of the noise; a session's is (its seed, the turn's number).
+        solver: None: the default.
+        ticks: None: as a reply is streamed; `WHOLE`: the whole utterance at once.
+    """
+    vocoder = engine.vocoder
+    samples = vocoder.step(codec, vocoder.state(voice, seed, solver, ticks), end=True)
+    return np.zeros(0, np.float32) if samples is None else samples

@@ -1,0 +1,68 @@
+"""Takes the meaning out of TMRoPE's time ids, to show what depends on them: nothing else of the input changes.
+
+For the evaluation only: inside `shuffled_times` the prompts that `omni_edge` makes carry permuted time ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Literal, get_args
+
+import numpy as np
+
+from omni_edge import prompt
+from omni_edge.manifest import PositionSection
+from omni_edge.positions import Ids, InterleavedVideo, Positions, interleave
+
+Shuffle = Literal["tokens", "frames"]
+"""tokens: the time ids of a video's tokens, picture and sound, in any order; frames: whole frames exchange their times,
+so that everything looks as it should and only the moments are wrong."""
+SHUFFLES: tuple[Shuffle, ...] = get_args(Shuffle)
+
+
+@contextmanager
+def shuffled_times(shuffle: Shuffle, seed: int) -> Iterator[None]:
+    """Row 0 of the ids of every video is permuted while this is open; rows, columns, order and the text stay.
+
+    Args:
+        shuffle: what is permuted.
+        seed: draws the permutations, one after the other.
+    """
+    rng = np.random.default_rng(seed)
+    vision = Positions.vision
+
+    def mixed(video: Ids, audio_tokens: int, section: PositionSection) -> InterleavedVideo:
+        made = interleave(video, audio_tokens, section)
+        seen = made.order < video.shape[1]
+        return replace(made, offsets=_permuted(made.offsets, seen, shuffle, rng))
+
+    def silent(self: Positions, times: Ids, height: int, width: int) -> Ids:
+        ids = vision(self, times, height, width)
+        return _permuted(ids, np.ones(ids.shape[1], np.bool_), shuffle, rng)
+
+    # Looked up where they are used: by name in `prompt`, and as a method.
+    with _put(prompt, "interleave", mixed), _put(Positions, "vision", silent):
+        yield
+
+
+def _permuted(ids: Ids, seen: np.ndarray, shuffle: Shuffle, rng: np.random.Generator) -> Ids:
+    """`ids` [3, n] with another row 0; `seen` [n] tells the tokens that are frames from those that are sound."""
+    found = ids.copy()
+    if shuffle == "tokens":
+        found[0] = rng.permutation(ids[0])
+    else:
+        times, which = np.unique(ids[0, seen], return_inverse=True)
+        found[0, seen] = rng.permutation(times)[which]
+    return found
+
+
+@contextmanager
+def _put(owner: object, name: str, value: Callable[..., object]) -> Iterator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
