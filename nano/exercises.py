@@ -40,6 +40,8 @@ EVALUATION_SETS = {
     "conversation": 300,
     "outside": 200,
 }
+# Those that can be asked in typed words alone, without a cache of spoken ones.
+TYPED_SETS = ("typed_unseen_combinations", "pictures", "videos")
 # Draws until one needs only clips that exist; a complete cache takes a handful.
 _TRIES = 2000
 _FAMILY_OF_SET = {
@@ -91,12 +93,12 @@ def evaluation_set(name: str, cache: SpeechCache | None, count: int | None = Non
     Half of the spoken ones are clean, half in a noisy room of a kind that training has not.
 
     Raises:
-        ValueError: there is no set of that name, or it needs a cache.
+        ValueError: there is no set of that name, or it needs a cache (all but TYPED_SETS do).
         RuntimeError: the cache is not complete.
     """
     if name not in EVALUATION_SETS:
         raise ValueError(f"there is no evaluation set {name!r}; there are {', '.join(EVALUATION_SETS)}")
-    if name != "typed_unseen_combinations" and cache is None:
+    if name not in TYPED_SETS and cache is None:
         raise ValueError(f"{name} needs spoken words: run `python -m nano.data` and pass its SpeechCache")
     exercises = _clips_of_set(name, cache) if name.startswith("spoken") and cache else _drawn_set(name, cache)
     for number, exercise in enumerate(exercises):
@@ -131,7 +133,7 @@ def _clips_of_set(name: str, cache: SpeechCache) -> Iterator[Exercise]:
 def _drawn_set(name: str, cache: SpeechCache | None) -> Iterator[Exercise]:
     for number in range(EVALUATION_SETS[name]):
         rng = random.Random(f"{name} {number}")
-        spoken = number % 2 == 0 and name != "typed_unseen_combinations"
+        spoken = number % 2 == 0 and name != "typed_unseen_combinations" and cache is not None
         for _ in range(_TRIES):
             if name == "typed_unseen_combinations":
                 family = ("timer", "light", "sum")[number % 3]

@@ -47,6 +47,8 @@ _WARM_UP = 50
 _OTHERS = 0.4
 _PRINTED = (*(str(digit) for digit in range(10)), *WORDS)
 _COUNTS = tuple(world.number(count) for count in range(1, 5))
+# Reading takes longer to learn than looking.
+_PRINTED_PART = 0.45
 # What a token may be taught, and the words for it; "colour" and "shape" have "nothing" besides.
 _KINDS = {
     "colour": COLOURS,
@@ -171,9 +173,10 @@ class Teacher(nn.Module):
 
 def draw(composer: Composer, rng: random.Random, family: str) -> tuple[VisionPatches, Lesson]:
     """One lesson of training's scenes."""
+    printed = rng.random() < _PRINTED_PART
     while True:
         part = world.draw(rng, "train", family, spoken=False).turns[0].parts[0]
-        if isinstance(part, world.Picture):
+        if isinstance(part, world.Picture) and bool(part.scene.text) == printed:
             return _picture(composer, part.scene)
         if isinstance(part, world.Video):
             return _video(composer, part.scene)

@@ -1,8 +1,10 @@
-"""Trains the Talker: `python -m nano.train_talker --work nano-work`, after `nano.train_thinker` and `nano.codec`.
+"""Trains the Talker: `python -m nano.train_talker --work nano-work`, after `nano.codec`, twice.
 
 The Talker hears what the Thinker tells it (embedding + last hidden state of every position) and learns the codec tokens
-of the same reply in both voices. A hidden state already holds the word to come, so the exercises are ones that the
-Thinker answers rightly: those are the states that the Talker will meet.
+of the same reply in both voices. Most of that does not depend on how well the Thinker hears and sees: the first run
+needs a Thinker that knows its words, and stops by itself. The second one, with the finished Thinker, ends the training:
+a hidden state already holds the word to come, so its exercises are ones that the Thinker answers rightly, whose states
+the Talker will meet.
 """
 
 from __future__ import annotations
@@ -147,8 +149,10 @@ def tell(model: ThinkerTraining, composer: Composer, samples: list[Sample]) -> l
     return results
 
 
-def material(work: Path, composer: Composer, model: ThinkerTraining, split: world.Split, limit: int) -> list[Told]:
-    """What is told and spoken for up to `limit` replies of the speaking corpus that the Thinker gets right."""
+def material(
+    work: Path, composer: Composer, model: ThinkerTraining, split: world.Split, limit: int, only_right: bool
+) -> list[Told]:
+    """What is told and spoken for up to `limit` replies of the speaking corpus, or of those that the Thinker gets right."""
     codes: dict[str, dict[str, np.ndarray]] = {}
     for spoken in load_codes(work):
         if spoken.clip.kind == "reply" and spoken.clip.split == split:
@@ -169,33 +173,35 @@ def material(work: Path, composer: Composer, model: ThinkerTraining, split: worl
         texts = {id(sample): exchange.turns[-1].reply for sample, exchange in zip(group, chosen[begin:], strict=False)}
         for sample, states, right in tell(model, composer, group):
             tried += 1
-            if right:
+            if right or not only_right:
                 start, stop = sample.replies[-1]
                 ids = torch.from_numpy(sample.ids[:, :stop])
                 found.append(Told(states[:stop], ids, start, codes[texts[id(sample)]]))
         if len(found) >= limit:
             break
-    print(f"{split}: {len(codes)} replies, {tried} tried, {len(found)} right", flush=True)
+    print(f"{split}: {len(codes)} replies, {tried} tried, {len(found)} taken", flush=True)
     return found[:limit]
 
 
-def train(work: Path, steps: int, batch: int, rate: float, fade: int, limit: int) -> None:
+def train(work: Path, steps: int, early: int, batch: int, rate: float, fade: int, limit: int) -> None:
     """Trains from the last saved state on; saves as it goes."""
     composer = Composer(work)
     thinker = load_thinker(work, composer)
-    told = material(work, composer, thinker, "train", limit)
-    unheard = material(work, composer, thinker, "held_out", 48)
     model = TalkerTraining(composer, thinker)
-    del thinker
     optimizer = Optimizer(model)
     state = work / "training" / f"{NAME}.pt"
     if state.exists():
         optimizer.load_state_dict(torch.load(state, weights_only=True))
+    begun = optimizer.steps < early
+    last = early if begun else steps
+    told = material(work, composer, thinker, "train", limit, not begun)
+    unheard = material(work, composer, thinker, "held_out", 48, not begun)
+    del thinker
     began = time.monotonic()
     with (work / "training" / f"{NAME}.csv").open("a", newline="") as file:
         log = csv.writer(file)
         sums = np.zeros(2)
-        for step in range(optimizer.steps, steps):
+        for step in range(optimizer.steps, last):
             rng = random.Random(step)
             items = _draw(told, rng, batch)
             for part in _parts(items, 2):
@@ -211,7 +217,7 @@ def train(work: Path, steps: int, batch: int, rate: float, fade: int, limit: int
                 file.flush()
                 print(*row, flush=True)
                 sums[:] = 0
-            if (step + 1) % _SAVE_EVERY == 0 or step + 1 == steps:
+            if (step + 1) % _SAVE_EVERY == 0 or step + 1 == last:
                 _save(work, state, optimizer)
 
 
@@ -255,6 +261,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("nano-work"))
     parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--early", type=int, default=1500, help="steps of the first run")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--fade", type=int, default=500)

@@ -1,9 +1,10 @@
-"""Trains the Thinker: `python -m nano.train_thinker --work nano-work`, twice.
+"""Trains the Thinker: `python -m nano.train_thinker --work nano-work`, three times.
 
-The first run teaches typed words alone and stops. Then `nano.train_ears` and `nano.train_eyes` give the encoders a
-start, both towards the words' embeddings, so that what they hear and see arrives as words that the Thinker reads
-already. The second run takes their weights over and trains everything: exercises of all kinds and, beside the loss on
-the replies, what was said in every sound.
+The first run teaches typed words alone. Then `nano.train_ears` and `nano.train_eyes` give the encoders a start, both
+towards the words' embeddings, so that what they hear and see arrives as words that the Thinker reads already. The
+second run takes the eyes over: typed questions about pictures and videos, the words' embeddings staying as they are.
+The third one takes the ears over and trains everything: exercises of all kinds and, beside the loss on the replies,
+what was said in every sound. Each run stops by itself.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 
 from nano.architecture import save_part
 from nano.data import SpeechCache
-from nano.exercises import EVALUATION_SETS, evaluation_set, training_exercise
+from nano.exercises import EVALUATION_SETS, TYPED_SETS, evaluation_set, training_exercise
 from nano.optimizer import Optimizer
 from nano.sequences import Composer, Sample, by_length
 from nano.thinker import ThinkerTraining
@@ -29,13 +30,13 @@ NAME = "thinker"
 _WARM_UP = 60
 _SAVE_EVERY = 100
 _LOG_EVERY = 10
-# What the Thinker gets of each family, first without and then with media.
+# What the Thinker gets of each family in each phase.
 _WORDS = {"timer": 5.0, "light": 4.0, "sum": 12.0, "small_talk": 2.0, "outside": 4.0, "conversation": 10.0}
+_SIGHT = _WORDS | {"picture": 60.0, "video": 25.0}
 _ALL = {"timer": 9.0, "light": 7.0, "sum": 12.0, "small_talk": 4.0, "outside": 7.0, "conversation": 12.0,
         "picture": 28.0, "video": 9.0, "sound_and_picture": 12.0}  # fmt: skip
 _SPOKEN = 0.75
-# The encoders' first weights, by the file that their own stages write.
-ENCODERS = ("ears", "eyes")
+_TABLE = "thinker.model.language_model.embed_tokens.weight"
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Plan:
     Attributes:
         steps: in all.
         words: the first of them, with typed words alone.
+        sight: the next ones, with pictures and videos.
         fade: over the last of them the learning rate falls to zero.
         batch: exercises per step.
         rate: learning rate.
@@ -53,6 +55,7 @@ class Plan:
 
     steps: int
     words: int
+    sight: int
     fade: int
     batch: int
     rate: float
@@ -86,12 +89,11 @@ class Source:
         ]
 
 
-def evaluate(
-    model: ThinkerTraining, composer: Composer, cache: SpeechCache, count: int, names: list[str] | None = None
-) -> dict[str, float]:
-    """Share of exactly right replies in the first `count` exercises of the held-out sets that the cache allows."""
+def evaluate(model: ThinkerTraining, composer: Composer, cache: SpeechCache | None, count: int) -> dict[str, float]:
+    """Share of exactly right replies in the first `count` exercises of the held-out sets; without a cache, of typed
+    ones."""
     results = {}
-    for name in names or list(EVALUATION_SETS):
+    for name in EVALUATION_SETS if cache else TYPED_SETS:
         samples = [composer.compose(exercise) for exercise in evaluation_set(name, cache, count)]
         right = [fine for part in by_length(samples, -(-len(samples) // 32)) for fine in model.judge(part)]
         results[name] = sum(right) / max(len(right), 1)
@@ -109,12 +111,11 @@ def train(work: Path, plan: Plan, evaluate_every: int, count: int) -> None:
     if state.exists():
         optimizer.load_state_dict(torch.load(state, weights_only=True))
     source = Source(work, composer)
-    last = plan.steps
-    if optimizer.steps < plan.words:
-        last = plan.words
-    elif optimizer.steps == plan.words:
-        for encoder in ENCODERS:
-            optimizer.replace(torch.load(folder / f"{encoder}.pt", weights_only=True))
+    hears = plan.words + plan.sight
+    last = plan.words if optimizer.steps < plan.words else hears if optimizer.steps < hears else plan.steps
+    encoder = {plan.words: "eyes", hears: "ears"}.get(optimizer.steps)
+    if encoder:
+        optimizer.replace(torch.load(folder / f"{encoder}.pt", weights_only=True))
     began = time.monotonic()
     with (folder / f"{NAME}.csv").open("a", newline="") as file:
         log = csv.writer(file)
@@ -134,15 +135,15 @@ def train(work: Path, plan: Plan, evaluate_every: int, count: int) -> None:
                 _save(work, state, optimizer)
                 source.reload()
             if (step + 1) % evaluate_every == 0 or step + 1 == last:
-                names = ["typed_unseen_combinations"] if step < plan.words else None
-                results = evaluate(averaged(model, optimizer), composer, source.cache, count, names)
+                cache = source.cache if step >= hears else None
+                results = evaluate(averaged(model, optimizer), composer, cache, count)
                 row = {name: round(value, 3) for name, value in results.items()}
                 log.writerow([step + 1, row, round(time.monotonic() - began)])
                 file.flush()
                 print("evaluation", step + 1, row, flush=True)
                 restore(model, optimizer)
-    if last < plan.steps:
-        print("the words are learned; now: python -m nano.train_ears and nano.train_eyes, then this again", flush=True)
+    if last == plan.words:
+        print("words are learned; next: nano.train_ears and nano.train_eyes, then this again", flush=True)
 
 
 def _step(model: ThinkerTraining, source: Source, plan: Plan, step: int) -> dict[str, float]:
@@ -155,6 +156,8 @@ def _step(model: ThinkerTraining, source: Source, plan: Plan, step: int) -> dict
 
     if step < plan.words:
         samples = source.exercises(step, 2 * plan.batch, _WORDS, 0.0)
+    elif step < plan.words + plan.sight:
+        samples = source.exercises(step, 2 * plan.batch, _SIGHT, 0.0)
     else:
         samples = source.exercises(step, plan.batch, _ALL, _SPOKEN)
     total = sum(int((sample.targets >= 0).sum()) for sample in samples)
@@ -165,6 +168,9 @@ def _step(model: ThinkerTraining, source: Source, plan: Plan, step: int) -> dict
             share = len(part) / len(samples)
             loss = loss + add("said", model.said_loss(heard, [sound.said for sound in sounds]), share) * plan.said
         loss.backward()
+    if plan.words <= step < plan.words + plan.sight:
+        # The audio encoder learns towards them at the same time.
+        model.get_parameter(_TABLE).grad = None
     return losses
 
 
@@ -198,6 +204,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("nano-work"))
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--words", type=int, default=300)
+    parser.add_argument("--sight", type=int, default=600)
     parser.add_argument("--fade", type=int, default=600)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=3e-3)

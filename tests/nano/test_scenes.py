@@ -23,6 +23,7 @@ from nano.scenes import (
     render_picture,
     render_sound,
     render_video,
+    video_light,
 )
 
 
@@ -137,3 +138,13 @@ def test_the_reply_names_the_colour_at_the_sound() -> None:
         assert isinstance(part, world.Video)
         assert part.scene.has_sound
         assert turn.reply == f"It was {part.scene.colours[part.scene.sound_at]}."
+
+
+@pytest.mark.parametrize("blinks", [1, 2, 3, 4])
+def test_the_lamp_shines_when_it_is_said_to(blinks: int) -> None:
+    for seed in range(20):
+        scene = VideoScene(kind="blink", blinks=blinks, seed=seed)
+        pairs = render_video(scene).astype(int).reshape(4, 2, 112, 112, 3)
+        flashes = [bool((first - second).max() > 60) for first, second in pairs]
+        assert video_light(scene) == flashes
+        assert sum(flashes) == blinks
