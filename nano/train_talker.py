@@ -152,7 +152,7 @@ def tell(model: ThinkerTraining, composer: Composer, samples: list[Sample]) -> l
 def material(
     work: Path, composer: Composer, model: ThinkerTraining, split: world.Split, limit: int, only_right: bool
 ) -> list[Told]:
-    """What is told and spoken for up to `limit` replies of the speaking corpus, or of those that the Thinker gets right."""
+    """What is told and spoken for up to `limit` replies of the corpus, or of those that the Thinker gets right."""
     codes: dict[str, dict[str, np.ndarray]] = {}
     for spoken in load_codes(work):
         if spoken.clip.kind == "reply" and spoken.clip.split == split:
