@@ -28,7 +28,7 @@ import numpy as np
 from nano.crew import Crew, Heard, Question, Rendering, Request, Spoken, render, speak, understand
 from nano.exercises import EVALUATION_SETS, Exercise, evaluation_set
 from nano.judging import Distance, Share, WordErrors
-from nano.material import KEPT, QUICK_COUNTS, SEED, Material, mixed, write_kept
+from nano.material import KEPT, QUICK_COUNTS, QUICK_UTTERANCES, SEED, Material, mixed, write_kept
 from nano.shuffle import SHUFFLES
 from nano.tables import markdown
 from nano.world import reply_split
@@ -82,7 +82,7 @@ class Plan:
     @classmethod
     def quick(cls, workers: int) -> Plan:
         """The quick form."""
-        return cls(QUICK_COUNTS, 6, len(SOLVERS), workers)
+        return cls(QUICK_COUNTS, 6, QUICK_UTTERANCES, workers)
 
 
 Results = dict[str, Any]

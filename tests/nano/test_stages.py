@@ -1,0 +1,83 @@
+"""One command for all stages: their order, what is skipped, what a failure leaves. The stages here are one-liners."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nano import __main__ as nano_main
+from nano.__main__ import Stage, run, stages
+from nano.record import Record
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nano_main, "_LOOK_S", 0.01)
+
+
+def _stage(work: Path, name: str, *after: str, fails_without: Path | None = None) -> Stage:
+    """Notes that it ran; fails where a file is missing."""
+    code = f"open({str(work / 'ran')!r}, 'a').write({name + ' '!r})"
+    if fails_without is not None:
+        code = f"open({str(fails_without)!r}); {code}"
+    return Stage(name, ("-c", code), after)
+
+
+def _ran(work: Path) -> list[str]:
+    return (work / "ran").read_text().split()
+
+
+def test_stages_run_after_what_they_need_and_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = [
+        _stage(tmp_path, "last", "left", "right"),
+        _stage(tmp_path, "left", "first"),
+        _stage(tmp_path, "right", "first"),
+        _stage(tmp_path, "first"),
+    ]
+    run(plan, tmp_path)
+    ran = _ran(tmp_path)
+    assert (ran[0], set(ran[1:3]), ran[3:]) == ("first", {"left", "right"}, ["last"])
+    run(plan, tmp_path)
+    assert _ran(tmp_path) == ran
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "last is done" in output.err
+
+
+def test_a_failure_stops_everything_and_the_next_run_goes_on(tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    slow = Stage("slow", ("-c", "import time; time.sleep(600)"))
+    plan = [_stage(tmp_path, "first"), _stage(tmp_path, "second", "first", fails_without=missing), slow]
+    with pytest.raises(RuntimeError, match=r"second failed; its last words are in .*second\.log"):
+        run(plan, tmp_path)
+    assert "No such file" in (tmp_path / "logs" / "second.log").read_text()
+    record = Record(tmp_path)
+    assert [record.done(stage.name) for stage in plan] == [True, False, False]
+    missing.touch()
+    run(plan[:2], tmp_path)
+    assert _ran(tmp_path) == ["first", "second"]
+    content = json.loads((tmp_path / "record.json").read_text())
+    assert content["stages"]["second"]["command"][:2] == ["python", "-c"]
+    assert content["seeds"]["architecture"] == 20_250_326
+    assert {"python", "torch", "numpy", "flite"} <= set(content["versions"])
+    assert content["machine"]["cores"] >= 1
+
+
+def test_the_plan_holds_every_stage_in_an_order_that_works(tmp_path: Path) -> None:
+    plan = stages(tmp_path, tmp_path / "checkpoint", tmp_path / "bundle", "int4")
+    before: set[str] = set()
+    for stage in plan:
+        assert set(stage.after) <= before, stage.name
+        before.add(stage.name)
+    assert [stage.name for stage in plan if "nano.train_thinker" in stage.command] == [
+        "thinker-words",
+        "thinker-sight",
+        "thinker",
+    ]
+    bundle = next(stage for stage in plan if stage.name == "export-bundle")
+    assert str(tmp_path / "bundle") in bundle.command
+    assert bundle.command[bundle.command.index("--precision") + 1] == "int4"
+    without = stages(tmp_path, tmp_path / "checkpoint", None, "int8")
+    assert before - {stage.name for stage in without} == {"export-bundle"}
