@@ -35,8 +35,7 @@ class Omni:
         return self._probe.prefill(tokens)
 
     def decode(self, context: int, steps: int) -> float:
-        began, ended = self._probe.decode(context, steps)
-        return ended - began
+        return sum(ended - began for began, ended in self._probe.decode(context, steps))
 
 
 if __name__ == "__main__":

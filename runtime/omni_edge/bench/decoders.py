@@ -18,6 +18,8 @@ from omni_edge.thinker import TalkerBlock
 _SEED = 0
 # Positions that a turn takes beside its tokens, at most: what a conversation grows by from one measurement to the next.
 _TURN = 64
+# Replies of one measurement that may end before their second token.
+_EMPTY_REPLIES = 8
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -55,31 +57,52 @@ class ThinkerProbe:
         _next_token(self._fresh.reply(max_new_tokens=1))
         return time.perf_counter() - began
 
-    def decode(self, context: int, steps: int) -> tuple[float, float]:
-        """When a reply behind `context` positions had its first token, and when `steps` more; `time.perf_counter`.
+    def decode(self, context: int, steps: int) -> list[tuple[float, float]]:
+        """`steps` steps of replies behind `context` positions: when they began and ended, `time.perf_counter`.
+
+        One span, unless the model ends its replies earlier: then the conversation goes on until there were enough.
 
         Raises:
-            UsageError: there is no such prompt.
+            UsageError: there is no such prompt, or the model ends its replies with their first token.
         """
         session = self._filled.get(context)
-        if session is not None and context > self.refilled:
-            session.push("?")
-        else:
+        if session is None or context <= self.refilled:
             session = self._filled[context] = session or self._session()
-            session.reset()
-            session.push(self._text(context))
+            self._fill(session, context)
+        else:
+            self._go_on(session, context, steps)
+        spans: list[tuple[float, float]] = []
+        done = empty = 0
         while True:
-            events = session.reply(max_new_tokens=steps + 1)
+            events = session.reply(max_new_tokens=steps - done + 1)
             _next_token(events)
             began = ended = time.perf_counter()
-            done = 0
+            before = done
             for event in events:
                 if isinstance(event, TextDelta) and event.token_ids:
                     ended = time.perf_counter()
                     done += 1
+            spans.append((began, ended))
             if done == steps:
-                return began, ended
-            session.push("?")  # the model ended its reply early
+                return spans
+            empty += done == before
+            if empty > _EMPTY_REPLIES:
+                raise UsageError(
+                    f"The model ends its replies at once behind {context} positions: no rate of decoding can be "
+                    "measured there. Choose another context with --at, or leave the stage thinker out."
+                )
+            self._go_on(session, context, steps)
+
+    def _fill(self, session: Session, context: int) -> None:
+        session.reset()
+        session.push(self._text(context))
+
+    def _go_on(self, session: Session, context: int, steps: int) -> None:
+        """The next turn; in a full conversation, the first one of a new one."""
+        if session.offset + steps + _TURN <= session.capacity:
+            session.push("?")
+        else:
+            self._fill(session, context)
 
     def _session(self) -> Session:
         return self._engine.session(context=self._capacity, seed=_SEED, speech=False, system="")
@@ -112,9 +135,10 @@ def thinker(subject: Subject) -> Iterator[Figure]:
         rates, shares = [], []
         for _ in range(settings.runs):
             subject.spans.clear()
-            began, ended = probe.decode(context, settings.steps)
-            rates.append(settings.steps / (ended - began))
-            shares.append(100 * (1 - subject.inside(began, ended) / (ended - began)))
+            spans = probe.decode(context, settings.steps)
+            seconds = sum(ended - began for began, ended in spans)
+            rates.append(settings.steps / seconds)
+            shares.append(100 * (1 - sum(subject.inside(began, ended) for began, ended in spans) / seconds))
         yield Figure("thinker", f"decode at {context}", "tok/s", tuple(rates))
         yield Figure("thinker", f"outside of graphs at {context}", "%", tuple(shares))
 
@@ -152,5 +176,5 @@ def talker(subject: Subject) -> Iterator[Figure]:
 
 
 def _next_token(events: Iterator[Event]) -> None:
-    """Runs on to the reply's next token."""
-    next(event for event in events if isinstance(event, TextDelta) and event.token_ids)
+    """Runs on to the reply's next token; the one that closes the turn shows as the end of the reply."""
+    next(event for event in events if isinstance(event, TurnDone) or (isinstance(event, TextDelta) and event.token_ids))
