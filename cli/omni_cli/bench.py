@@ -11,6 +11,7 @@ import typer
 
 from omni_cli import options
 from omni_cli.console import human_bytes, table
+from omni_cli.plot import check_plot, write_plot
 from omni_edge.bench import STAGES, Figure, Report, Settings
 from omni_edge.bench import bench as measure
 from omni_edge.bench.timeline import svg
@@ -46,8 +47,8 @@ def bench(
     Figures are medians; the spread stands beside them. RTF is compute time / audio time: below 1 is faster than real
     time. Let nothing else run meanwhile.
     """
-    if plot and not plot.parent.is_dir():
-        raise UsageError(f"The folder {plot.parent} does not exist. Create it, or choose another file with --plot.")
+    if plot:
+        check_plot(plot)
     if plot and stage and "reply" not in stage:
         raise UsageError("--plot draws the whole reply: add --stage reply, or leave --stage out.")
     settings = Settings(
@@ -61,10 +62,10 @@ def bench(
         reply_codec_tokens=codec_tokens,
     )
     report = measure(model, settings, lambda name: typer.echo(f"measuring {name} ...", err=True))
-    if plot:
-        plot.write_text(svg(report.spans, report.arrivals, _title(report)), "utf-8")
     typer.echo(json.dumps(_data(report), indent=1, ensure_ascii=False) if as_json else _text(report))
 
+    if plot:
+        write_plot(plot, svg(report.spans, report.arrivals, _title(report)))
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:
     try:

@@ -7,7 +7,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
+from numpy.typing import NDArray
 
 from omni_cli import bench as bench_command
 from omni_cli import info as info_command
@@ -15,6 +17,7 @@ from omni_cli import media, options
 from omni_cli.chat import Chat, piped_lines, typed_lines
 from omni_cli.console import human_bytes
 from omni_cli.manners import INTERRUPTED, mannered, on_interrupt, speak_utf8
+from omni_cli.plot import check_plot, write_plot
 from omni_cli.printer import JsonPrinter, Printer, TextPrinter
 from omni_cli.speech_out import Loudspeaker, SpeechOut, WavFolder
 from omni_cli.wav import WavWriter
@@ -23,6 +26,7 @@ from omni_edge.errors import DeviceError, UsageError
 from omni_edge.manifest import Bundle
 from omni_edge.prepared import PreparedGraphs
 
+from omni_edge.speech_plot import speech_svg
 app = typer.Typer(
     name="omni-edge",
     add_completion=False,
@@ -60,6 +64,10 @@ def run(
         typer.Option("--output", "-o", metavar="FILE", help="WAV file for the speech; it grows while we speak."),
     ] = None,
     max_new_tokens: options.MaxNewTokens = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="FILE", help="Waveform and spectrogram of the speech, as an SVG picture."),
+    ] = None,
     max_codec_tokens: options.MaxCodecTokens = None,
     temp: options.Temp = None,
     top_k: options.TopK = None,
@@ -82,22 +90,25 @@ def run(
 ) -> None:
     """Answer one prompt. Media stand before it in the user's turn, in the order in which they are given.
 
-    Text streams to stdout. Speech is made when -o or --json asks for it. With --temp 0 --talker-temp 0 or with --seed
-    the same command gives the same reply.
+    Text streams to stdout. Speech is made when -o, --plot or --json asks for it. With --temp 0 --talker-temp 0 or
+    with --seed the same command gives the same reply.
     """
     parts = media.in_order(context, {"audio": audio or [], "image": image or [], "video": video or []})
-    if output and no_speech:
-        raise UsageError("-o asks for speech and --no-speech forbids it. Leave one of them out.")
+    for option, file in (("-o", output), ("--plot", plot)):
+        if file and no_speech:
+            raise UsageError(f"{option} asks for speech and --no-speech forbids it. Leave one of them out.")
     if output and not output.parent.is_dir():
         raise UsageError(f"The folder {output.parent} does not exist. Create it, or choose another file with -o.")
     text = _prompt(prompt, needed=not parts)
+    if plot:
+        check_plot(plot)
     engine = OmniEdge.load(model, threads=threads, low_memory=low_memory)
     session = engine.session(
         voice=voice,
         system=system,
         context=context_size,
         seed=seed,
-        speech=_speech(output, wanted=not no_speech and (output is not None or as_json)),
+        speech=_speech(output or plot, wanted=not no_speech and (output is not None or plot is not None or as_json)),
         sampling=Sampling(temp, top_k, top_p, repeat_penalty),
         talker_sampling=Sampling(talker_temp, talker_top_k, talker_top_p, talker_repeat_penalty),
         vocoder=SolverSettings.of(solver, evaluations, guidance),
@@ -112,13 +123,27 @@ def run(
     wav = WavWriter(output, token2wav.sample_rate) if output and token2wav else None
     with on_interrupt(session.cancel), wav or nullcontext():
         for event in session.reply(max_new_tokens=max_new_tokens, max_codec_tokens=max_codec_tokens):
+    spoken: list[NDArray[np.float32]] = []
             printer.show(event)
-            if wav and isinstance(event, AudioChunk):
-                wav.write(event.samples)
+            if isinstance(event, AudioChunk):
+                if wav:
+                    wav.write(event.samples)
+                if plot:
+                    spoken.append(event.samples)
             if isinstance(event, TurnDone):
                 _say_how_it_ended(event)
 
 
+                if plot and token2wav:
+                    _draw(plot, spoken, token2wav.sample_rate, event.text, session.voice)
+
+
+def _draw(plot: Path, spoken: list[NDArray[np.float32]], rate: int, text: str, voice: str) -> None:
+    """The picture of a complete reply; one without a sound has none."""
+    if spoken:
+        write_plot(plot, speech_svg(np.concatenate(spoken), rate, text, voice))
+    else:
+        typer.echo(f"warning: the reply has no sound, so {plot} was not drawn.", err=True)
 def _speech(output: Path | None, *, wanted: bool) -> bool | None:
     """What to ask the session for: a file insists on speech, `--json` takes it where the bundle speaks."""
     return (True if output else None) if wanted else False

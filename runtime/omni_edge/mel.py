@@ -123,7 +123,7 @@ def slaney_filters(sample_rate: int, n_fft: int, n_mels: int) -> NDArray[np.floa
     Source: transformers' `mel_filter_bank` with norm and scale "slaney".
     """
     nyquist = sample_rate / 2.0
-    edges = _mel_to_hz(np.linspace(0.0, _hz_to_mel(nyquist), n_mels + 2))
+    edges = _mel_to_hz(np.linspace(0.0, hz_to_mel(nyquist), n_mels + 2))
     bins = np.linspace(0.0, nyquist, n_fft // 2 + 1)[:, None]
     rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
@@ -131,7 +131,8 @@ def slaney_filters(sample_rate: int, n_fft: int, n_mels: int) -> NDArray[np.floa
     return triangles * (2.0 / (edges[2:] - edges[:-2]))
 
 
-def _hz_to_mel(hz: float) -> float:
+def hz_to_mel(hz: float) -> float:
+    """Hertz on the Slaney scale, in mel."""
     if hz < _SLANEY_BREAK_HZ:
         return hz / _SLANEY_HZ_PER_MEL
     return float(_SLANEY_BREAK_HZ / _SLANEY_HZ_PER_MEL + np.log(hz / _SLANEY_BREAK_HZ) / _SLANEY_LOG_STEP)

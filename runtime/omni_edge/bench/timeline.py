@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
-from math import ceil, floor
+
+from omni_edge.svg import document, marks
 
 # Runs of one stage closer than this are one bar: a reply has thousands of them, a picture some thousand pixels.
 _JOINED_SECONDS = 0.002
@@ -76,7 +77,6 @@ def joined(spans: Iterable[Span]) -> list[Span]:
 
 _WIDTH, _ROW, _LABEL, _MARGIN = 1200, 26, 150, 16
 _COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a2", "#9d755d", "#eeca3b")
-_TICKS = (0.1, 0.2, 0.5, 1.0, 2, 5, 10, 20, 50, 100)
 
 
 def svg(spans: Sequence[Span], arrivals: Sequence[Arrival], title: str) -> str:
@@ -90,17 +90,14 @@ def svg(spans: Sequence[Span], arrivals: Sequence[Arrival], title: str) -> str:
     rows = {name: 2 * _ROW + _ROW * index for index, name in enumerate([*stages, "chunks played"])}
     height = 2 * _ROW + _ROW * (len(rows) + 1)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" font-family="sans-serif"'
-        ' font-size="13">',
         f'<rect width="{_WIDTH}" height="{height}" fill="white"/>',
         f'<text x="{_MARGIN}" y="{_ROW}" font-size="15">{escape(title)}</text>',
     ]
-    step = next((tick for tick in _TICKS if (end - begin) / tick <= 12), _TICKS[-1])
-    for number in range(ceil(begin / step), floor(end / step) + 1):
-        x = left + (number * step - begin) * scale
+    for mark in marks(begin, end):
+        x = left + (mark - begin) * scale
         parts.append(
             f'<line x1="{x:.1f}" y1="{1.5 * _ROW:.1f}" x2="{x:.1f}" y2="{height - _ROW}" stroke="#ddd"/>'
-            f'<text x="{x:.1f}" y="{height - _ROW / 3:.1f}" text-anchor="middle">{number * step:g} s</text>'
+            f'<text x="{x:.1f}" y="{height - _ROW / 3:.1f}" text-anchor="middle">{mark:g} s</text>'
         )
     for name, y in rows.items():
         parts.append(f'<text x="{_MARGIN}" y="{y + 0.65 * _ROW:.1f}">{escape(name)}</text>')
@@ -118,7 +115,7 @@ def svg(spans: Sequence[Span], arrivals: Sequence[Arrival], title: str) -> str:
             f'<line x1="{x:.1f}" y1="{1.5 * _ROW:.1f}" x2="{x:.1f}" y2="{height - _ROW}" stroke="#333"'
             ' stroke-dasharray="2 3"/>'
         )
-    return "\n".join([*parts, "</svg>", ""])
+    return document(_WIDTH, height, parts)
 
 
 def _playing(arrivals: Sequence[Arrival]) -> list[Span]:
