@@ -12,6 +12,7 @@ import typer
 from omni_cli import options
 from omni_cli.console import human_bytes, table
 from omni_cli.plot import check_plot, write_plot
+from omni_cli.shipped import named_or_shipped
 from omni_edge.bench import STAGES, Figure, Report, Settings
 from omni_edge.bench import bench as measure
 from omni_edge.bench.timeline import svg
@@ -20,7 +21,7 @@ from omni_edge.errors import UsageError
 
 def bench(
     *,
-    model: options.Bundle,
+    model: options.Model = None,
     stage: Annotated[
         list[str] | None,
         typer.Option("--stage", metavar="NAME", help=f"Repeatable. Default: all of {', '.join(STAGES)}."),
@@ -61,11 +62,11 @@ def bench(
         prefills=_numbers("--prefill", prefills),
         reply_codec_tokens=codec_tokens,
     )
-    report = measure(model, settings, lambda name: typer.echo(f"measuring {name} ...", err=True))
+    report = measure(named_or_shipped(model), settings, lambda name: typer.echo(f"measuring {name} ...", err=True))
     typer.echo(json.dumps(_data(report), indent=1, ensure_ascii=False) if as_json else _text(report))
-
     if plot:
         write_plot(plot, svg(report.spans, report.arrivals, _title(report)))
+
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:
     try:

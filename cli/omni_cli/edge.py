@@ -19,14 +19,15 @@ from omni_cli.console import human_bytes
 from omni_cli.manners import INTERRUPTED, mannered, on_interrupt, speak_utf8
 from omni_cli.plot import check_plot, write_plot
 from omni_cli.printer import JsonPrinter, Printer, TextPrinter
+from omni_cli.shipped import named_or_shipped
 from omni_cli.speech_out import Loudspeaker, SpeechOut, WavFolder
 from omni_cli.wav import WavWriter
 from omni_edge import AudioChunk, OmniEdge, Sampling, SolverSettings, TurnDone
 from omni_edge.errors import DeviceError, UsageError
 from omni_edge.manifest import Bundle
 from omni_edge.prepared import PreparedGraphs
-
 from omni_edge.speech_plot import speech_svg
+
 app = typer.Typer(
     name="omni-edge",
     add_completion=False,
@@ -47,11 +48,11 @@ def omni_edge(*, version: options.Version = False) -> None:
 def run(
     *,
     context: typer.Context,
-    model: options.Bundle,
     prompt: Annotated[
         str | None,
         typer.Argument(metavar="PROMPT", help="What to say. '-', or none and a pipe: read from stdin."),
     ] = None,
+    model: options.Model = None,
     audio: Annotated[list[Path] | None, typer.Option("--audio", metavar="FILE", help="A sound. Repeatable.")] = None,
     image: Annotated[list[Path] | None, typer.Option("--image", metavar="FILE", help="A picture. Repeatable.")] = None,
     video: Annotated[list[Path] | None, typer.Option("--video", metavar="FILE", help="A video. Repeatable.")] = None,
@@ -63,11 +64,11 @@ def run(
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="WAV file for the speech; it grows while we speak."),
     ] = None,
-    max_new_tokens: options.MaxNewTokens = None,
     plot: Annotated[
         Path | None,
         typer.Option("--plot", metavar="FILE", help="Waveform and spectrogram of the speech, as an SVG picture."),
     ] = None,
+    max_new_tokens: options.MaxNewTokens = None,
     max_codec_tokens: options.MaxCodecTokens = None,
     temp: options.Temp = None,
     top_k: options.TopK = None,
@@ -99,10 +100,11 @@ def run(
             raise UsageError(f"{option} asks for speech and --no-speech forbids it. Leave one of them out.")
     if output and not output.parent.is_dir():
         raise UsageError(f"The folder {output.parent} does not exist. Create it, or choose another file with -o.")
-    text = _prompt(prompt, needed=not parts)
     if plot:
         check_plot(plot)
-    engine = OmniEdge.load(model, threads=threads, low_memory=low_memory)
+    text = _prompt(prompt, needed=not parts)
+    folder = named_or_shipped(model)
+    engine = OmniEdge.load(folder, threads=threads, low_memory=low_memory)
     session = engine.session(
         voice=voice,
         system=system,
@@ -118,12 +120,12 @@ def run(
         session.push(media.load(kind, path, engine.manifest, sound=not no_audio_in_video))
     if text:
         session.push(text)
-    printer: Printer = JsonPrinter(model=str(model)) if as_json else TextPrinter()
+    printer: Printer = JsonPrinter(model=str(folder)) if as_json else TextPrinter()
     token2wav = engine.manifest.token2wav
     wav = WavWriter(output, token2wav.sample_rate) if output and token2wav else None
+    spoken: list[NDArray[np.float32]] = []
     with on_interrupt(session.cancel), wav or nullcontext():
         for event in session.reply(max_new_tokens=max_new_tokens, max_codec_tokens=max_codec_tokens):
-    spoken: list[NDArray[np.float32]] = []
             printer.show(event)
             if isinstance(event, AudioChunk):
                 if wav:
@@ -132,8 +134,6 @@ def run(
                     spoken.append(event.samples)
             if isinstance(event, TurnDone):
                 _say_how_it_ended(event)
-
-
                 if plot and token2wav:
                     _draw(plot, spoken, token2wav.sample_rate, event.text, session.voice)
 
@@ -144,6 +144,8 @@ def _draw(plot: Path, spoken: list[NDArray[np.float32]], rate: int, text: str, v
         write_plot(plot, speech_svg(np.concatenate(spoken), rate, text, voice))
     else:
         typer.echo(f"warning: the reply has no sound, so {plot} was not drawn.", err=True)
+
+
 def _speech(output: Path | None, *, wanted: bool) -> bool | None:
     """What to ask the session for: a file insists on speech, `--json` takes it where the bundle speaks."""
     return (True if output else None) if wanted else False
@@ -177,7 +179,7 @@ def _say_how_it_ended(done: TurnDone) -> None:
 @mannered
 def chat(
     *,
-    model: options.Bundle,
+    model: options.Model = None,
     no_audio_in_video: options.NoVideoSound = False,
     system: options.System = None,
     voice: options.Voice = None,
@@ -211,7 +213,7 @@ def chat(
     Ctrl-C during a reply cuts it short and keeps the conversation; at the prompt it leaves with 130, Ctrl-D with 0.
     From a pipe every line is a turn, and the first error ends it.
     """
-    engine = OmniEdge.load(model, threads=threads, low_memory=low_memory)
+    engine = OmniEdge.load(named_or_shipped(model), threads=threads, low_memory=low_memory)
     speech_out = [] if no_speech else _speech_out(engine, output)
     session = engine.session(
         voice=voice,
@@ -257,7 +259,7 @@ def _speech_out(engine: OmniEdge, folder: Path | None) -> list[SpeechOut]:
 @mannered
 def prepare(
     *,
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The exported bundle (a folder).")],
+    bundle: options.Bundle = None,
     debug: options.Debug = False,
 ) -> None:
     """Pack a bundle's weights for this machine, once: it then loads faster and shares its memory between processes.
@@ -265,7 +267,7 @@ def prepare(
     The packed copy (about twice the bundle) goes into the user's cache folder, or into $OMNI_EDGE_CACHE; the bundle is
     not touched. Another processor or onnxruntime version ignores it; run the command again there.
     """
-    prepared = PreparedGraphs.of(Bundle(bundle, verify=True))
+    prepared = PreparedGraphs.of(Bundle(named_or_shipped(bundle, "BUNDLE"), verify=True))
     nbytes = prepared.build(lambda role: typer.echo(f"preparing {role}", err=True))
     typer.echo(f"{prepared.folder}  {human_bytes(nbytes)}")
 

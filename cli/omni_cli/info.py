@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from omni_cli import options
 from omni_cli.console import Progress, human_bytes, table
+from omni_cli.shipped import named_or_shipped
 from omni_edge.footprint import footprint, graph_bytes
 from omni_edge.manifest import Bundle, Manifest
 
 
 def info(
     *,
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The exported bundle (a folder).")],
+    bundle: options.Bundle = None,
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
     """Show what a bundle holds and needs. Checks the hash of every file."""
+    folder = named_or_shipped(bundle, "BUNDLE")
     progress = Progress()
     hashed = 0
 
@@ -29,13 +31,13 @@ def info(
         hashed += nbytes
         progress("checking", hashed, total)
 
-    total = sum(entry.bytes for entry in Bundle(bundle).manifest.files.values())
+    total = sum(entry.bytes for entry in Bundle(folder).manifest.files.values())
     try:
-        manifest = Bundle(bundle, verify=True, progress=count).manifest
+        manifest = Bundle(folder, verify=True, progress=count).manifest
     finally:
         progress.close()
     summary = _summary(manifest)
-    typer.echo(json.dumps(summary, indent=1, ensure_ascii=False) if as_json else _text(bundle, summary))
+    typer.echo(json.dumps(summary, indent=1, ensure_ascii=False) if as_json else _text(folder, summary))
 
 
 def _summary(manifest: Manifest) -> dict[str, Any]:

@@ -16,7 +16,9 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-Bundle = Annotated[Path, typer.Option("--model", "-m", metavar="BUNDLE", help="The exported bundle (a folder).")]
+_BUNDLE_HELP = "The exported bundle (a folder). Default: the one that is built in."
+Model = Annotated[Path | None, typer.Option("--model", "-m", metavar="BUNDLE", help=_BUNDLE_HELP)]
+Bundle = Annotated[Path | None, typer.Argument(metavar="BUNDLE", help=_BUNDLE_HELP)]
 System = Annotated[
     str | None, typer.Option("--system", metavar="TEXT", help="System prompt. Default: the checkpoint's.")
 ]

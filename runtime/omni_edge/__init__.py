@@ -2,7 +2,7 @@
 
 Example::
 
-    engine = OmniEdge.load("bundle")
+    engine = OmniEdge.load()  # the built-in demonstration model; OmniEdge.load("bundle") takes another
     session = engine.session(voice="Chelsie")
     session.push("Tell me a joke.")
     for event in session.reply():
@@ -35,6 +35,7 @@ from omni_edge.events import (
 from omni_edge.manifest import Manifest
 from omni_edge.sampling import Sampling
 from omni_edge.session import Session
+from omni_edge.shipped import shipped_bundle
 from omni_edge.solver import SolverSettings
 
 __all__ = [
@@ -61,4 +62,5 @@ __all__ = [
     "TurnDone",
     "UsageError",
     "VideoClip",
+    "shipped_bundle",
 ]

@@ -18,6 +18,7 @@ from omni_edge.manifest import Bundle, Manifest
 from omni_edge.picture import ImageProcessor
 from omni_edge.sampling import Sampling
 from omni_edge.session import Session
+from omni_edge.shipped import shipped_bundle
 from omni_edge.solver import SolverSettings
 from omni_edge.talker import Talker
 from omni_edge.text import TextCodec
@@ -56,7 +57,7 @@ class OmniEdge:
     @classmethod
     def load(
         cls,
-        path: Path | str,
+        path: Path | str | None = None,
         *,
         threads: int | None = None,
         verify: bool = False,
@@ -66,7 +67,7 @@ class OmniEdge:
         """Loads the bundle in folder `path`.
 
         Args:
-            path: the folder that holds `bundle.json`.
+            path: the folder that holds `bundle.json`; None: the built-in demonstration model, see `shipped_bundle`.
             threads: cores to use; None: all that this process may run on.
             verify: hash every file first (seconds for a large bundle); sizes are always checked.
             low_memory: of the encoders and the vocoder, keep only the one in use: less memory, and a pause of a second
@@ -74,10 +75,11 @@ class OmniEdge:
             trace: is told of every run of a graph: its role, begin and end in the clock of `time.perf_counter`.
 
         Raises:
-            BundleError: the folder is no bundle, or a damaged one.
+            BundleError: the folder is no bundle, or a damaged one; the installation has no built-in one.
             ResourceError: not enough memory.
         """
-        return cls(Bundle(path, verify=verify), threads=threads, low_memory=low_memory, trace=trace)
+        bundle = Bundle(shipped_bundle() if path is None else path, verify=verify)
+        return cls(bundle, threads=threads, low_memory=low_memory, trace=trace)
 
     @property
     def manifest(self) -> Manifest:
