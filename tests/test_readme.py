@@ -1,8 +1,8 @@
 """Every command and snippet of the README, run as it stands there.
 
-What differs from a reader's terminal: the checkpoint is the small random one (under the published one's names), the
-environment is the one that runs the tests (`.venv` is a link to it, so the steps that make it are left out; `.ci/run`
-is what runs those), and the files named in the commands are made here.
+What differs from a reader's terminal: the published checkpoint is the small random one (under the published one's
+names), the environment is the one that runs the tests (`.venv` is a link to it, so the steps that make it are left out;
+`.ci/run` is what runs those), and the files named in the commands are made here, but for the repository's examples.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import wave
 from pathlib import Path
+from xml.etree import ElementTree
 
 import cv2
 import pytest
@@ -33,23 +34,37 @@ def blocks(language: str) -> list[str]:
     return [block.replace("\\\n", " ").strip() for block in found]
 
 
-START, MORE, TESTS = blocks("bash")
-STEPS = [step.strip() for step in START.split("&&")]
+FIRST, START, MORE, TESTS = ([step.strip() for step in block.split("&&")] for block in blocks("bash"))
+
+
+@pytest.fixture(scope="module")
+def first_room(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the repository's examples, in which the very first command has been run."""
+    folder = tmp_path_factory.mktemp("first")
+    (folder / ".venv").symlink_to(sys.prefix, target_is_directory=True)
+    (folder / "examples").symlink_to(ROOT / "examples", target_is_directory=True)
+    run_all(FIRST, folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
 def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the files that the README names, in which the first command has been run."""
+    """A folder with the files that the README names, in which the command that exports has been run."""
     folder = tmp_path_factory.mktemp("readme")
     write_checkpoint(folder / LOCAL, "sectionless")
     (folder / ".venv").symlink_to(sys.prefix, target_is_directory=True)
     write_wav(folder / "question.wav", tone(1.3))
     cv2.imwrite(str(folder / "photo.jpg"), picture(60, 80))
     write_video(folder / "clip.mp4")
-    for step in STEPS:
+    run_all(START, folder)
+    return folder
+
+
+def run_all(steps: list[str], folder: Path) -> None:
+    """Runs the steps that do not make the environment."""
+    for step in steps:
         if not step.startswith(MAKES_ENVIRONMENT):
             run(step, folder)
-    return folder
 
 
 def run(command: str, folder: Path) -> str:
@@ -68,26 +83,41 @@ def run(command: str, folder: Path) -> str:
     return result.stdout
 
 
-def test_the_first_command_speaks(room: Path) -> None:
+def test_the_first_command_speaks_and_draws_it(first_room: Path) -> None:
+    with wave.open(str(first_room / "reply.wav")) as file:
+        assert file.getframerate() == 24_000
+        seconds = file.getnframes() / file.getframerate()
+    assert seconds > 0
+    texts = [text.text or "" for text in ElementTree.parse(first_room / "reply.svg").iter() if text.text]
+    assert f"Chelsie, {seconds:.2f} s, 24 kHz" in texts
+
+
+def test_the_picture_of_the_first_reply_is_there() -> None:
+    (shown,) = re.findall(r"^!\[[^]]+\]\(([^)]+)\)$", README, re.MULTILINE)
+    assert ElementTree.parse(ROOT / shown).getroot().tag.endswith("svg")
+
+
+def test_the_exported_model_speaks(room: Path) -> None:
     with wave.open(str(room / "reply.wav")) as file:
         assert file.getframerate() == 24_000
 
 
-@pytest.mark.parametrize("command", MORE.splitlines())
+@pytest.mark.parametrize("command", MORE[0].splitlines())
 def test_a_command(room: Path, command: str) -> None:
     assert run(command, room).strip()
 
 
-def test_the_library_snippet(room: Path) -> None:
+def test_the_library_snippet(first_room: Path) -> None:
     (snippet,) = blocks("python")
-    (room / "snippet.py").write_text(snippet)
-    run("python snippet.py", room)
+    (first_room / "snippet.py").write_text(snippet)
+    run("python snippet.py", first_room)
 
 
-def test_both_environments_are_made_alike_and_without_cuda() -> None:
-    made = [step for step in STEPS if step.startswith(MAKES_ENVIRONMENT)]
-    tests = [step.strip() for step in TESTS.split("&&")]
-    assert made[:2] == tests[:2]
+def test_the_environments_are_made_alike_and_without_cuda() -> None:
+    made = [step for step in START if step.startswith(MAKES_ENVIRONMENT)]
+    # Nothing but the package itself: what answers first needs no extra.
+    assert FIRST[:2] == [made[0], ".venv/bin/pip install ."]
+    assert made[:2] == TESTS[:2]
     assert "https://download.pytorch.org/whl/cpu" in made[1]
-    assert (made[2], tests[2]) == (".venv/bin/pip install -e '.[all]'", ".venv/bin/pip install -e '.[all,dev]'")
-    assert tests[3].endswith("-m pytest -n 2")
+    assert (made[2], TESTS[2]) == (".venv/bin/pip install -e '.[all]'", ".venv/bin/pip install -e '.[all,dev]'")
+    assert TESTS[3].endswith("-m pytest -n 2")
