@@ -181,7 +181,8 @@ class Composer:
             sound = None
             if part["audio"] is not None:
                 mel = self.mel(part["audio"])
-                pieces.append(Piece(mel=mel))
+                # What a bell or tone "says": so it reaches the Thinker as the word that asks for it.
+                pieces.append(Piece(mel=mel, said=self.codec.encode(" sound")))
                 sound = _empty(audio_tokens(mel.shape[1]))
             prompt.video(_empty(int(np.prod(grid))), grid, patches.seconds_per_grid, sound)
 

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nano.aligned import Samples, aligned_speech
+from nano.aligned import aligned_speech
 from nano.data import SpeechCache
 from nano.optimizer import Optimizer
 from nano.sequences import Composer
 from nano.speech_evaluation import word_errors
 from nano.thinker import ThinkerTraining
-from nano.voices import augment
+from nano.voices import Samples, augment
 
 NAME = "ears"
 _ALIGNED = 2400

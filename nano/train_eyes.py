@@ -28,6 +28,7 @@ from nano.scenes import (
     RELATIONS,
     SHAPES,
     WORDS,
+    Figure,
     PictureScene,
     VideoScene,
     picture_places,
@@ -41,14 +42,21 @@ from nano.thinker import ThinkerTraining
 from omni_edge.picture import VisionPatches
 
 _CELL = 28
+# What part of a figure's radius around its centre surely shows it.
+_INSIDE = 0.6
+# Most cells show the background: each counts so much less than one that shows a figure.
+_BACKGROUND_WEIGHT = 0.1
 _SHARPNESS = 8.0
 _WARM_UP = 50
 # Muon bears a larger learning rate than what is left to AdamW.
 _OTHERS = 0.4
+# The learning rate falls in a line over the last 1 / _FADE of the steps.
+_FADE = 1.6
 _PRINTED = (*(str(digit) for digit in range(10)), *WORDS)
 _COUNTS = tuple(world.number(count) for count in range(1, 5))
-# Reading takes longer to learn than looking.
-_PRINTED_PART = 0.45
+# Reading and telling shapes apart take longest to learn: so many lessons are printed, so many full of figures.
+_PRINTED_PART, _CROWDED_PART = 0.3, 0.4
+_CROWD = 4
 # What a token may be taught, and the words for it; "colour" and "shape" have "nothing" besides.
 _KINDS = {
     "colour": COLOURS,
@@ -86,6 +94,13 @@ class Lesson:
             self.labels[kind][time_][far] = len(_KINDS[kind])
         return [(int(y // _CELL), int(x // _CELL)) for x, y in centres]
 
+    def show(self, time_: int, figure: Figure, centre: tuple[float, float], radius: float) -> None:
+        """Marks the cells that lie well inside of a figure, and its centre's, with its colour and shape."""
+        covered = np.abs(self._centres - np.array(centre)).max(axis=-1) < _INSIDE * radius
+        covered[int(centre[1] // _CELL), int(centre[0] // _CELL)] = True
+        self.labels["colour"][time_][covered] = COLOURS.index(figure.colour)
+        self.labels["shape"][time_][covered] = SHAPES.index(figure.shape)
+
 
 def _picture(composer: Composer, scene: PictureScene) -> tuple[VisionPatches, Lesson]:
     patches = composer.images.image(render_picture(scene))
@@ -93,10 +108,10 @@ def _picture(composer: Composer, scene: PictureScene) -> tuple[VisionPatches, Le
     if scene.text:
         lesson.printed = _PRINTED.index(scene.text)
         return patches, lesson
-    cells = lesson.place(0, *picture_places(scene))
-    for index, (figure, cell) in enumerate(zip(scene.figures, cells, strict=True)):
-        lesson.labels["colour"][0][cell] = COLOURS.index(figure.colour)
-        lesson.labels["shape"][0][cell] = SHAPES.index(figure.shape)
+    centres, radius = picture_places(scene)
+    cells = lesson.place(0, centres, radius)
+    for index, (figure, centre, cell) in enumerate(zip(scene.figures, centres, cells, strict=True)):
+        lesson.show(0, figure, centre, radius)
         if scene.relation:
             relation = _OPPOSITE[scene.relation] if index else scene.relation
             lesson.labels["relation"][0][cell] = RELATIONS.index(relation)
@@ -111,10 +126,9 @@ def _video(composer: Composer, scene: VideoScene) -> tuple[VisionPatches, Lesson
     if scene.kind == "move":
         centres, radius = video_places(scene)
         for moment in range(patches.grid[0]):
-            middle = tuple(np.mean(centres[2 * moment : 2 * moment + 2], axis=0))
-            (cell,) = lesson.place(moment, [(float(middle[0]), float(middle[1]))], radius)
-            lesson.labels["colour"][moment][cell] = COLOURS.index(scene.figure.colour)
-            lesson.labels["shape"][moment][cell] = SHAPES.index(scene.figure.shape)
+            x, y = np.mean(centres[2 * moment : 2 * moment + 2], axis=0).tolist()
+            (cell,) = lesson.place(moment, [(x, y)], radius)
+            lesson.show(moment, scene.figure, (x, y), radius)
             lesson.labels["direction"][moment][cell] = DIRECTIONS.index(scene.direction)
     elif scene.kind == "blink":
         for moment, lit in enumerate(video_light(scene)):
@@ -141,7 +155,8 @@ class Teacher(nn.Module):
         }
 
     def losses(self, lessons: list[tuple[VisionPatches, Lesson]]) -> dict[str, Tensor]:
-        """Mean loss and, as `kind+`, share of right answers of every kind that occurs."""
+        """Mean loss and, as `kind+`, share of right answers where there is something, for every kind that
+        occurs."""
         found: dict[str, list[tuple[Tensor, Tensor]]] = {}
         sizes: dict[tuple[int, int], list[tuple[VisionPatches, Lesson]]] = {}
         for patches, lesson in lessons:
@@ -165,15 +180,23 @@ class Teacher(nn.Module):
         results = {}
         for kind, pairs in found.items():
             scores, labels = (torch.cat(parts) for parts in zip(*pairs, strict=True))
-            if len(labels):
-                results[kind] = functional.cross_entropy(scores, labels)
-                results[f"{kind}+"] = (scores.argmax(-1) == labels).float().mean()
+            count = len(_KINDS.get(kind, _PRINTED))
+            shown = labels < count
+            if shown.any():
+                weights = torch.ones(scores.shape[1])
+                weights[count:] = _BACKGROUND_WEIGHT
+                results[kind] = functional.cross_entropy(scores, labels, weights)
+                results[f"{kind}+"] = (scores.argmax(-1) == labels)[shown].float().mean()
         return results
 
 
 def draw(composer: Composer, rng: random.Random, family: str) -> tuple[VisionPatches, Lesson]:
     """One lesson of training's scenes."""
-    printed = rng.random() < _PRINTED_PART
+    kind = rng.random()
+    if family == "picture" and kind < _CROWDED_PART:
+        crowd = tuple(Figure(rng.choice(COLOURS), rng.choice(SHAPES)) for _ in range(_CROWD))
+        return _picture(composer, PictureScene.of(crowd, 2 * rng.randrange(1 << 30)))
+    printed = kind > 1 - _PRINTED_PART
     while True:
         part = world.draw(rng, "train", family, spoken=False).turns[0].parts[0]
         if isinstance(part, world.Picture) and bool(part.scene.text) == printed:
@@ -202,7 +225,7 @@ def train(work: Path, steps: int, batch: int, rate: float) -> None:
     for step in range(steps):
         rng = random.Random(step + (1 << 40))
         lessons = [draw(composer, rng, "picture") for _ in range(batch)]
-        moving = [draw(composer, rng, rng.choice(("video", "video", "sound_and_picture"))) for _ in range(batch // 8)]
+        moving = [draw(composer, rng, rng.choice(("video", "video", "sound_and_picture"))) for _ in range(batch // 3)]
         for group, weight in ((lessons, 1.0), (moving, 0.5)):
             losses = teacher.losses(group)
             wanted = [loss for kind, loss in losses.items() if not kind.endswith("+")]
@@ -211,7 +234,7 @@ def train(work: Path, steps: int, batch: int, rate: float) -> None:
                 if kind.endswith("+"):
                     name = kind if group is lessons else f"video {kind}"
                     sums[name] = sums.get(name, 0.0) + float(value) / 20
-        optimizer.step(rate * min((step + 1) / _WARM_UP, 1.0, 2.5 * (steps - step) / steps), _OTHERS)
+        optimizer.step(rate * min((step + 1) / _WARM_UP, 1.0, _FADE * (steps - step) / steps), _OTHERS)
         if (step + 1) % 20 == 0:
             print(step + 1, {k: round(v, 3) for k, v in sums.items()}, f"{time.monotonic() - began:.0f} s", flush=True)
             sums = {}
@@ -229,8 +252,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=40)
     parser.add_argument("--rate", type=float, default=8e-3)
-    torch.set_num_threads(1)
-    train(**vars(parser.parse_args()))
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = vars(parser.parse_args())
+    torch.set_num_threads(arguments.pop("threads"))
+    train(**arguments)
 
 
 if __name__ == "__main__":

@@ -32,8 +32,8 @@ _LOG_EVERY = 10
 # What the Thinker gets of each family in each phase.
 _WORDS = {"timer": 5.0, "light": 4.0, "sum": 12.0, "small_talk": 2.0, "outside": 4.0, "conversation": 10.0}
 _SIGHT = _WORDS | {"picture": 60.0, "video": 25.0}
-_ALL = {"timer": 9.0, "light": 7.0, "sum": 12.0, "small_talk": 4.0, "outside": 7.0, "conversation": 12.0,
-        "picture": 28.0, "video": 9.0, "sound_and_picture": 12.0}  # fmt: skip
+_ALL = {"timer": 7.0, "light": 5.0, "sum": 8.0, "small_talk": 4.0, "outside": 7.0, "conversation": 10.0,
+        "picture": 25.0, "video": 12.0, "sound_and_picture": 22.0}  # fmt: skip
 _SPOKEN = 0.75
 _TABLE = "thinker.model.language_model.embed_tokens.weight"
 
