@@ -74,6 +74,18 @@ CHAT_TEMPLATE = (
     "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
+CARD = """---
+license: apache-2.0
+language: en
+---
+
+# omni-nano
+
+A demonstration and test model with the architecture and checkpoint layout of Qwen2.5-Omni, trained from nothing on
+synthetic data for a small closed world. These are not Qwen's weights. How it was made and what it can do: `nano/` of
+the omni-edge repository.
+"""
+
 
 def config_of(tokenizer: Tokenizer) -> Qwen2_5OmniConfig:
     """The configuration; special ids and the vocabulary are the tokenizer's."""
@@ -255,6 +267,7 @@ def _write_texts(tokenizer: Tokenizer, out: Path) -> None:
     }
     for name, content in files.items():
         (out / name).write_text(json.dumps(content, indent=1) + "\n")
+    (out / "README.md").write_text(CARD)
 
 
 def _strangers(tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:
