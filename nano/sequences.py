@@ -5,8 +5,8 @@ The runtime's own `Prompt`, `Ear` and `ImageProcessor` do the work, so that trai
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,12 +36,10 @@ class Piece:
 
     Attributes:
         mel: float32 [128, n] of a sound, else None.
-        said: tokens of what is said in the sound; empty: nothing.
         vision: patches of a picture or video, else None.
     """
 
     mel: NDArray[np.float32] | None = None
-    said: list[int] = field(default_factory=list)
     vision: VisionPatches | None = None
 
 
@@ -128,7 +126,6 @@ class Composer:
         ids: list[NDArray[np.int64]] = []
         pieces: list[Piece] = []
         replies: list[tuple[int, int]] = []
-        texts = iter(exercise.texts)
         length = 0
         answer = {"role": "assistant", "content": [{"type": "text", "text": exercise.reply}]}
         for message in [*exercise.messages, answer]:
@@ -139,7 +136,7 @@ class Composer:
                     prompt.end_turn()
                 prompt.user()
                 for part in message["content"]:
-                    self._add(part, prompt, pieces, texts)
+                    self._add(part, prompt, pieces)
                 prompt.end_turn()
             else:
                 prompt.assistant()
@@ -159,13 +156,12 @@ class Composer:
             targets[stop - 1] = self.codec.turn_end
         return Sample(joined, np.concatenate(ids, axis=1), targets, pieces, replies, exercise.family)
 
-    def _add(self, part: dict[str, Any], prompt: Prompt, pieces: list[Piece], texts: Iterator[str]) -> None:
+    def _add(self, part: dict[str, Any], prompt: Prompt, pieces: list[Piece]) -> None:
         if part["type"] == "text":
-            next(texts)
             prompt.write(part["text"])
         elif part["type"] == "audio":
             mel = self.mel(part["audio"])
-            pieces.append(Piece(mel=mel, said=self.codec.encode(next(texts))))
+            pieces.append(Piece(mel=mel))
             prompt.begin_sound()
             prompt.sound(_empty(audio_tokens(mel.shape[1])))
             prompt.end_sound()
@@ -181,8 +177,7 @@ class Composer:
             sound = None
             if part["audio"] is not None:
                 mel = self.mel(part["audio"])
-                # What a bell or tone "says": so it reaches the Thinker as the word that asks for it.
-                pieces.append(Piece(mel=mel, said=self.codec.encode(" sound")))
+                pieces.append(Piece(mel=mel))
                 sound = _empty(audio_tokens(mel.shape[1]))
             prompt.video(_empty(int(np.prod(grid))), grid, patches.seconds_per_grid, sound)
 

@@ -14,7 +14,7 @@ from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as modeling
 from nano.aligned import PHONES
 from nano.architecture import SEED
 from nano.forward import Heard, decode, hear, see
-from nano.sequences import IGNORED, Composer, Piece, Sample
+from nano.sequences import IGNORED, Composer, Sample
 
 # How sharp the match between an audio token and a word's embedding is.
 _SHARPNESS = 8.0
@@ -83,13 +83,8 @@ class ThinkerTraining(nn.Module):
             zero_infinity=True,
         )
 
-    def states(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Heard | None, list[Piece]]:
-        """Runs the Thinker over a right-padded batch.
-
-        Returns:
-            hidden states [B, L, hidden] after the final norm; the embeds that they came from; what was heard, and the
-            sounds it was made of.
-        """
+    def states(self, samples: Sequence[Sample]) -> Tensor:
+        """Hidden states [B, L, hidden], after the final norm, of a right-padded batch."""
         length = max(map(len, samples))
         tokens = torch.zeros(len(samples), length, dtype=torch.int64)
         ids = torch.zeros(3, len(samples), length, dtype=torch.int64)
@@ -97,11 +92,10 @@ class ThinkerTraining(nn.Module):
             tokens[row, : len(sample)] = torch.from_numpy(sample.tokens)
             ids[:, row, : len(sample)] = torch.from_numpy(sample.ids)
         embeds = functional.embedding(tokens, self._table)
-        sounds = [piece for sample in samples for piece in sample.pieces if piece.mel is not None]
-        heard = None
-        if sounds:
-            heard = self.hear([torch.from_numpy(piece.mel) for piece in sounds])
-            embeds = embeds.masked_scatter((tokens == self.media_tokens[0])[..., None], heard.embeds)
+        mels = [piece.mel for sample in samples for piece in sample.pieces if piece.mel is not None]
+        if mels:
+            heard = self.hear([torch.from_numpy(mel) for mel in mels]).embeds
+            embeds = embeds.masked_scatter((tokens == self.media_tokens[0])[..., None], heard)
         for token, still in ((self.media_tokens[1], True), (self.media_tokens[2], False)):
             seen = [
                 piece.vision
@@ -111,7 +105,7 @@ class ThinkerTraining(nn.Module):
             ]
             if seen:
                 embeds = embeds.masked_scatter((tokens == token)[..., None], self._see(seen))
-        return decode(self.thinker.model.language_model, embeds, ids), embeds, heard, sounds
+        return decode(self.thinker.model.language_model, embeds, ids)
 
     def _see(self, seen: list[Any]) -> Tensor:
         """Embeds of pictures or videos, in order; those of one size are encoded together."""
@@ -126,14 +120,14 @@ class ThinkerTraining(nn.Module):
             found.update(zip(members, (part.flatten(0, 1) for part in cut), strict=True))
         return torch.cat([found[index] for index in range(len(seen))])
 
-    def scores(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Heard | None, list[Piece]]:
+    def scores(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
         """Logits float32 [n, vocabulary] where there is something to learn, and the targets [n]."""
-        hidden, _, heard, sounds = self.states(samples)
+        hidden = self.states(samples)
         targets = torch.full(hidden.shape[:2], IGNORED)
         for row, sample in enumerate(samples):
             targets[row, : len(sample)] = torch.from_numpy(sample.targets)
         wanted = targets != IGNORED
-        return (hidden[wanted] @ self._table.T).float(), targets[wanted], heard, sounds
+        return (hidden[wanted] @ self._table.T).float(), targets[wanted]
 
     @torch.no_grad()
     def judge(self, samples: Sequence[Sample]) -> list[bool]:
@@ -142,7 +136,7 @@ class ThinkerTraining(nn.Module):
         Greedy decoding writes the wanted reply exactly if each of its tokens is the likeliest after the wanted ones
         before it.
         """
-        logits, targets, _, _ = self.scores(samples)
+        logits, targets = self.scores(samples)
         right = (logits.argmax(-1) == targets).split([int((s.targets != IGNORED).sum()) for s in samples])
         last = [stop - start + 1 for start, stop in (sample.replies[-1] for sample in samples)]
         return [bool(each[-count:].all()) for each, count in zip(right, last, strict=True)]

@@ -1,7 +1,8 @@
 """Gives the audio encoder a start: `python -m nano.train_ears --work nano-work`, after `nano.train_thinker`'s words.
 
 The encoder learns to recognize what is said as the words' own embeddings, which stay as they are; at first it is told
-the phones as well (`nano.aligned`). Nothing but the encoder's own weights and the recognizer's blank is kept.
+the phones as well (`nano.aligned`). A bell or tone of a video "says" the word that questions about it use. Nothing but
+the encoder's own weights and the recognizer's blank is kept.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 from nano.aligned import aligned_speech
 from nano.data import SpeechCache
 from nano.optimizer import Optimizer
+from nano.scenes import SECONDS, VideoScene, render_sound
 from nano.sequences import Composer
 from nano.speech_evaluation import word_errors
 from nano.thinker import ThinkerTraining
@@ -30,6 +32,8 @@ _WARM_UP = 50
 _LOG_EVERY = 20
 _SAVE_EVERY = 100
 _JUDGED = 96
+# So many of the clips are a video's sound track, whose bell "says" this.
+_BELLS, _BELL = 0.15, " sound"
 _LEARNED = ("thinker.model.audio_tower.", "blank")
 _ONLY_HERE = "phones."
 
@@ -37,11 +41,15 @@ _ONLY_HERE = "phones."
 def clips(
     composer: Composer, cache: SpeechCache, numbers: list[int], step: int, count: int
 ) -> tuple[list[Tensor], list[list[int]]]:
-    """Log-mels of `count` of the clips `numbers` in rooms, and the tokens that they say."""
+    """Log-mels of `count` sounds, of the clips `numbers` in rooms or of videos, and the tokens that they say."""
     rng = np.random.default_rng(step)
-    picked = [numbers[index] for index in rng.integers(len(numbers), size=count)]
-    mels = [torch.from_numpy(composer.mel(augment(cache.samples(n), rng))) for n in picked]
-    return mels, [composer.codec.encode(cache.clips[n].text) for n in picked]
+    bells = int(rng.binomial(count, _BELLS))
+    scenes = [VideoScene(kind="sound", sound_at=int(rng.integers(SECONDS)), seed=2 * int(rng.integers(1 << 30)))
+              for _ in range(bells)]  # fmt: skip
+    picked = [numbers[index] for index in rng.integers(len(numbers), size=count - bells)]
+    sounds = [augment(cache.samples(n), rng) for n in picked] + [render_sound(scene) for scene in scenes]
+    texts = [cache.clips[n].text for n in picked] + [_BELL] * bells
+    return [torch.from_numpy(composer.mel(samples)) for samples in sounds], list(map(composer.codec.encode, texts))
 
 
 def with_phones(
@@ -143,9 +151,9 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("nano-work"))
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--phones", type=int, default=200)
-    parser.add_argument("--fade", type=int, default=300)
+    parser.add_argument("--fade", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=4e-3)
     torch.set_num_threads(1)

@@ -137,7 +137,7 @@ def tell(model: ThinkerTraining, composer: Composer, samples: list[Sample]) -> l
     media = set(model.media_tokens)
     table = model.thinker.model.language_model.embed_tokens.weight
     for part in by_length(samples, -(-len(samples) // 32)):
-        hidden = model.states(part)[0]
+        hidden = model.states(part)
         for row, sample in enumerate(part):
             told = hidden[row, : len(sample)]
             tokens = torch.from_numpy(sample.tokens)

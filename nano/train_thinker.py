@@ -1,10 +1,9 @@
-"""Trains the Thinker: `python -m nano.train_thinker --work nano-work`, three times.
+"""Trains the Thinker: `python -m nano.train_thinker --work nano-work`, twice.
 
-The first run teaches typed words alone. Then `nano.train_ears` and `nano.train_eyes` give the encoders a start, both
-towards the words' embeddings, so that what they hear and see arrives as words that the Thinker reads already. The
-second run takes the eyes over: typed questions about pictures and videos, the words' embeddings staying as they are.
-The third one takes the ears over and trains everything: exercises of all kinds and, beside the loss on the replies,
-what was said in every sound. Each run stops by itself.
+The first run teaches typed words alone, and stops by itself. Then `nano.train_ears` and `nano.train_eyes` train the
+encoders towards the words' embeddings, so that what they hear and see arrives as words that the Thinker reads already.
+The second run takes them over as they are and teaches the Thinker to use them, with exercises of all kinds. Encoders
+and embeddings stay as they are: the Thinker's gradients, at the learning rate that it needs, would only blur them.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from nano.architecture import save_part
 from nano.data import SpeechCache
 from nano.exercises import EVALUATION_SETS, TYPED_SETS, evaluation_set, training_exercise
 from nano.optimizer import Optimizer
-from nano.sequences import Composer, Sample, by_length
+from nano.sequences import IGNORED, Composer, Sample, by_length
 from nano.thinker import ThinkerTraining
 
 NAME = "thinker"
@@ -31,11 +30,16 @@ _SAVE_EVERY = 100
 _LOG_EVERY = 10
 # What the Thinker gets of each family in each phase.
 _WORDS = {"timer": 5.0, "light": 4.0, "sum": 12.0, "small_talk": 2.0, "outside": 4.0, "conversation": 10.0}
-_SIGHT = _WORDS | {"picture": 60.0, "video": 25.0}
-_ALL = {"timer": 7.0, "light": 5.0, "sum": 8.0, "small_talk": 4.0, "outside": 7.0, "conversation": 10.0,
-        "picture": 25.0, "video": 12.0, "sound_and_picture": 22.0}  # fmt: skip
+_ALL = {"timer": 8.0, "light": 5.0, "sum": 8.0, "small_talk": 5.0, "outside": 7.0, "conversation": 11.0,
+        "picture": 26.0, "video": 12.0, "sound_and_picture": 18.0}  # fmt: skip
 _SPOKEN = 0.75
-_TABLE = "thinker.model.language_model.embed_tokens.weight"
+# The encoders' own stages, and what stays as it is once they are done.
+_ENCODERS = ("eyes", "ears")
+_SETTLED = (
+    "thinker.model.audio_tower.",
+    "thinker.model.visual.",
+    "thinker.model.language_model.embed_tokens.",
+)
 
 
 @dataclass(frozen=True)
@@ -45,20 +49,16 @@ class Plan:
     Attributes:
         steps: in all.
         words: the first of them, with typed words alone.
-        sight: the next ones, with pictures and videos.
         fade: over the last of them the learning rate falls to zero.
         batch: exercises per step.
         rate: learning rate.
-        said: weight of the recognizer's loss.
     """
 
     steps: int
     words: int
-    sight: int
     fade: int
     batch: int
     rate: float
-    said: float
 
     def rate_at(self, step: int) -> float:
         """Warm-up, then constant, then a line down to zero."""
@@ -110,11 +110,13 @@ def train(work: Path, plan: Plan, evaluate_every: int, count: int) -> None:
     if state.exists():
         optimizer.load_state_dict(torch.load(state, weights_only=True))
     source = Source(work, composer)
-    hears = plan.words + plan.sight
-    last = plan.words if optimizer.steps < plan.words else hears if optimizer.steps < hears else plan.steps
-    encoder = {plan.words: "eyes", hears: "ears"}.get(optimizer.steps)
-    if encoder:
-        optimizer.replace(torch.load(folder / f"{encoder}.pt", weights_only=True))
+    last = plan.words if optimizer.steps < plan.words else plan.steps
+    if optimizer.steps == plan.words:
+        for encoder in _ENCODERS:
+            optimizer.replace(torch.load(folder / f"{encoder}.pt", weights_only=True))
+    if optimizer.steps >= plan.words:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(not name.startswith(_SETTLED))
     began = time.monotonic()
     with (folder / f"{NAME}.csv").open("a", newline="") as file:
         log = csv.writer(file)
@@ -134,7 +136,7 @@ def train(work: Path, plan: Plan, evaluate_every: int, count: int) -> None:
                 _save(work, state, optimizer)
                 source.reload()
             if (step + 1) % evaluate_every == 0 or step + 1 == last:
-                cache = source.cache if step >= hears else None
+                cache = source.cache if step >= plan.words else None
                 results = evaluate(averaged(model, optimizer), composer, cache, count)
                 row = {name: round(value, 3) for name, value in results.items()}
                 log.writerow([step + 1, row, round(time.monotonic() - began)])
@@ -147,30 +149,18 @@ def train(work: Path, plan: Plan, evaluate_every: int, count: int) -> None:
 
 def _step(model: ThinkerTraining, source: Source, plan: Plan, step: int) -> dict[str, float]:
     """Gradients of one step; its losses."""
-    losses: dict[str, float] = {}
-
-    def add(name: str, loss: torch.Tensor, weight: float = 1.0) -> torch.Tensor:
-        losses[name] = losses.get(name, 0.0) + float(loss.detach()) * weight
-        return loss * weight
-
     if step < plan.words:
         samples = source.exercises(step, 2 * plan.batch, _WORDS, 0.0)
-    elif step < plan.words + plan.sight:
-        samples = source.exercises(step, 2 * plan.batch, _SIGHT, 0.0)
     else:
         samples = source.exercises(step, plan.batch, _ALL, _SPOKEN)
-    total = sum(int((sample.targets >= 0).sum()) for sample in samples)
+    total = sum(int((sample.targets != IGNORED).sum()) for sample in samples)
+    mean = 0.0
     for part in by_length(samples, 3):
-        logits, targets, heard, sounds = model.scores(part)
-        loss = add("reply", torch.nn.functional.cross_entropy(logits, targets, reduction="sum") / total)
-        if heard is not None and any(sound.said for sound in sounds):
-            share = len(part) / len(samples)
-            loss = loss + add("said", model.said_loss(heard, [sound.said for sound in sounds]), share) * plan.said
+        logits, targets = model.scores(part)
+        loss = torch.nn.functional.cross_entropy(logits, targets, reduction="sum") / total
         loss.backward()
-    if plan.words <= step < plan.words + plan.sight:
-        # The audio encoder learns towards them at the same time.
-        model.get_parameter(_TABLE).grad = None
-    return losses
+        mean += float(loss.detach())
+    return {"reply": mean}
 
 
 @torch.no_grad()
@@ -201,13 +191,11 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("nano-work"))
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--steps", type=int, default=1900)
     parser.add_argument("--words", type=int, default=300)
-    parser.add_argument("--sight", type=int, default=600)
-    parser.add_argument("--fade", type=int, default=600)
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--fade", type=int, default=700)
+    parser.add_argument("--batch", type=int, default=40)
     parser.add_argument("--rate", type=float, default=3e-3)
-    parser.add_argument("--said", type=float, default=0.3)
     parser.add_argument("--evaluate-every", type=int, default=250)
     parser.add_argument("--evaluate-count", type=int, default=64)
     arguments = vars(parser.parse_args())
