@@ -66,8 +66,7 @@ def stages(work: Path, checkpoint: Path, bundle: Path | None, precision: str) ->
         train("eyes", "train_eyes", "thinker-words"),
         train("ears", "train_ears", "thinker-words"),
         train("codec", "codec", "speaking"),
-        train("thinker-sight", "train_thinker", "eyes"),
-        train("thinker", "train_thinker", "thinker-sight", "ears"),
+        train("thinker", "train_thinker", "eyes", "ears"),
         # The DiT's first thing to do is to choose the voices' constants.
         train("dit", "train_dit", "codec"),
         train("talker-early", "train_talker", "thinker-words", "codec"),

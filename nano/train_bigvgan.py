@@ -25,7 +25,7 @@ from nano.speaking import Corpus
 from nano.stage import Average, Journal, fade
 
 SEED = 11
-STEPS = 4000
+STEPS = 3000
 BATCH = 8
 CROP = 32  # mel frames
 RATE, WARM_UP = 1e-3, 100

@@ -73,7 +73,6 @@ def test_the_plan_holds_every_stage_in_an_order_that_works(tmp_path: Path) -> No
         before.add(stage.name)
     assert [stage.name for stage in plan if "nano.train_thinker" in stage.command] == [
         "thinker-words",
-        "thinker-sight",
         "thinker",
     ]
     bundle = next(stage for stage in plan if stage.name == "export-bundle")
