@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omni_edge.bigvgan import DEFAULT_REACH, BigVgan, BigVganState
-from omni_edge.dit import Dit, DitState, TickSettings, TimeTableCache
+from omni_edge.dit import Dit, DitState, TimeTableCache
 from omni_edge.errors import BundleError, UsageError
 from omni_edge.graph import Graph
 from omni_edge.loader import GraphLoader
 from omni_edge.manifest import Token2WavSection, VoiceSection
 from omni_edge.noise import NoiseSource, seeded_noise
 from omni_edge.solver import SolverSettings
+from omni_edge.ticks import TickSettings
 
 Array = NDArray[np.float32]
 
@@ -74,8 +75,8 @@ class Vocoder:
     ) -> None:
         self.section = section
         self.sample_rate = section.sample_rate
-        self.dit = Dit(dit, section)
         self.bigvgan = BigVgan(bigvgan, section, reach)
+        self.dit = Dit(dit, section, -(-self.bigvgan.ahead_frames // section.block_frames))
         self._tables = tables
         self._voices = voices
         self._constants = constants
