@@ -20,6 +20,7 @@ from omni_edge.evaluation import Block, EvaluationState, Evaluator
 from omni_edge.graph import Graph
 from omni_edge.manifest import Token2WavSection
 from omni_edge.noise import NoiseSource
+from omni_edge.pace import Pace
 from omni_edge.solver import SolverSettings, trajectory
 from omni_edge.ticks import TickSettings
 
@@ -83,11 +84,13 @@ class DitState:
     Attributes:
         speaker: float32 [rows, hidden]: the voice's constant and, with guidance, the unconditional one.
         tables, solver, ticks, noise: how the utterance is sampled.
+        pace: chooses the ticks; None: `ticks` says.
         pending: codec tokens that have not entered the DiT for good.
         entered: blocks that have.
         given: blocks that were given out.
         ready: finished blocks that were not.
         tick: ticks so far.
+        stride: every how manyth time point of `solver` is in use; 1, as long as the pace is kept.
         ended: no codec token will follow.
         evaluations: what each evaluation of the solver keeps.
         seconds: time spent in the DiT.
@@ -98,11 +101,13 @@ class DitState:
     solver: SolverSettings
     ticks: TickSettings
     noise: NoiseSource
+    pace: Pace | None = None
     pending: list[int] = field(init=False)
     entered: int = field(init=False)
     given: int = field(init=False)
     ready: list[Block] = field(init=False)
     tick: int = field(init=False)
+    stride: int = field(init=False)
     ended: bool = field(init=False)
     evaluations: list[EvaluationState] = field(init=False)
     seconds: float = field(init=False)
@@ -119,9 +124,29 @@ class DitState:
         """Back to the start of an utterance: same voice, settings and noise."""
         self.pending, self.ready = [], []
         self.entered = self.given = self.tick = 0
+        self.stride = 1
         self.ended = False
         self.evaluations = [EvaluationState() for _ in range(self.solver.evaluations)]
         self.seconds = 0.0
+        if self.pace:
+            self.pace.reset()
+
+    @property
+    def sampled(self) -> SolverSettings:
+        """The solver as it is in use."""
+        return self.solver.coarser(self.stride) or self.solver
+
+    def ease(self) -> None:
+        """Uses half of the evaluations from here on, where the pace allows it.
+
+        Every second one stays, at its time point, with what it has kept of the blocks before.
+        """
+        fewer = self.solver.coarser(2 * self.stride)
+        least = self.ticks.pace.fewest_evaluations if self.ticks.pace else None
+        if self.pace and fewer and least is not None and fewer.evaluations >= least:
+            self.stride *= 2
+            self.evaluations = self.evaluations[::2]
+            self.pace.eased()
 
 
 class Dit:
@@ -153,7 +178,9 @@ class Dit:
         """
         self._push(codec, state)
         state.ended = state.ended or end
-        give = state.ticks.finished_blocks(state.tick)
+        if state.pace and state.pace.too_slow:
+            state.ease()
+        give = state.pace.blocks if state.pace else state.ticks.finished_blocks(state.tick)
         known = state.given + give + self.look_ahead(state.ticks, state.solver)
         entering = (known - state.entered) * self._codecs_per_block
         if give and len(state.pending) >= entering:
@@ -203,7 +230,7 @@ class Dit:
             tokens = state.pending[index * size : min((index + 1) * size, codecs)]
             codec = np.zeros(size, np.int64)
             codec[: len(tokens)] = tokens
-            path = trajectory(state.noise(state.entered + index), state.solver)
+            path = trajectory(state.noise(state.entered + index), state.sampled)
             blocks.append(Block(codec, len(tokens) * self._section.frames_per_codec, path, next(path)))
         return blocks
 
@@ -214,8 +241,8 @@ class Dit:
             self._section,
             state.speaker,
             state.solver.guidance,
-            state.tables.modulation[index],
-            state.tables.final_modulation[index],
+            state.tables.modulation[index * state.stride],
+            state.tables.final_modulation[index * state.stride],
         )
 
     def _mel(self, blocks: list[Block]) -> Array:

@@ -9,7 +9,7 @@ sees a time a thousand times enlarged, and the last bit of it can be heard in th
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -78,6 +78,12 @@ class SolverSettings:
     def rows(self) -> int:
         """Rows of one evaluation: 2 with guidance, 1 without."""
         return 2 if self.guidance > 0 else 1
+
+    def coarser(self, stride: int) -> SolverSettings | None:
+        """These settings with every `stride`-th time point alone; None where that is not a solver."""
+        if _EVALUATIONS_PER_STEP[self.method] > 1 or self.evaluations % stride:
+            return None
+        return replace(self, evaluations=self.evaluations // stride)
 
     def steps(self) -> Array:
         """The ends of the steps, float32 from 0 to 1."""

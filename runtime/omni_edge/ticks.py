@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from omni_edge.errors import UsageError
+from omni_edge.pace import PaceSettings
 
 Order = Literal["window", "wavefront"]
 
@@ -23,14 +24,17 @@ class TickSettings:
             computes again: sound begins early and is nearly that of the whole utterance. "wavefront": before each
             evaluation of the solver a block waits until the next one has come as far: everything is computed once and
             equals the whole utterance; a block is finished one block later for every evaluation.
+        pace: chooses the size of each tick by the clock instead of `growth`. A window's samples then depend on timing,
+            within the error of the stream; a wavefront's do not, apart from rounding. None: only the seed counts.
 
     Raises:
-        UsageError: an unknown order, or a number below 1.
+        UsageError: an unknown order, a number below 1, or fewer evaluations asked of a wavefront.
     """
 
     look_ahead_blocks: int = 1
     growth: tuple[int, ...] = (1, 2, 4)
     order: Order = "window"
+    pace: PaceSettings | None = None
 
     def __post_init__(self) -> None:
         if self.order not in get_args(Order):
@@ -40,6 +44,23 @@ class TickSettings:
                 f"A stream with {self.look_ahead_blocks} blocks of look-ahead and ticks of {list(self.growth)} blocks "
                 "cannot run: each of these numbers must be at least 1."
             )
+        if self.order == "wavefront" and self.pace and self.pace.fewest_evaluations is not None:
+            raise UsageError(
+                "In a wavefront blocks are under way at every evaluation, so none can be left out. Use the window "
+                "order, or a pace without fewest_evaluations."
+            )
+
+    @classmethod
+    def of(cls, name: str | None = None) -> TickSettings:
+        """Settings by name: "growing" (the default), "paced" by the clock, "exact" as the whole utterance.
+
+        Raises:
+            UsageError: another name.
+        """
+        named = {"growing": cls(), "paced": cls(pace=PaceSettings()), "exact": cls(order="wavefront")}
+        if name is not None and name not in named:
+            raise UsageError(f"There are no ticks {name!r}; choose from {', '.join(named)}.")
+        return named[name or "growing"]
 
     def finished_blocks(self, tick: int) -> int:
         """Blocks that tick number `tick` finishes; 0: it waits for the end."""

@@ -47,12 +47,21 @@ def test_solver_and_guidance_change_the_waveform_only(bundle: Path) -> None:
     assert sound(*command, "--solver", "rk4") == reference
 
 
+def test_ticks_change_how_the_waveform_is_cut(bundle: Path) -> None:
+    command = ("run", "Hello", "-m", bundle, "--json", "--seed", "1", *GREEDY, *SHORT)
+    plain = sound(*command)
+    assert sound(*command, "--ticks", "growing") == plain
+    for ticks in ("paced", "exact"):
+        assert len(sound(*command, "--ticks", ticks)) == len(plain)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         (("--solver", "heun"), "There is no solver 'heun'; the solvers are euler, ab2, rk4."),
         (("--solver", "rk4", "--evaluations", "6"), "6 evaluations do not make whole steps of rk4"),
         (("--guidance", "-1"), "The guidance is -1.0"),
+        (("--ticks", "often"), "There are no ticks 'often'; choose from growing, paced, exact."),
     ],
 )
 def test_impossible_solver_settings(bundle: Path, settings: tuple[str, ...], message: str) -> None:
