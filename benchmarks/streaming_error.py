@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omni_edge.bigvgan import BigVganState
-from omni_edge.dit import TickSettings
 from omni_edge.loader import GraphLoader
 from omni_edge.manifest import Bundle
 from omni_edge.solver import SolverSettings
+from omni_edge.ticks import TickSettings
 from omni_edge.vocoder import Vocoder
 
 Array = NDArray[np.float32]
@@ -35,6 +35,8 @@ TICKS = (
     TickSettings(1, (1, 2, 4)),
     TickSettings(2, (1,)),
     TickSettings(3, (1,)),
+    TickSettings(growth=(1,), order="wavefront"),
+    TickSettings(order="wavefront"),
 )
 REACHES = (0.3, 0.4, 0.5, 0.6, 0.7, 1.0)
 
@@ -73,8 +75,8 @@ def main() -> None:
     limit = vocoder.section.codec_limit
     codec = np.random.default_rng(arguments.seed).integers(0, limit, arguments.tokens)
 
-    print("| solver | look-ahead | blocks per tick | mel SNR, dB | waveform SNR, dB |")
-    print("| --- | --- | --- | --- | --- |")
+    print("| solver | order | look-ahead | blocks per tick | mel SNR, dB | waveform SNR, dB |")
+    print("| --- | --- | --- | --- | --- | --- |")
     for solver in SOLVERS:
         name = f"{solver.method}-{solver.evaluations}{', guided' if solver.guidance else ''}"
         whole = TickSettings(growth=())
@@ -85,8 +87,8 @@ def main() -> None:
             heard = vocoder.step(codec, vocoder.state(voice, 0, solver, ticks), end=True)
             assert heard is not None
             mel_snr = snr(mel, mel_of(vocoder, codec, voice, solver, ticks))
-            growth = ", ".join(map(str, ticks.growth))
-            print(f"| {name} | {ticks.look_ahead_blocks} | {growth} | {mel_snr:.1f} | {snr(samples, heard):.1f} |")
+            cut = f"{vocoder.dit.look_ahead(ticks, solver)} | {', '.join(map(str, ticks.growth))}"
+            print(f"| {name} | {ticks.order} | {cut} | {mel_snr:.1f} | {snr(samples, heard):.1f} |")
 
     print("\n| share of BigVGAN's reach | frames to each side | waveform SNR, dB |")
     print("| --- | --- | --- |")

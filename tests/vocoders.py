@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omni_edge.bigvgan import DEFAULT_REACH
-from omni_edge.dit import TickSettings, TimeTableCache
+from omni_edge.dit import TimeTableCache
 from omni_edge.graph import Graph
 from omni_edge.manifest import Token2WavSection, VoiceSection
+from omni_edge.ticks import TickSettings
 from omni_edge.vocoder import Vocoder
 from omni_export import bigvgan, dit, dit_time, voices
 from omni_export.checkpoint import Checkpoint

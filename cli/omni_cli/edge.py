@@ -22,7 +22,7 @@ from omni_cli.printer import JsonPrinter, Printer, TextPrinter
 from omni_cli.shipped import named_or_shipped
 from omni_cli.speech_out import Loudspeaker, SpeechOut, WavFolder
 from omni_cli.wav import WavWriter
-from omni_edge import AudioChunk, OmniEdge, Sampling, SolverSettings, TurnDone
+from omni_edge import AudioChunk, OmniEdge, Sampling, SolverSettings, TickSettings, TurnDone
 from omni_edge.errors import DeviceError, UsageError
 from omni_edge.manifest import Bundle
 from omni_edge.prepared import PreparedGraphs
@@ -81,6 +81,7 @@ def run(
     solver: options.Solver = None,
     evaluations: options.Evaluations = None,
     guidance: options.Guidance = None,
+    ticks: options.Ticks = None,
     seed: options.Seed = None,
     threads: options.Threads = None,
     low_memory: options.LowMemory = False,
@@ -114,6 +115,7 @@ def run(
         sampling=Sampling(temp, top_k, top_p, repeat_penalty),
         talker_sampling=Sampling(talker_temp, talker_top_k, talker_top_p, talker_repeat_penalty),
         vocoder=SolverSettings.of(solver, evaluations, guidance),
+        ticks=TickSettings.of(ticks),
         max_pixels=max_pixels,
     )
     for kind, path in parts:
@@ -201,6 +203,7 @@ def chat(
     solver: options.Solver = None,
     evaluations: options.Evaluations = None,
     guidance: options.Guidance = None,
+    ticks: options.Ticks = None,
     seed: options.Seed = None,
     threads: options.Threads = None,
     low_memory: options.LowMemory = False,
@@ -224,6 +227,7 @@ def chat(
         sampling=Sampling(temp, top_k, top_p, repeat_penalty),
         talker_sampling=Sampling(talker_temp, talker_top_k, talker_top_p, talker_repeat_penalty),
         vocoder=SolverSettings.of(solver, evaluations, guidance),
+        ticks=TickSettings.of(ticks),
         max_pixels=max_pixels,
     )
     interactive = sys.stdin.isatty()

@@ -59,6 +59,14 @@ Evaluations = Annotated[
 Guidance = Annotated[
     float | None, typer.Option("--guidance", metavar="X", help="Of the vocoder; 0 turns it off and halves its work.")
 ]
+Ticks = Annotated[
+    str | None,
+    typer.Option(
+        "--ticks",
+        metavar="KIND",
+        help="Of the vocoder: growing; paced by the clock, so samples vary; exact, as if decoded whole, but later.",
+    ),
+]
 Seed = Annotated[
     int | None, typer.Option("--seed", metavar="N", min=0, help="Same seed, same reply, speech samples included.")
 ]

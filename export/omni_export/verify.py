@@ -217,7 +217,8 @@ class _Verification:
         )
         name, voice = next(iter(voices.speakers.items()))
         constants = np.fromfile(self.bundle.file(voices.file), "<f4").reshape(-1, config.hidden_size)
-        left = np.zeros((section.cached_layers, 2, section.block_frames, section.attention_size), np.float32)
+        left = np.zeros((section.look_backward_layers, 2, section.block_frames, section.attention_size), np.float32)
+        held = np.zeros((section.look_ahead_layers, 2, 0, section.block_frames, section.hidden_size), np.float32)
         model = self.modules.dit()
         modulation, final = self._time_tables(model, np.array([_TIME], np.float32))
         velocity = self._graph("dit").run(
@@ -230,8 +231,10 @@ class _Verification:
                 "left_keys": left,
                 "left_values": left,
                 "left_valid": np.array([False]),
+                "held": held,
                 "frames": np.array([frames]),
-                "keep": np.array([0]),
+                "hold": np.array([0]),
+                "keep": np.array([-1]),
             },
             ["velocity"],
         )[0]

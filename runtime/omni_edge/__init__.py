@@ -33,10 +33,12 @@ from omni_edge.events import (
     VideoClip,
 )
 from omni_edge.manifest import Manifest
+from omni_edge.pace import PaceSettings
 from omni_edge.sampling import Sampling
 from omni_edge.session import Session
 from omni_edge.shipped import shipped_bundle
 from omni_edge.solver import SolverSettings
+from omni_edge.ticks import TickSettings
 
 __all__ = [
     "AudioChunk",
@@ -53,12 +55,14 @@ __all__ = [
     "Metrics",
     "OmniEdge",
     "OmniEdgeError",
+    "PaceSettings",
     "PcmBlock",
     "ResourceError",
     "Sampling",
     "Session",
     "SolverSettings",
     "TextDelta",
+    "TickSettings",
     "TurnDone",
     "UsageError",
     "VideoClip",

@@ -1,9 +1,9 @@
 """Codec tokens to mel, in ticks: the flow-matching DiT as a stream.
 
-An utterance is cut into blocks. Tick i finishes some blocks and looks at some more behind them, whose mel is
-provisional and computed again, from the same noise, in the next tick. Ticks lie at fixed positions of the utterance, so
-the mel does not depend on how codec tokens were pushed. Finished blocks are not computed again: for every evaluation of
-the solver the keys and values that the look-backward layers had for the last of them are kept.
+An utterance is cut into blocks, which pass the evaluations of the solver one after the other. Finished blocks are never
+computed again: every evaluation keeps what later blocks see of them (`evaluation`). How much of what follows a block
+sees is a matter of the order (`ticks`). Ticks lie at fixed positions of the utterance and noise is addressed by
+position, so the mel does not depend on how codec tokens were pushed.
 """
 
 from __future__ import annotations
@@ -11,47 +11,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from omni_edge.errors import UsageError
+from omni_edge.evaluation import Block, EvaluationState, Evaluator
 from omni_edge.graph import Graph
 from omni_edge.manifest import Token2WavSection
 from omni_edge.noise import NoiseSource
-from omni_edge.solver import SolverSettings, solve
+from omni_edge.pace import Pace
+from omni_edge.solver import SolverSettings, trajectory
+from omni_edge.ticks import TickSettings
 
 Array = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class TickSettings:
-    """Where the ticks of a stream lie, in blocks.
-
-    Attributes:
-        look_ahead_blocks: blocks behind the finished ones that a tick sees; more: closer to the whole utterance, later.
-        growth: blocks that the first, second, ... tick finishes; the last number holds for all later ones. Small first
-            ticks let sound begin early, large ones waste less on the look-ahead. Empty: one tick, at the end of the
-            reply, equal to decoding the whole utterance.
-
-    Raises:
-        UsageError: a number below 1.
-    """
-
-    look_ahead_blocks: int = 1
-    growth: tuple[int, ...] = (1, 2, 4)
-
-    def __post_init__(self) -> None:
-        if self.look_ahead_blocks < 1 or any(blocks < 1 for blocks in self.growth):
-            raise UsageError(
-                f"A stream with {self.look_ahead_blocks} blocks of look-ahead and ticks of {list(self.growth)} blocks "
-                "cannot run: each of these numbers must be at least 1."
-            )
-
-    def finished_blocks(self, tick: int) -> int:
-        """Blocks that tick number `tick` finishes; 0: it waits for the end."""
-        return self.growth[min(tick, len(self.growth) - 1)] if self.growth else 0
 
 
 @dataclass(frozen=True)
@@ -60,7 +33,8 @@ class MelBlock:
 
     Attributes:
         final: frames that are finished.
-        ahead: provisional frames right after them; empty at the end of the utterance.
+        ahead: the frames right after them, as far as they are known; a window's are provisional. Empty at the end of
+            the utterance.
         end: `final` is the last of the utterance.
     """
 
@@ -110,12 +84,16 @@ class DitState:
     Attributes:
         speaker: float32 [rows, hidden]: the voice's constant and, with guidance, the unconditional one.
         tables, solver, ticks, noise: how the utterance is sampled.
-        pending: codec tokens from the first unfinished block on.
-        block: index of that block.
+        pace: chooses the ticks; None: `ticks` says.
+        pending: codec tokens that have not entered the DiT for good.
+        entered: blocks that have.
+        given: blocks that were given out.
+        ready: finished blocks that were not.
         tick: ticks so far.
+        stride: every how manyth time point of `solver` is in use; 1, as long as the pace is kept.
         ended: no codec token will follow.
-        left: for each evaluation, keys and values of the last finished block; empty before the first tick.
-        seconds: time spent in the graph.
+        evaluations: what each evaluation of the solver keeps.
+        seconds: time spent in the DiT.
     """
 
     speaker: Array
@@ -123,34 +101,74 @@ class DitState:
     solver: SolverSettings
     ticks: TickSettings
     noise: NoiseSource
-    pending: list[int] = field(default_factory=list)
-    block: int = 0
-    tick: int = 0
-    ended: bool = False
-    left: list[tuple[Array, Array]] = field(default_factory=list)
-    seconds: float = 0.0
+    pace: Pace | None = None
+    pending: list[int] = field(init=False)
+    entered: int = field(init=False)
+    given: int = field(init=False)
+    ready: list[Block] = field(init=False)
+    tick: int = field(init=False)
+    stride: int = field(init=False)
+    ended: bool = field(init=False)
+    evaluations: list[EvaluationState] = field(init=False)
+    seconds: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.reset()
 
     @property
     def nbytes(self) -> int:
-        """Bytes of keys, values and noise that one utterance holds."""
-        return sum(keys.nbytes + values.nbytes for keys, values in self.left)
+        """Bytes of keys, values and unfinished mel that one utterance holds."""
+        return sum(state.nbytes for state in self.evaluations) + sum(block.mel.nbytes for block in self.ready)
 
     def reset(self) -> None:
         """Back to the start of an utterance: same voice, settings and noise."""
-        self.pending.clear()
-        self.left.clear()
-        self.block = self.tick = 0
+        self.pending, self.ready = [], []
+        self.entered = self.given = self.tick = 0
+        self.stride = 1
         self.ended = False
+        self.evaluations = [EvaluationState() for _ in range(self.solver.evaluations)]
         self.seconds = 0.0
+        if self.pace:
+            self.pace.reset()
+
+    @property
+    def sampled(self) -> SolverSettings:
+        """The solver as it is in use."""
+        return self.solver.coarser(self.stride) or self.solver
+
+    def ease(self) -> None:
+        """Uses half of the evaluations from here on, where the pace allows it.
+
+        Every second one stays, at its time point, with what it has kept of the blocks before.
+        """
+        fewer = self.solver.coarser(2 * self.stride)
+        least = self.ticks.pace.fewest_evaluations if self.ticks.pace else None
+        if self.pace and fewer and least is not None and fewer.evaluations >= least:
+            self.stride *= 2
+            self.evaluations = self.evaluations[::2]
+            self.pace.eased()
 
 
 class Dit:
-    """The `dit` graph as a room: `step(codec tokens, state) -> MelBlock | None`."""
+    """The `dit` graph as a room: `step(codec tokens, state) -> MelBlock | None`.
 
-    def __init__(self, graph: Graph, section: Token2WavSection) -> None:
+    Args:
+        graph: the graph.
+        section: sizes.
+        ahead_blocks: exact blocks behind the finished ones that whoever takes the mel asks for in a wavefront.
+    """
+
+    def __init__(self, graph: Graph, section: Token2WavSection, ahead_blocks: int) -> None:
         self._graph = graph
         self._section = section
+        self._ahead_blocks = ahead_blocks
         self._codecs_per_block = section.block_frames // section.frames_per_codec
+
+    def look_ahead(self, ticks: TickSettings, solver: SolverSettings) -> int:
+        """Blocks behind the finished ones that must be known."""
+        if ticks.order == "window":
+            return ticks.look_ahead_blocks
+        return solver.evaluations * self._section.look_ahead_layers + self._ahead_blocks
 
     def step(self, codec: Sequence[int] | NDArray[np.int64], state: DitState, end: bool = False) -> MelBlock | None:
         """Takes codec tokens and runs at most one tick; call again with no tokens until None comes back.
@@ -160,13 +178,15 @@ class Dit:
         """
         self._push(codec, state)
         state.ended = state.ended or end
-        finished = state.ticks.finished_blocks(state.tick)
-        wanted = (finished + state.ticks.look_ahead_blocks) * self._codecs_per_block
-        if finished and len(state.pending) >= wanted:
-            return self._tick(state, wanted, finished)
-        if state.ended and state.pending:
-            blocks = -(-len(state.pending) // self._codecs_per_block)
-            return self._tick(state, len(state.pending), blocks)
+        if state.pace and state.pace.too_slow:
+            state.ease()
+        give = state.pace.blocks if state.pace else state.ticks.finished_blocks(state.tick)
+        known = state.given + give + self.look_ahead(state.ticks, state.solver)
+        entering = (known - state.entered) * self._codecs_per_block
+        if give and len(state.pending) >= entering:
+            return self._tick(state, entering, give)
+        if state.ended and (state.pending or state.given < state.entered):
+            return self._tick(state, len(state.pending), None)
         return None
 
     def _push(self, codec: Sequence[int] | NDArray[np.int64], state: DitState) -> None:
@@ -182,49 +202,49 @@ class Dit:
                 )
         state.pending += tokens
 
-    def _tick(self, state: DitState, codecs: int, finished: int) -> MelBlock:
-        """Computes a window of `codecs` tokens and finishes its first `finished` blocks."""
-        section = self._section
+    def _tick(self, state: DitState, codecs: int, give: int | None) -> MelBlock:
+        """Lets `codecs` tokens enter and finishes `give` blocks (None: all there are; nothing follows)."""
         began = time.perf_counter()
-        blocks = -(-codecs // self._codecs_per_block)
-        frames = codecs * section.frames_per_codec
-        rows = state.solver.rows
-        codec = np.zeros((rows, blocks * self._codecs_per_block), np.int64)
-        codec[0, :codecs] = state.pending[:codecs]
-        start = np.concatenate([state.noise(state.block + index) for index in range(blocks)])
-        kept: list[tuple[Array, Array]] = []
-        feeds: dict[str, NDArray[Any]] = {
-            "codec": codec,
-            "speaker": state.speaker,
-            "left_valid": np.array([bool(state.left)]),
-            "frames": np.array([frames], np.int64),
-            "keep": np.array([finished - 1], np.int64),
-        }
-        shape = (section.cached_layers, rows, section.block_frames, section.attention_size)
-        nothing = (np.zeros(shape, np.float32), np.zeros(shape, np.float32))
-
-        def velocity(index: int, mel: Array) -> Array:
-            keys, values = state.left[index] if state.left else nothing
-            v, keys, values = self._graph.run(
-                {
-                    **feeds,
-                    "mel": np.broadcast_to(mel, (rows, *mel.shape)),
-                    "modulation": state.tables.modulation[index],
-                    "final_modulation": state.tables.final_modulation[index],
-                    "left_keys": keys,
-                    "left_values": values,
-                },
-                ["velocity", "keys", "values"],
-            )
-            kept.append((keys, values))
-            guided: Array = v[0] if rows == 1 else v[0] + (v[0] - v[1]) * np.float32(state.solver.guidance)
-            return guided
-
-        mel = solve(velocity, start, state.solver)[:frames]
-        boundary = finished * section.block_frames
-        del state.pending[: finished * self._codecs_per_block]
-        state.block += finished
+        window = state.ticks.order == "window"
+        blocks = self._blocks(state, codecs)
+        provisional = len(blocks) - give if window and give is not None else 0
+        entered = len(blocks) - provisional
+        del state.pending[: entered * self._codecs_per_block]
+        state.entered += entered
+        for index, evaluation in enumerate(state.evaluations):
+            evaluator = self._evaluator(state, index)
+            blocks = evaluator.step(blocks, evaluation, provisional=provisional, hold=not window and give is not None)
+        blocks = [*state.ready, *blocks]
+        final, ahead = blocks[:give], blocks[len(blocks) if give is None else give :]
+        state.ready = [] if window else ahead
+        state.given += len(final)
         state.tick += 1
-        state.left = kept
         state.seconds += time.perf_counter() - began
-        return MelBlock(mel[:boundary], mel[boundary:], state.ended and not state.pending)
+        return MelBlock(self._mel(final), self._mel(ahead), give is None)
+
+    def _blocks(self, state: DitState, codecs: int) -> list[Block]:
+        """The first `codecs` pending tokens as blocks of noise."""
+        size = self._codecs_per_block
+        blocks = []
+        for index in range(-(-codecs // size)):
+            tokens = state.pending[index * size : min((index + 1) * size, codecs)]
+            codec = np.zeros(size, np.int64)
+            codec[: len(tokens)] = tokens
+            path = trajectory(state.noise(state.entered + index), state.sampled)
+            blocks.append(Block(codec, len(tokens) * self._section.frames_per_codec, path, next(path)))
+        return blocks
+
+    def _evaluator(self, state: DitState, index: int) -> Evaluator:
+        """Evaluation number `index` of the solver."""
+        return Evaluator(
+            self._graph,
+            self._section,
+            state.speaker,
+            state.solver.guidance,
+            state.tables.modulation[index * state.stride],
+            state.tables.final_modulation[index * state.stride],
+        )
+
+    def _mel(self, blocks: list[Block]) -> Array:
+        nothing = np.zeros((0, self._section.mel_dim), np.float32)
+        return np.concatenate([nothing, *(block.mel[: block.frames] for block in blocks)])

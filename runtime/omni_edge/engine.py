@@ -23,6 +23,7 @@ from omni_edge.solver import SolverSettings
 from omni_edge.talker import Talker
 from omni_edge.text import TextCodec
 from omni_edge.thinker import Thinker
+from omni_edge.ticks import TickSettings
 from omni_edge.vision_encoder import VisionEncoder
 from omni_edge.vocoder import Vocoder
 
@@ -131,6 +132,7 @@ class OmniEdge:
         sampling: Sampling | None = None,
         talker_sampling: Sampling | None = None,
         vocoder: SolverSettings | None = None,
+        ticks: TickSettings | None = None,
         max_pixels: int | None = None,
     ) -> Session:
         """A fresh conversation.
@@ -139,11 +141,13 @@ class OmniEdge:
             voice: who speaks; None: the bundle's default speaker.
             system: the system prompt; None: the one that speech requires, or the checkpoint's default without speech.
             context: positions the conversation may use (text tokens, 25 a second of sound, one per 28 x 28 pixels).
-            seed: makes everything reproducible; None: different every time.
+            seed: makes everything reproducible (with `ticks` that have a pace, all but the samples); None: different
+                every time.
             speech: answer in speech too; None: where the bundle can.
             sampling: how text tokens are drawn.
             talker_sampling: how codec tokens are drawn.
             vocoder: solver and guidance of token2wav.
+            ticks: how much of the speech is computed at a time, and what it knows of the rest.
             max_pixels: larger pictures are scaled down to this many; None: to a quarter of the context.
 
         Raises:
@@ -165,6 +169,7 @@ class OmniEdge:
             sampling=sampling or Sampling(),
             talker_sampling=talker_sampling or Sampling(),
             solver=vocoder,
+            ticks=ticks,
             max_pixels=max_pixels,
         )
 

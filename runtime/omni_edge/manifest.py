@@ -156,11 +156,12 @@ class TalkerSection:
 
 @dataclass(frozen=True)
 class Token2WavSection:
-    """The vocoder: rates, what the DiT keeps of the blocks it has finished, how far BigVGAN sees.
+    """The vocoder: rates, what the DiT keeps from block to block, how far BigVGAN sees.
 
-    `block_frames` mel frames make a DiT block. Of its last block the DiT keeps keys and values of `cached_layers`
-    layers, `attention_size` wide. Codec ids below `codec_limit` have an embedding. BigVGAN's receptive field reaches
-    `reach_frames` mel frames to each side; `reach_samples` of context must survive each of its levels.
+    `block_frames` mel frames make a DiT block. `look_backward_layers` layers keep keys and values of the last block,
+    `attention_size` wide; each of `look_ahead_layers` layers can hold a block back, `hidden_size` wide. Codec ids below
+    `codec_limit` have an embedding. BigVGAN's receptive field reaches `reach_frames` mel frames to each side;
+    `reach_samples` of context must survive each of its levels.
     """
 
     sample_rate: int
@@ -168,7 +169,9 @@ class Token2WavSection:
     samples_per_frame: int
     frames_per_codec: int
     block_frames: int
-    cached_layers: int
+    look_backward_layers: int
+    look_ahead_layers: int
+    hidden_size: int
     attention_size: int
     codec_limit: int
     reach_frames: int

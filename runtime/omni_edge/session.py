@@ -28,6 +28,7 @@ from omni_edge.sound import validate_pcm
 from omni_edge.speech import Speech
 from omni_edge.talker import Talker, TalkerState
 from omni_edge.thinker import TalkerBlock
+from omni_edge.ticks import TickSettings
 
 if TYPE_CHECKING:
     from omni_edge.engine import OmniEdge
@@ -66,6 +67,7 @@ class Session:
         sampling: Sampling,
         talker_sampling: Sampling,
         solver: SolverSettings | None,
+        ticks: TickSettings | None,
         max_pixels: int | None,
     ) -> None:
         manifest = engine.manifest
@@ -74,7 +76,7 @@ class Session:
         self._system = system if system is not None else text.speech_system if speech else text.default_system
         self._seed = secrets.randbits(63) if seed is None else seed
         self._sampling = sampling.over(manifest.sampling)
-        self._solver = solver
+        self._solver, self._ticks = solver, ticks
         self._images = ImageProcessor(within_context(manifest.vision, capacity, max_pixels))
         self._cache = engine.thinker.cache(capacity)
         self._spoken: _Voice | None = None
@@ -344,7 +346,7 @@ class Session:
             talker=spoken.talker,
             talker_state=spoken.state,
             vocoder=vocoder,
-            vocoder_state=vocoder.state(self._voice, (self._seed, self._turns), self._solver),
+            vocoder_state=vocoder.state(self._voice, (self._seed, self._turns), self._solver, self._ticks),
             voice=self._engine.voice_embed(self._voice),
             positions=Positions(positions.next, positions.highest),
             sampling=spoken.sampling,

@@ -1,14 +1,15 @@
 """Integrates the flow from noise (t = 0) to mel (t = 1).
 
-Every method is a list of time points at which the velocity is evaluated, known in advance, and a way to combine what
-comes out. Reference: `RungeKutta4ODESolver` and `Qwen2_5OmniToken2WavDiTModel.sample`; all arithmetic on time is
-float32, as there: the DiT sees a time a thousand times enlarged, and the last bit of it can be heard in the numbers.
+Every method is a list of time points at which the velocity is evaluated, known in advance, and a trajectory that takes
+what comes out: parts of a mel may be at different time points, each on its own trajectory. Reference:
+`RungeKutta4ODESolver` and `Qwen2_5OmniToken2WavDiTModel.sample`; all arithmetic on time is float32, as there: the DiT
+sees a time a thousand times enlarged, and the last bit of it can be heard in the numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -19,6 +20,8 @@ from omni_edge.errors import UsageError
 Array = NDArray[np.float32]
 Velocity = Callable[[int, Array], Array]
 """(index of the evaluation, state) -> velocity."""
+Trajectory = Generator[Array, Array, None]
+"""Yields the state at which a velocity is wanted and takes that velocity by `send`; the last one is that at t = 1."""
 
 Method = Literal["euler", "ab2", "rk4"]
 _EVALUATIONS_PER_STEP: dict[str, int] = {"euler": 1, "ab2": 1, "rk4": 4}
@@ -76,6 +79,12 @@ class SolverSettings:
         """Rows of one evaluation: 2 with guidance, 1 without."""
         return 2 if self.guidance > 0 else 1
 
+    def coarser(self, stride: int) -> SolverSettings | None:
+        """These settings with every `stride`-th time point alone; None where that is not a solver."""
+        if _EVALUATIONS_PER_STEP[self.method] > 1 or self.evaluations % stride:
+            return None
+        return replace(self, evaluations=self.evaluations // stride)
+
     def steps(self) -> Array:
         """The ends of the steps, float32 from 0 to 1."""
         count = self.evaluations // _EVALUATIONS_PER_STEP[self.method]
@@ -98,35 +107,44 @@ class SolverSettings:
         return times
 
 
+def trajectory(start: Array, settings: SolverSettings) -> Trajectory:
+    """From `start` (t = 0) to t = 1; asks for `settings.evaluations` velocities."""
+    step = {"euler": _euler, "ab2": _adams_bashforth, "rk4": _runge_kutta}[settings.method]
+    return step(start, np.diff(settings.steps()))
+
+
 def solve(velocity: Velocity, start: Array, settings: SolverSettings) -> Array:
     """The state at t = 1, float32 of `start`'s shape."""
-    step = {"euler": _euler, "ab2": _adams_bashforth, "rk4": _runge_kutta}[settings.method]
-    return step(velocity, start, np.diff(settings.steps()))
-
-
-def _euler(velocity: Velocity, x: Array, widths: Array) -> Array:
-    for index, width in enumerate(widths):
-        x = x + width * velocity(index, x)
+    path = trajectory(start, settings)
+    x = next(path)
+    for index in range(settings.evaluations):
+        x = path.send(velocity(index, x))
     return x
 
 
-def _adams_bashforth(velocity: Velocity, x: Array, widths: Array) -> Array:
+def _euler(x: Array, widths: Array) -> Trajectory:
+    for width in widths:
+        x = x + width * (yield x)
+    yield x
+
+
+def _adams_bashforth(x: Array, widths: Array) -> Trajectory:
     """Two-step Adams-Bashforth on unequal steps; the first step is Euler's."""
     before: Array | None = None
     for index, width in enumerate(widths):
-        now = velocity(index, x)
+        now = yield x
         slope = now if before is None else now + width / (2 * widths[index - 1]) * (now - before)
         x = x + width * slope
         before = now
-    return x
+    yield x
 
 
-def _runge_kutta(velocity: Velocity, x: Array, widths: Array) -> Array:
+def _runge_kutta(x: Array, widths: Array) -> Trajectory:
     """The 3/8 rule."""
-    for step, width in enumerate(widths):
-        first = velocity(4 * step, x)
-        second = velocity(4 * step + 1, x + width * first * _THIRD)
-        third = velocity(4 * step + 2, x + width * (second - first * _THIRD))
-        fourth = velocity(4 * step + 3, x + width * (first - second + third))
+    for width in widths:
+        first = yield x
+        second = yield x + width * first * _THIRD
+        third = yield x + width * (second - first * _THIRD)
+        fourth = yield x + width * (first - second + third)
         x = x + (first + 3 * (second + third) + fourth) * width / 8
-    return x
+    yield x

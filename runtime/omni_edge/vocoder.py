@@ -9,13 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omni_edge.bigvgan import DEFAULT_REACH, BigVgan, BigVganState
-from omni_edge.dit import Dit, DitState, TickSettings, TimeTableCache
+from omni_edge.dit import Dit, DitState, TimeTableCache
 from omni_edge.errors import BundleError, UsageError
 from omni_edge.graph import Graph
 from omni_edge.loader import GraphLoader
 from omni_edge.manifest import Token2WavSection, VoiceSection
 from omni_edge.noise import NoiseSource, seeded_noise
+from omni_edge.pace import Pace
 from omni_edge.solver import SolverSettings
+from omni_edge.ticks import TickSettings
 
 Array = NDArray[np.float32]
 
@@ -74,8 +76,8 @@ class Vocoder:
     ) -> None:
         self.section = section
         self.sample_rate = section.sample_rate
-        self.dit = Dit(dit, section)
         self.bigvgan = BigVgan(bigvgan, section, reach)
+        self.dit = Dit(dit, section, -(-self.bigvgan.ahead_frames // section.block_frames))
         self._tables = tables
         self._voices = voices
         self._constants = constants
@@ -128,20 +130,27 @@ class Vocoder:
             noise: replaces the noise that `seed` names.
 
         Raises:
-            UsageError: an unknown voice.
+            UsageError: an unknown voice, or fewer evaluations asked of a solver that cannot do with them.
         """
         speaker = self._voices.speakers.get(voice)
         if speaker is None:
             raise UsageError(f"There is no voice {voice!r}; the voices are {', '.join(self._voices.speakers)}.")
-        solver = solver or SolverSettings()
+        solver, ticks = solver or SolverSettings(), ticks or TickSettings()
+        if ticks.pace and ticks.pace.fewest_evaluations is not None and solver.coarser(1) is None:
+            raise UsageError(
+                f"The evaluations of {solver.method} cannot be halved on the way. Use another solver, or a pace "
+                "without fewest_evaluations."
+            )
+        block_seconds = self.section.block_frames * self.section.samples_per_frame / self.section.sample_rate
         rows = [speaker.row, self._voices.unconditional_row][: solver.rows]
         return VocoderState(
             DitState(
                 speaker=self._constants[rows],
                 tables=self._tables.of(solver),
                 solver=solver,
-                ticks=ticks or TickSettings(),
+                ticks=ticks,
                 noise=noise or seeded_noise(seed, self.section.block_frames, self.section.mel_dim),
+                pace=Pace(ticks.pace, block_seconds) if ticks.pace else None,
             ),
             BigVganState(),
         )
@@ -161,5 +170,7 @@ class Vocoder:
         mel = self.dit.step(codec, state.dit, end)
         while mel is not None:
             samples.append(self.bigvgan.step(mel.final, mel.ahead, state.bigvgan, mel.end))
+            if state.dit.pace:
+                state.dit.pace.gave(len(samples[-1]) / self.sample_rate)
             mel = self.dit.step((), state.dit)
         return np.concatenate(samples) if samples else None

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omni_edge.bench.figures import Figure, Subject, timed
-from omni_edge.dit import TickSettings
 from omni_edge.solver import SolverSettings
+from omni_edge.ticks import TickSettings
 
 _SEED = 0
 

@@ -10,9 +10,9 @@ from omni_edge.bench.figures import Figure, Subject, timed
 from omni_edge.bench.machine import memory
 from omni_edge.bench.stages import noise
 from omni_edge.bench.timeline import Arrival, Playback, Span, joined, play
-from omni_edge.dit import TickSettings
 from omni_edge.events import AudioChunk, AudioClip, Metrics, PcmBlock, TurnDone
 from omni_edge.session import Session
+from omni_edge.ticks import TickSettings
 
 _SEED = 0
 _STAGES = ("prefill", "decode", "talker", "dit", "bigvgan")
