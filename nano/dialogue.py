@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from nano.exercises import Exercise
 from nano.voices import RATE
 from omni_edge import AudioChunk, AudioClip, ImageFrame, OmniEdge, Sampling, Session, TurnDone, VideoClip
-from omni_edge.dit import TickSettings
 from omni_edge.events import Media
 from omni_edge.solver import SolverSettings
+from omni_edge.ticks import TickSettings
 
 # Three times the world's longest conversation, and its longest reply in tokens and in codec tokens.
 CONTEXT = 2048
