@@ -1,10 +1,11 @@
 """Speech on disk, and exercises from it: `python -m nano.data --work nano-work` speaks everything once.
 
-About 19,000 clips, a quarter of an hour of one core, a gigabyte. The run can be stopped and continued; what is there
+About 21,500 clips, a quarter of an hour of one core, a gigabyte. The run can be stopped and continued; what is there
 can be used while it goes on, because the clips come in random order.
 
 The cache's splits: `train`; `unseen_combination` (held-out texts, training voices), `unseen_voice` (training texts,
-held-out voices) and `unseen_take` (training texts and voices at speeds and pitches of their own, never trained on).
+held-out voices), `unseen_take` (training texts and voices at speeds and pitches of their own, never trained on) and
+`salad` (words in no order, for training).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ _HELD_OUT_COPIES = {"sum": 2, "timer": 5, "light": 8, "outside": 10}
 _VOICE_COPIES = {"light": 3, "small_talk": 6, "outside": 2}
 # One training text in so many is recorded again for evaluation.
 _TAKE_EVERY = 2
+_SALADS = 2500
 _FULL_SCALE = 32767
 
 
@@ -67,7 +69,7 @@ def plan() -> list[Clip]:
     def add(text: str, split: str, copies: int) -> None:
         # By text and split, so that a change of one text leaves the others' clips as they are.
         rng = random.Random(f"{_SEED} {text} {split}")
-        span = (0.8, 1.25) if split == "train" else (0.85, 1.2)
+        span = (0.8, 1.25) if split in {"train", "salad"} else (0.85, 1.2)
         for _ in range(copies):
             voice = rng.choice(unheard) if split == "unseen_voice" else rng.choices(heard, shares)[0]
             clips.append(Clip(text, str(voice), split, round(rng.uniform(*span), 3), round(rng.uniform(*span), 3)))
@@ -84,6 +86,8 @@ def plan() -> list[Clip]:
         if text not in questions:
             add(text, "unseen_voice", _VOICE_COPIES.get(family[text], 1) if number % 2 else 0)
     random.Random(_SEED).shuffle(clips)
+    for text in world.word_salad(_SALADS):
+        add(text, "salad", 1)
     return clips
 
 

@@ -32,24 +32,29 @@ _WARM_UP = 50
 _LOG_EVERY = 20
 _SAVE_EVERY = 100
 _JUDGED = 96
-# So many of the clips are a video's sound track, whose bell "says" this.
-_BELLS, _BELL = 0.15, " sound"
+# So many of the sounds are a video's sound track, whose bell "says" this; so many are words without sense.
+_BELLS, _BELL = 0.1, " sound"
+_SALADS = 0.3
 _LEARNED = ("thinker.model.audio_tower.", "blank")
 _ONLY_HERE = "phones."
 
 
-def clips(
-    composer: Composer, cache: SpeechCache, numbers: list[int], step: int, count: int
-) -> tuple[list[Tensor], list[list[int]]]:
-    """Log-mels of `count` sounds, of the clips `numbers` in rooms or of videos, and the tokens that they say."""
+def clips(composer: Composer, cache: SpeechCache, step: int, count: int) -> tuple[list[Tensor], list[list[int]]]:
+    """Log-mels of `count` sounds, of clips in rooms or of videos, and the tokens that they say."""
     rng = np.random.default_rng(step)
-    bells = int(rng.binomial(count, _BELLS))
-    scenes = [VideoScene(kind="sound", sound_at=int(rng.integers(SECONDS)), seed=2 * int(rng.integers(1 << 30)))
-              for _ in range(bells)]  # fmt: skip
-    picked = [numbers[index] for index in rng.integers(len(numbers), size=count - bells)]
-    sounds = [augment(cache.samples(n), rng) for n in picked] + [render_sound(scene) for scene in scenes]
+    salads, bells = rng.multinomial(count, [_SALADS, _BELLS, 1 - _SALADS - _BELLS])[:2].tolist()
+    picked = [*_draw(cache, "salad", salads, rng), *_draw(cache, "train", count - salads - bells, rng)]
+    sounds = [augment(cache.samples(n), rng) for n in picked]
+    for _ in range(bells):
+        scene = VideoScene(kind="sound", sound_at=int(rng.integers(SECONDS)), seed=2 * int(rng.integers(1 << 30)))
+        sounds.append(render_sound(scene))
     texts = [cache.clips[n].text for n in picked] + [_BELL] * bells
     return [torch.from_numpy(composer.mel(samples)) for samples in sounds], list(map(composer.codec.encode, texts))
+
+
+def _draw(cache: SpeechCache, split: str, count: int, rng: np.random.Generator) -> list[int]:
+    numbers = cache.numbers(split)
+    return [numbers[index] for index in rng.integers(len(numbers), size=count)]
 
 
 def with_phones(
@@ -101,7 +106,6 @@ def train(work: Path, steps: int, phones: int, fade: int, batch: int, rate: floa
     began = time.monotonic()
     sums: dict[str, float] = {}
     cache = SpeechCache(work)
-    numbers = cache.numbers("train")
     with (folder / f"{NAME}.csv").open("a", newline="") as file:
         log = csv.writer(file)
         for step in range(optimizer.steps, steps):
@@ -110,7 +114,7 @@ def train(work: Path, steps: int, phones: int, fade: int, batch: int, rate: floa
                 mels, labels = with_phones(composer, aligned, step, batch)
                 losses["phones"] = model.phone_loss(model.hear(mels), labels)
                 losses["phones"].backward()
-            mels, said = clips(composer, cache, numbers, step, batch)
+            mels, said = clips(composer, cache, step, batch)
             losses["said"] = model.said_loss(model.hear(mels), said)
             losses["said"].backward()
             optimizer.step(rate * min((step + 1) / _WARM_UP, 1.0, (steps - step) / fade))
@@ -131,8 +135,6 @@ def train(work: Path, steps: int, phones: int, fade: int, batch: int, rate: floa
                 _write(optimizer.state_dict(), state)
                 learned = {k: v for k, v in optimizer.averages.items() if k.startswith(_LEARNED)}
                 _write(learned, folder / f"{NAME}.pt")
-                cache = SpeechCache(work)
-                numbers = cache.numbers("train")
 
 
 @torch.no_grad()

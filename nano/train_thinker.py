@@ -30,8 +30,8 @@ _SAVE_EVERY = 100
 _LOG_EVERY = 10
 # What the Thinker gets of each family in each phase.
 _WORDS = {"timer": 5.0, "light": 4.0, "sum": 12.0, "small_talk": 2.0, "outside": 4.0, "conversation": 10.0}
-_ALL = {"timer": 7.0, "light": 4.0, "sum": 6.0, "small_talk": 4.0, "outside": 8.0, "conversation": 12.0,
-        "picture": 34.0, "video": 8.0, "sound_and_picture": 17.0}  # fmt: skip
+_ALL = {"timer": 7.0, "light": 4.0, "sum": 5.0, "small_talk": 4.0, "outside": 8.0, "conversation": 12.0,
+        "picture": 40.0, "video": 9.0, "sound_and_picture": 11.0}  # fmt: skip
 _SPOKEN = 0.75
 # The encoders' own stages, and what stays as it is once they are done.
 _ENCODERS = ("eyes", "ears")
@@ -191,9 +191,9 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("nano-work"))
-    parser.add_argument("--steps", type=int, default=1900)
+    parser.add_argument("--steps", type=int, default=2200)
     parser.add_argument("--words", type=int, default=300)
-    parser.add_argument("--fade", type=int, default=700)
+    parser.add_argument("--fade", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=40)
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--evaluate-every", type=int, default=250)

@@ -494,6 +494,24 @@ def question_texts() -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def word_salad(count: int) -> tuple[str, ...]:
+    """`count` rows of three to five words that users say, in no order and without sense; no held-out duration in them.
+
+    Who hears only sentences learns which words go together, and hears what is likely in the place of what was said.
+    """
+    rng = random.Random(count)
+    words = sorted({word for text in spoken_texts("train") for word in text.split()})
+    numbers = sorted({word for value in _DURATIONS for word in number(value).split()})
+    held_out = [duration(value, unit) for value in _DURATIONS for unit in UNITS if is_held_out("timer", value, unit)]
+    found: dict[str, None] = {}
+    while len(found) < count:
+        row = [rng.choice(rng.choice((words, numbers, UNITS))) for _ in range(rng.randint(3, 5))]
+        text = " ".join(row)
+        if not any(f" {span} " in f" {text} " for span in held_out):
+            found[text] = None
+    return tuple(found)
+
+
 def spoken_texts(split: Split) -> tuple[str, ...]:
     """Every text that a user speaks in `split`, as in `Request.text`; questions about media count as training texts."""
     found = [request.text for request in requests() if request.split == split]
