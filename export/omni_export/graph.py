@@ -24,7 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 from omni_edge.errors import ResourceError
 from omni_edge.graph import usable_cores
 from omni_export.lazy import LazyTensor
-from omni_export.order import ordered
+from omni_export.order import briefly_named, ordered
 from omni_quant import quantize_blockwise_rows, quantize_channelwise
 
 Kind = Literal["fp32", "int8", "int4"]
@@ -372,7 +372,8 @@ class GraphBuilder:
         try:
             if self._groups and write_data:
                 sha256[data_path.name] = self._write_data(data_path, progress or (lambda *_: None))
-            nodes = ordered(self._nodes, {value.name for value in self._outputs})
+            outputs = {value.name for value in self._outputs}
+            nodes = briefly_named(ordered(self._nodes, outputs), outputs)
             graph = helper.make_graph(nodes, self.name, self._inputs, self._outputs, list(self._initializers.values()))
             opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
             model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="omni-export")

@@ -23,6 +23,16 @@ def ordered(nodes: Sequence[onnx.NodeProto], outputs: Collection[str]) -> list[o
     return inner + ends[::-1]
 
 
+def briefly_named(nodes: Sequence[onnx.NodeProto], outputs: Collection[str]) -> list[onnx.NodeProto]:
+    """`nodes` with short names for what only they exchange: BigVGAN's file of thousands of nodes shrinks by a third.
+
+    Nodes, weights, inputs and `outputs` keep their names, which profiles and readers go by.
+    """
+    inner = (value for node in nodes for value in node.output if value and value not in outputs)
+    names = {value: f"v{index}" for index, value in enumerate(inner)}
+    return [_renamed(node, names) for node in nodes]
+
+
 def _without_renaming(nodes: Sequence[onnx.NodeProto], outputs: Collection[str]) -> list[onnx.NodeProto]:
     """The nodes without those that only give a value the name of an output: its producer does that itself."""
     uses = Counter(value for node in nodes for value in node.input)
@@ -41,6 +51,6 @@ def _without_renaming(nodes: Sequence[onnx.NodeProto], outputs: Collection[str])
 def _renamed(original: onnx.NodeProto, names: dict[str, str]) -> onnx.NodeProto:
     node = onnx.NodeProto()
     node.CopyFrom(original)
-    for index, value in enumerate(node.output):
-        node.output[index] = names.get(value, value)
+    node.input[:] = [names.get(value, value) for value in node.input]
+    node.output[:] = [names.get(value, value) for value in node.output]
     return node
