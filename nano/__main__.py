@@ -1,6 +1,6 @@
 """Everything, in order: data, training, checkpoint, bundles, evaluation. Hours on two cores.
 
-    python -m nano --work nano-work --out nano-work/checkpoint --bundle runtime/omni_edge/nano
+    python -m nano --work nano-work --out nano/omni-nano --bundle runtime/omni_edge/nano
 
 Two stages run at a time where neither needs the other. What was interrupted goes on; what is done is skipped. Each
 stage's output lies in WORK/logs/STAGE.log, and WORK/record.json says what was run, with what, and how long it took.
@@ -20,7 +20,15 @@ from pathlib import Path
 
 from nano.record import Record
 
-_PRECISIONS = ("fp32", "int8", "int4")
+# What is judged, by name; what ships keeps the encoders' eight bits, which pictures and voices need.
+_VOCODER = ("--precision-of", "bigvgan=int8")
+_DECODERS = ("--precision-of", "thinker=int4", "--precision-of", "talker=int4")
+_PRECISIONS = {
+    "fp32": ("--precision", "fp32"),
+    "int8": ("--precision", "int8", *_VOCODER),
+    "int4": ("--precision", "int4", *_VOCODER),
+}
+_SHIPPED = ("--precision", "int8", *_DECODERS, *_VOCODER)
 # Every width of the model is a multiple of it.
 _GROUP = 64
 _AT_ONCE = 2
@@ -42,19 +50,20 @@ class Stage:
     after: tuple[str, ...] = ()
 
 
-def stages(work: Path, checkpoint: Path, bundle: Path | None, precision: str) -> list[Stage]:
+def stages(work: Path, checkpoint: Path, bundle: Path | None) -> list[Stage]:
     """All of them; of those that can run, the earlier one goes first."""
 
     def train(name: str, module: str, *after: str) -> Stage:
         return Stage(name, ("-m", f"nano.{module}", "--work", str(work)), after)
 
-    def export(name: str, out: Path, kind: str) -> Stage:
-        options = ("--precision", kind, "--group-size", str(_GROUP), "--force")
-        command = ("-c", "from omni_cli.export import main; main()", str(checkpoint), "--out", str(out), *options)
+    def export(name: str, out: Path, precision: tuple[str, ...]) -> Stage:
+        options = ("--out", str(out), "--group-size", str(_GROUP), "--force", *precision)
+        command = ("-c", "from omni_cli.export import main; main()", str(checkpoint), *options)
         return Stage(name, command, ("checkpoint",))
 
-    bundles = [work / "bundles" / kind for kind in _PRECISIONS]
-    exports = [export(f"export-{kind}", out, kind) for kind, out in zip(_PRECISIONS, bundles, strict=True)]
+    bundles = {work / "bundles" / kind: precision for kind, precision in _PRECISIONS.items()}
+    bundles[bundle or work / "bundles" / "shipped"] = _SHIPPED
+    exports = [export(f"export-{out.name}", out, precision) for out, precision in bundles.items()]
     judged = [option for out in bundles for option in ("--bundle", str(out))]
     results = ("--out", str(work / "evaluation.json"))
     evaluation = ("-m", "nano.evaluate", "--work", str(work), *judged, *results)
@@ -78,7 +87,6 @@ def stages(work: Path, checkpoint: Path, bundle: Path | None, precision: str) ->
             ("talker", "dit", "bigvgan"),
         ),
         *exports,
-        *([export("export-bundle", bundle, precision)] if bundle else []),
         Stage("evaluation", evaluation, tuple(stage.name for stage in exports)),
     ]
 
@@ -161,14 +169,13 @@ def main() -> None:
         "python -m nano", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--work", type=Path, default=Path("nano-work"))
-    parser.add_argument("--out", type=Path, help="the checkpoint's folder; without: WORK/checkpoint")
-    parser.add_argument("--bundle", type=Path, help="a bundle to write beside those that are judged in WORK/bundles")
-    parser.add_argument("--precision", choices=_PRECISIONS, default="int8", help="of BUNDLE")
+    parser.add_argument("--out", type=Path, help="the checkpoint's folder; without: WORK/omni-nano")
+    parser.add_argument("--bundle", type=Path, help="what ships; without: WORK/bundles/shipped")
     parser.add_argument("--at-once", type=int, default=_AT_ONCE, help="stages that run side by side")
     arguments = parser.parse_args()
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
-    plan = stages(work, arguments.out or work / "checkpoint", arguments.bundle, arguments.precision)
+    plan = stages(work, arguments.out or work / "omni-nano", arguments.bundle)
     try:
         run(plan, work, arguments.at_once)
     except RuntimeError as error:

@@ -25,6 +25,7 @@ from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as modeling
 
 from nano import world
 from nano.architecture import (
+    CODEBOOK,
     CODEC_END,
     CODEC_PAD,
     CODEC_START,
@@ -50,6 +51,9 @@ _DRAWS = 60_000
 # Most prompts are cut to their last few positions: what is to be said lies at the end.
 _SHORT, _CUT_PART = 6, 0.7
 _SPOKEN_PART = 0.25
+# Up to this part of the codec tokens that the Talker goes on from are random ones. Who sees only true ones recognizes
+# the sentence by them and needs no text, and is lost after the first wrong one of its own.
+_MOST_STRANGERS = 0.7
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,11 @@ class TalkerTraining(nn.Module):
             reply = told.states[told.start :]
             fed = torch.cat([reply, self._end[None], self._pad.expand(max(0, len(codes) + 1 - len(reply) - 1), -1)])
             fed = fed[: len(codes) + 1]
-            spoken = torch.cat([torch.tensor([CODEC_PAD, CODEC_START]), codes])
+            before = codes
+            if self.training:
+                strangers = torch.rand(len(codes)) < torch.rand(()) * _MOST_STRANGERS
+                before = torch.where(strangers, torch.randint(1, CODEBOOK, codes.shape), codes)
+            spoken = torch.cat([torch.tensor([CODEC_PAD, CODEC_START]), before])
             text = torch.cat([told.states[first : told.start], self._voices[voice][None], fed])
             embeds = self.talker.model.embed_tokens(spoken)
             rows.append(text + functional.pad(embeds, (0, 0, heard, 0)))
@@ -238,12 +246,14 @@ def _parts(items: list[tuple[Told, str, int]], count: int) -> list[list[tuple[To
 @torch.no_grad()
 def _held_out(model: TalkerTraining, optimizer: Optimizer, unheard: list[Told]) -> str:
     """Loss and share of likeliest tokens on replies that are not trained on, whole prompts, averaged weights."""
+    model.eval()
     for name, parameter in model.named_parameters():
         parameter.copy_(optimizer.averages[name])
     items = [(told, voice, told.start) for told in unheard for voice in told.codes]
     losses = [[float(value) for value in model.loss(part)] for part in _parts(items, max(1, len(items) // 24))]
     for name, parameter in model.named_parameters():
         parameter.copy_(optimizer.masters[name])
+    model.train()
     loss, right = np.mean(losses, axis=0)
     return f"held out {loss:.3f} {right:.3f}"
 
@@ -260,14 +270,16 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("nano-work"))
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--early", type=int, default=400, help="steps of the first run")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=3e-3)
-    parser.add_argument("--fade", type=int, default=400)
+    parser.add_argument("--fade", type=int, default=650)
     parser.add_argument("--limit", type=int, default=4000, help="replies at most")
-    torch.set_num_threads(1)
-    train(**vars(parser.parse_args()))
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = vars(parser.parse_args())
+    torch.set_num_threads(arguments.pop("threads"))
+    train(**arguments)
 
 
 if __name__ == "__main__":
