@@ -167,5 +167,5 @@ def test_evaluation_sets_are_whole_fixed_and_held_out(name: str, cache: data.Spe
 def test_an_unknown_set_and_a_missing_cache_are_refused(cache: data.SpeechCache) -> None:
     with pytest.raises(ValueError, match="no evaluation set 'x'; there are spoken_unseen"):
         next(exercises.evaluation_set("x", cache))
-    with pytest.raises(ValueError, match=r"pictures needs spoken words: run `python -m nano.data`"):
-        next(exercises.evaluation_set("pictures", None))
+    with pytest.raises(ValueError, match=r"conversation needs spoken words: run `python -m nano.data`"):
+        next(exercises.evaluation_set("conversation", None))
