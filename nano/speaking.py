@@ -32,7 +32,7 @@ Kind = Literal["reply", "general"]
 VOICES = {"Chelsie": "slt", "Ethan": "rms"}
 SEED = 9
 REPLIES = 2400
-GENERAL = 1000
+GENERAL = 3000
 # Two mel frames make one codec token.
 CODE_SAMPLES = 2 * HOP
 # One gain per voice, so that both are equally loud (an RMS of 0.12): what a code says never depends on its sentence.

@@ -35,6 +35,8 @@ _JUDGED = 96
 # So many of the sounds are a video's sound track, whose bell "says" this; so many are words without sense.
 _BELLS, _BELL = 0.1, " sound"
 _SALADS = 0.3
+# Throats of other lengths: the mel spectrogram is stretched along its bins by up to this part, either way.
+_STRETCH = 0.12
 _LEARNED = ("thinker.model.audio_tower.", "blank")
 _ONLY_HERE = "phones."
 
@@ -49,7 +51,18 @@ def clips(composer: Composer, cache: SpeechCache, step: int, count: int) -> tupl
         scene = VideoScene(kind="sound", sound_at=int(rng.integers(SECONDS)), seed=2 * int(rng.integers(1 << 30)))
         sounds.append(render_sound(scene))
     texts = [cache.clips[n].text for n in picked] + [_BELL] * bells
-    return [torch.from_numpy(composer.mel(samples)) for samples in sounds], list(map(composer.codec.encode, texts))
+    mels = [_other_throat(composer.mel(samples), rng) for samples in sounds]
+    return list(map(torch.from_numpy, mels)), list(map(composer.codec.encode, texts))
+
+
+def _other_throat(mel: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """`mel` [bins, frames] as a longer or shorter vocal tract would have it: vocal tract length perturbation."""
+    bins = np.arange(len(mel))
+    sources = np.minimum(bins * rng.uniform(1 - _STRETCH, 1 + _STRETCH), len(mel) - 1)
+    low = np.minimum(sources.astype(np.int64), len(mel) - 2)
+    part = (sources - low).astype(mel.dtype)[:, None]
+    stretched: np.ndarray = mel[low] * (1 - part) + mel[low + 1] * part
+    return stretched
 
 
 def _draw(cache: SpeechCache, split: str, count: int, rng: np.random.Generator) -> list[int]:
@@ -81,8 +94,9 @@ def token_errors(model: ThinkerTraining, composer: Composer, cache: SpeechCache,
     mels = [torch.from_numpy(composer.mel(cache.samples(n))) for n in numbers]
     said = [composer.codec.encode(cache.clips[n].text) for n in numbers]
     heard = model.hear(mels)
-    paths = model.said_scores(heard).argmax(-1).split(heard.tokens)
-    blank = model.said_scores(heard).shape[-1] - 1
+    scores = model.said_scores(heard)
+    blank = scores.shape[-1] - 1
+    paths = scores.argmax(-1).split(heard.tokens)
     found = [[token for token, _ in groupby(path.tolist()) if token != blank] for path in paths]
     wrong = sum(word_errors(list(map(str, a)), list(map(str, b))) for a, b in zip(said, found, strict=True))
     return wrong / sum(map(len, said))

@@ -13,7 +13,7 @@ import argparse
 import csv
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +40,22 @@ from nano.exercises import concrete
 from nano.forward import decode
 from nano.optimizer import Optimizer
 from nano.sequences import IGNORED, Composer, Sample, by_length
+from nano.speaking import Kind
 from nano.thinker import ThinkerTraining
 
 NAME = "talker"
 _WARM_UP = 60
 _LOG_EVERY = 10
 _SAVE_EVERY = 100
-# Exchanges drawn in search of one for every reply.
-_DRAWS = 60_000
-# Most prompts are cut to their last few positions: what is to be said lies at the end.
-_SHORT, _CUT_PART = 6, 0.7
-_SPOKEN_PART = 0.25
+# Of what is to be said, so much is words without sense: who knows the sentences by heart says what is likely in the
+# place of what is told.
+_SALADS = 0.4
+# Exchanges drawn in search of some for every reply, which may be asked for in as many ways.
+_DRAWS, _WAYS = 60_000, 8
+# So many prompts are cut to their last few positions: what is to be said lies at the end. Others are heard whole, as
+# they will be, with the sounds and pictures in them.
+_SHORT, _CUT_PART = 6, 0.4
+_SPOKEN_PART = 0.6
 # Up to this part of the codec tokens that the Talker goes on from are random ones. Who sees only true ones recognizes
 # the sentence by them and needs no text, and is lost after the first wrong one of its own.
 _MOST_STRANGERS = 0.7
@@ -58,12 +63,21 @@ _MOST_STRANGERS = 0.7
 
 @dataclass(frozen=True)
 class Told:
-    """What the Thinker tells of one reply: states bfloat16 [n, hidden], ids [3, n]; the reply starts at `start`."""
+    """What the Thinker tells of one reply.
+
+    Attributes:
+        states: bfloat16 [n, hidden].
+        ids: int64 [3, n].
+        start: where the reply starts.
+        codes: codec tokens by voice.
+        family: of the exchange.
+    """
 
     states: Tensor
     ids: Tensor
     start: int
     codes: dict[str, np.ndarray]
+    family: str
 
 
 class TalkerTraining(nn.Module):
@@ -161,33 +175,63 @@ def material(
     work: Path, composer: Composer, model: ThinkerTraining, split: world.Split, limit: int, only_right: bool
 ) -> list[Told]:
     """What is told and spoken for up to `limit` replies of the corpus, or of those that the Thinker gets right."""
-    codes: dict[str, dict[str, np.ndarray]] = {}
-    for spoken in load_codes(work):
-        if spoken.clip.kind == "reply" and spoken.clip.split == split:
-            codes.setdefault(spoken.clip.text, {})[spoken.clip.speaker] = spoken.codes
+    codes = _codes(work, "reply", split)
     rng = random.Random(split)
-    exchanges: dict[str, world.Exchange] = {}
+    exchanges: dict[str, list[world.Exchange]] = {text: [] for text in codes}
     for _ in range(_DRAWS):
         exchange = world.draw(rng, "train", spoken=rng.random() < _SPOKEN_PART)
-        if exchange.turns[-1].reply in codes:
-            exchanges[exchange.turns[-1].reply] = exchange
+        ways = exchanges.get(exchange.turns[-1].reply)
+        if ways is not None and len(ways) < _WAYS:
+            ways.append(exchange)
+    chosen = [exchange for ways in exchanges.values() for exchange in ways]
+    rng.shuffle(chosen)
+    found = _told(work, composer, model, chosen, codes, limit, only_right)
+    print(f"{split}: {len(codes)} replies, {len(found)} taken", flush=True)
+    return found
+
+
+def salads(work: Path, composer: Composer, model: ThinkerTraining) -> list[Told]:
+    """What is told when the Thinker is made to say words without sense."""
+    codes = _codes(work, "general", "train")
+    rng = random.Random(SEED)
+    exchanges = []
+    for text in codes:
+        asked = world.draw(rng, "train", spoken=False)
+        exchanges.append(replace(asked, turns=(*asked.turns[:-1], replace(asked.turns[-1], reply=text))))
+    return _told(work, composer, model, exchanges, codes, len(exchanges), only_right=False)
+
+
+def _codes(work: Path, kind: Kind, split: world.Split) -> dict[str, dict[str, np.ndarray]]:
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for spoken in load_codes(work):
+        if spoken.clip.kind == kind and spoken.clip.split == split:
+            found.setdefault(spoken.clip.text, {})[spoken.clip.speaker] = spoken.codes
+    return found
+
+
+def _told(
+    work: Path,
+    composer: Composer,
+    model: ThinkerTraining,
+    chosen: list[world.Exchange],
+    codes: dict[str, dict[str, np.ndarray]],
+    limit: int,
+    only_right: bool,
+) -> list[Told]:
+    rng = random.Random(SEED)
     cache = SpeechCache(work)
     found: list[Told] = []
-    chosen = list(exchanges.values())
-    rng.shuffle(chosen)
-    tried = 0
     for begin in range(0, len(chosen), 128):
         group = [composer.compose(concrete(exchange, rng, cache, "train")) for exchange in chosen[begin : begin + 128]]
-        texts = {id(sample): exchange.turns[-1].reply for sample, exchange in zip(group, chosen[begin:], strict=False)}
+        asked = {id(sample): exchange for sample, exchange in zip(group, chosen[begin:], strict=False)}
         for sample, states, right in tell(model, composer, group):
-            tried += 1
             if right or not only_right:
                 start, stop = sample.replies[-1]
                 ids = torch.from_numpy(sample.ids[:, :stop])
-                found.append(Told(states[:stop], ids, start, codes[texts[id(sample)]]))
+                exchange = asked[id(sample)]
+                found.append(Told(states[:stop], ids, start, codes[exchange.turns[-1].reply], exchange.family))
         if len(found) >= limit:
             break
-    print(f"{split}: {len(codes)} replies, {tried} tried, {len(found)} taken", flush=True)
     return found[:limit]
 
 
@@ -203,6 +247,8 @@ def train(work: Path, steps: int, early: int, batch: int, rate: float, fade: int
     begun = optimizer.steps < early
     last = early if begun else steps
     told = material(work, composer, thinker, "train", limit, not begun)
+    families = {each.family: [other for other in told if other.family == each.family] for each in told}
+    recited = salads(work, composer, thinker)
     unheard = material(work, composer, thinker, "held_out", 48, not begun)
     del thinker
     began = time.monotonic()
@@ -211,7 +257,7 @@ def train(work: Path, steps: int, early: int, batch: int, rate: float, fade: int
         sums = np.zeros(2)
         for step in range(optimizer.steps, last):
             rng = random.Random(step)
-            items = _draw(told, rng, batch)
+            items = _draw(families, recited, rng, batch)
             for part in _parts(items, 2):
                 loss, right = model.loss(part)
                 (loss * (len(part) / batch)).backward()
@@ -229,9 +275,12 @@ def train(work: Path, steps: int, early: int, batch: int, rate: float, fade: int
                 _save(work, state, optimizer)
 
 
-def _draw(told: list[Told], rng: random.Random, batch: int) -> list[tuple[Told, str, int]]:
+def _draw(
+    told: dict[str, list[Told]], recited: list[Told], rng: random.Random, batch: int
+) -> list[tuple[Told, str, int]]:
     items = []
-    for each in rng.choices(told, k=batch):
+    for _ in range(batch):
+        each = rng.choice(recited if rng.random() < _SALADS else told[rng.choice(list(told))])
         heard = each.start if rng.random() > _CUT_PART else min(each.start, _SHORT)
         items.append((each, rng.choice(list(each.codes)), heard))
     return items
@@ -275,7 +324,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--fade", type=int, default=650)
-    parser.add_argument("--limit", type=int, default=4000, help="replies at most")
+    parser.add_argument("--limit", type=int, default=6000, help="replies at most")
     parser.add_argument("--threads", type=int, default=1)
     arguments = vars(parser.parse_args())
     torch.set_num_threads(arguments.pop("threads"))
