@@ -101,7 +101,6 @@ class Spoken:
         whole: the same codec tokens as one utterance.
         pitch: median fundamental frequency of `streamed` in Hz; 0: nothing voiced.
         finished: whether the Talker closed the utterance by itself.
-        audio: seconds of speech.
     """
 
     text: str
@@ -109,7 +108,6 @@ class Spoken:
     whole: Heard
     pitch: float
     finished: bool
-    audio: float
 
 
 def understand(engine: OmniEdge, question: Question) -> str:
@@ -143,7 +141,6 @@ def speak(engine: OmniEdge, request: Request) -> Spoken:
         whole=_heard(text, whole, rate),
         pitch=median_pitch(answer.samples, rate),
         finished=len(codec) < MOST_CODEC_TOKENS,
-        audio=len(answer.samples) / rate,
     )
 
 

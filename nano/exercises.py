@@ -153,6 +153,14 @@ def _spoken(exchange: world.Exchange) -> list[str]:
 
 
 def concrete(exchange: world.Exchange, rng: random.Random, cache: SpeechCache | None, split: str) -> Exercise:
+    """What `exchange` looks, reads and sounds like.
+
+    Args:
+        exchange: what is given and answered.
+        rng: draws the clips, their rooms and how typed words are typed.
+        cache: spoken words; without it, and for a text of which it holds no clip, words are typed.
+        split: of the clips, as in `nano.data`; of "train" each is in a room, of others every second one.
+    """
     messages = [_message("system", exchange.system)]
     notes = {"input": "typed"}
     texts = []

@@ -53,7 +53,6 @@ class Sample:
         targets: int64 [n]; what comes next, IGNORED where nothing is to be learned.
         pieces: sounds and pictures.
         replies: (first, stop) of every reply's tokens in `tokens`.
-        kind: for the statistics.
     """
 
     tokens: NDArray[np.int64]
@@ -61,7 +60,6 @@ class Sample:
     targets: NDArray[np.int64]
     pieces: list[Piece]
     replies: list[tuple[int, int]]
-    kind: str
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -85,7 +83,7 @@ class Composer:
         tokenizer = self._tokenizer = tokenizer_of(work)
         self.config: Qwen2_5OmniConfig = config_of(tokenizer)
         thinker = self.config.thinker_config
-        self.text = TextSection(
+        text = TextSection(
             tokenizer="tokenizer.json",
             vocab_size=thinker.text_config.vocab_size,
             eos_tokens=(self.token("<|im_end|>"),),
@@ -103,8 +101,8 @@ class Composer:
             vision_end_token=thinker.vision_end_token_id,
         )
         positions = PositionSection(thinker.position_id_per_seconds, thinker.seconds_per_chunk)
-        self._manifest = cast(Manifest, SimpleNamespace(text=self.text, positions=positions))
-        self.codec = TextCodec(work / "tokenizer" / "tokenizer.json", self.text)
+        self._manifest = cast(Manifest, SimpleNamespace(text=text, positions=positions))
+        self.codec = TextCodec(work / "tokenizer" / "tokenizer.json", text)
         self.ear = Ear(audio_section(thinker.audio_config))
         self.images = ImageProcessor(vision_section(thinker.vision_config))
 
@@ -154,7 +152,7 @@ class Composer:
         for start, stop in replies:
             targets[start - 1 : stop - 1] = joined[start:stop]
             targets[stop - 1] = self.codec.turn_end
-        return Sample(joined, np.concatenate(ids, axis=1), targets, pieces, replies, exercise.family)
+        return Sample(joined, np.concatenate(ids, axis=1), targets, pieces, replies)
 
     def _add(self, part: dict[str, Any], prompt: Prompt, pieces: list[Piece]) -> None:
         if part["type"] == "text":

@@ -30,8 +30,6 @@ from nano.train_bigvgan import bigvgan
 from nano.train_dit import dit, speakers
 from omni_edge.solver import SolverSettings, solve
 
-# `word_errors` is also imported from here.
-__all__ = ["Speaker", "evaluate", "word_errors"]
 Samples = NDArray[np.float32]
 SEED = 17
 

@@ -20,9 +20,9 @@ from torch import Tensor
 from nano.aligned import aligned_speech
 from nano.data import SpeechCache
 from nano.optimizer import Optimizer
+from nano.recognizer import word_errors
 from nano.scenes import SECONDS, VideoScene, render_sound
 from nano.sequences import Composer
-from nano.speech_evaluation import word_errors
 from nano.thinker import ThinkerTraining
 from nano.voices import Samples, augment
 

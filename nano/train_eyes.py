@@ -3,7 +3,7 @@
 The scenes know where everything is. Each vision token that covers a figure's centre is taught to lie close to the
 embeddings of the words for its colour, its shape, where it stands to the other figure or which way it moves; tokens of
 the background to lie close to none. That is what a reply has to read from them, and it is learned many times faster
-from places than from replies. Nothing but the vision encoder's own weights is kept.
+from places than from replies. Nothing but the vision encoder's own weights is kept; what was interrupted goes on.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from nano.sequences import IGNORED, Composer
 from nano.thinker import ThinkerTraining
 from omni_edge.picture import VisionPatches
 
+NAME = "eyes"
 _CELL = 28
 # What part of a figure's radius around its centre surely shows it.
 _INSIDE = 0.6
@@ -48,6 +49,8 @@ _INSIDE = 0.6
 _BACKGROUND_WEIGHT = 0.1
 _SHARPNESS = 8.0
 _WARM_UP = 50
+_LOG_EVERY = 20
+_SAVE_EVERY = 100
 # Muon bears a larger learning rate than what is left to AdamW.
 _OTHERS = 0.4
 # The learning rate falls in a line over the last 1 / _FADE of the steps.
@@ -206,23 +209,30 @@ def draw(composer: Composer, rng: random.Random, family: str) -> tuple[VisionPat
 
 
 def train(work: Path, steps: int, batch: int, rate: float) -> None:
-    """Continues the vision encoder of WORK/training/thinker.pt and writes it back there."""
+    """Continues the vision encoder of WORK/training/thinker.pt into WORK/training/eyes.pt.
+
+    The latter holds float32 averages by their names in `ThinkerTraining`; WORK/training/eyes.state is what an
+    interrupted run goes on from.
+    """
     composer = Composer(work)
     model = ThinkerTraining(composer)
-    state_file = work / "training" / "thinker.pt"
-    state = torch.load(state_file, weights_only=True)
+    folder = work / "training"
+    words = torch.load(folder / "thinker.pt", weights_only=True)["averages"]
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(state["averages"][name])
-        # An earlier lesson that the Thinker has not taken over yet goes on.
-        earlier = work / "training" / "eyes.pt"
-        for name, tensor in torch.load(earlier, weights_only=True).items() if earlier.exists() else ():
+            parameter.copy_(words[name])
+        # An earlier lesson that the Thinker has not taken over yet goes on, with a state or without.
+        eyes = folder / f"{NAME}.pt"
+        for name, tensor in torch.load(eyes, weights_only=True).items() if eyes.exists() else ():
             model.get_parameter(name).copy_(tensor)
     teacher = Teacher(composer, model)
     optimizer = Optimizer(teacher)
+    state = folder / f"{NAME}.state"
+    if state.exists():
+        optimizer.load_state_dict(torch.load(state, weights_only=True))
     sums: dict[str, float] = {}
     began = time.monotonic()
-    for step in range(steps):
+    for step in range(optimizer.steps, steps):
         rng = random.Random(step + (1 << 40))
         lessons = [draw(composer, rng, "picture") for _ in range(batch)]
         moving = [draw(composer, rng, rng.choice(("video", "video", "sound_and_picture"))) for _ in range(batch // 3)]
@@ -233,16 +243,17 @@ def train(work: Path, steps: int, batch: int, rate: float) -> None:
             for kind, value in losses.items():
                 if kind.endswith("+"):
                     name = kind if group is lessons else f"video {kind}"
-                    sums[name] = sums.get(name, 0.0) + float(value) / 20
+                    sums[name] = sums.get(name, 0.0) + float(value) / _LOG_EVERY
         optimizer.step(rate * min((step + 1) / _WARM_UP, 1.0, _FADE * (steps - step) / steps), _OTHERS)
-        if (step + 1) % 20 == 0:
+        if (step + 1) % _LOG_EVERY == 0:
             print(step + 1, {k: round(v, 3) for k, v in sums.items()}, f"{time.monotonic() - began:.0f} s", flush=True)
             sums = {}
-        if (step + 1) % 100 == 0 or step + 1 == steps:
+        if (step + 1) % _SAVE_EVERY == 0 or step + 1 == steps:
             learned = {f"thinker.model.{k}": v for k, v in optimizer.averages.items() if k.startswith("visual.")}
-            partial = work / "training" / "eyes.partial"
-            torch.save(learned, partial)
-            partial.replace(work / "training" / "eyes.pt")
+            for content, path in ((optimizer.state_dict(), state), (learned, eyes)):
+                partial = path.with_suffix(".partial")
+                torch.save(content, partial)
+                partial.replace(path)
 
 
 def main() -> None:

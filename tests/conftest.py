@@ -16,7 +16,7 @@ from omni_export.bundle import ExportOptions, export_bundle
 from omni_export.graph import Precision
 
 # A conftest.py of the commands' own would hide this one from `from conftest import Case`.
-pytest_plugins = ["bundles"]
+pytest_plugins = ["bundles", "vocoders"]
 
 torch.set_num_threads(1)
 # It warns of every id beyond the Talker's own small vocabulary, for the published configuration as well.

@@ -1,4 +1,4 @@
-"""Builds token2wav from a test checkpoint, without the rest of a bundle."""
+"""token2wav built from a test checkpoint, without the rest of a bundle: fixtures, and what tests put through it."""
 
 from __future__ import annotations
 
@@ -7,20 +7,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
+from conftest import Case
 from omni_edge.bigvgan import DEFAULT_REACH
 from omni_edge.dit import TimeTableCache
 from omni_edge.graph import Graph
 from omni_edge.manifest import Token2WavSection, VoiceSection
+from omni_edge.solver import SolverSettings
 from omni_edge.ticks import TickSettings
-from omni_edge.vocoder import Vocoder
+from omni_edge.vocoder import Vocoder, VocoderState
 from omni_export import bigvgan, dit, dit_time, voices
 from omni_export.checkpoint import Checkpoint
 from omni_export.config import BigVGANConfig, DiTConfig, OmniConfig
 from omni_export.graph import Precision
 
+Samples = NDArray[np.float32]
+FAST = SolverSettings("euler", 2)
 WHOLE = TickSettings(growth=())
+WAVEFRONT = TickSettings(order="wavefront")
 
 
 def snr(reference: NDArray[np.float32], value: NDArray[np.float32]) -> float:
@@ -78,3 +84,43 @@ def block_noise(noise: NDArray[np.float32], block_frames: int) -> Callable[[int]
     padded = np.zeros((blocks * block_frames, noise.shape[1]), np.float32)
     padded[: len(noise)] = noise
     return lambda index: padded[index * block_frames : (index + 1) * block_frames]
+
+
+@pytest.fixture(scope="session")
+def parts(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Parts:
+    """token2wav of `case`, float32."""
+    return build_parts(case.path, tmp_path_factory.mktemp(f"vocoder-{case.name}"))
+
+
+@pytest.fixture(scope="session")
+def vocoder(parts: Parts) -> Vocoder:
+    """That of `parts`, as a bundle has it."""
+    return parts.vocoder()
+
+
+def codec_tokens(count: int, parts: Parts, seed: int = 0) -> NDArray[np.int64]:
+    """Random ones, int64 [count]."""
+    return np.random.default_rng(seed).integers(0, parts.section.codec_limit, count)
+
+
+def decode(
+    vocoder: Vocoder, codec: NDArray[np.int64], state: VocoderState, push: int | None = None, end: bool = True
+) -> Samples:
+    """All samples of `codec`, float32 [n], pushed in pieces of `push` tokens."""
+    push = push or max(1, len(codec))
+    pieces = [vocoder.step(codec[start : start + push], state) for start in range(0, len(codec), push)]
+    if end:
+        pieces.append(vocoder.step([], state, end=True))
+    return np.concatenate([np.zeros(0, np.float32), *(piece for piece in pieces if piece is not None)])
+
+
+def mel_of(vocoder: Vocoder, codec: NDArray[np.int64], state: VocoderState, push: int | None = None) -> Samples:
+    """All mel of `codec`, float32 [frames, mel], pushed in pieces of `push` tokens."""
+    push = push or max(1, len(codec))
+    blocks = []
+    for start in range(0, len(codec), push):
+        block = vocoder.dit.step(codec[start : start + push], state.dit, end=start + push >= len(codec))
+        while block is not None:
+            blocks.append(block.final)
+            block = vocoder.dit.step((), state.dit)
+    return np.concatenate(blocks)

@@ -35,11 +35,6 @@ from vocoders import Parts, build_parts, snr
 TIME = 0.37
 
 
-@pytest.fixture(scope="module")
-def parts(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Parts:
-    return build_parts(case.path, tmp_path_factory.mktemp(f"token2wav-{case.name}"))
-
-
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """Random inputs of one guided evaluation and the reference's velocity, float32 [2, frames, mel]."""

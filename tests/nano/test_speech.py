@@ -14,8 +14,8 @@ from nano.architecture import CODEBOOK
 from nano.codec import BATCH, CROP, FRAMES_PER_CODE, VECTOR, Codec
 from nano.fast_snake import FastActivation
 from nano.mel24 import BINS, FLOOR, HOP, RATE, log_mel
+from nano.recognizer import word_errors
 from nano.speaking import CODE_SAMPLES, fit
-from nano.speech_evaluation import word_errors
 from nano.train_bigvgan import bigvgan, spectral_loss
 from nano.train_dit import dit
 

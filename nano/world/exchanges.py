@@ -1,0 +1,222 @@
+"""Exchanges drawn from a seed: what the user gives, turn by turn, and the only right replies."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from nano.scenes import COLOURS, DIRECTIONS, RELATIONS, SHAPES, WORDS, Figure, PictureScene, VideoScene
+from nano.world import wording
+from nano.world.sentences import Split, follow_ups, is_held_out, requests_of
+
+# The system prompts of the published model: the first with speech (as its authors require), the second without.
+SPEECH_SYSTEM = (
+    "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of perceiving auditory and "
+    "visual inputs, as well as generating text and speech."
+)
+TEXT_SYSTEM = "You are a helpful assistant."
+_SOUND_COLOURS = 4
+
+
+@dataclass(frozen=True)
+class Text:
+    """Typed words, as in `Request.text`; `typed` gives them a surface."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Speech:
+    """Spoken words, as in `Request.text`."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A still picture."""
+
+    scene: PictureScene
+
+
+@dataclass(frozen=True)
+class Video:
+    """A video; its sound track belongs to it where `scene.has_sound`."""
+
+    scene: VideoScene
+
+
+Part = Text | Speech | Picture | Video
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What the user gives, media before words, and the only right reply."""
+
+    parts: tuple[Part, ...]
+    reply: str
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A conversation of one or two turns.
+
+    Attributes:
+        family: see FAMILIES.
+        turns: in order.
+        system: the system prompt.
+    """
+
+    family: str
+    turns: tuple[Turn, ...]
+    system: str = SPEECH_SYSTEM
+
+
+# What training draws, with its weight.
+FAMILIES = {
+    "timer": 10,
+    "light": 8,
+    "sum": 12,
+    "small_talk": 6,
+    "outside": 7,
+    "conversation": 12,
+    "picture": 25,
+    "video": 8,
+    "sound_and_picture": 12,
+}
+
+
+def draw(
+    rng: random.Random,
+    split: Split = "train",
+    family: str | None = None,
+    spoken: bool | None = None,
+) -> Exchange:
+    """One exchange.
+
+    Args:
+        rng: decides everything that is left open.
+        split: "held_out" gives only what training never draws (for single shapes, digits, words and movements, whose
+            kinds are few: scenes that training does not draw because their seeds are others).
+        family: of FAMILIES; None draws by weight.
+        spoken: whether the words are speech; None draws.
+    """
+    family = family or rng.choices(list(FAMILIES), list(FAMILIES.values()))[0]
+    spoken = rng.random() < 0.6 if spoken is None else spoken
+    if family == "conversation":
+        turns = _conversation(rng, split, spoken)
+    elif family == "picture":
+        turns = _picture(rng, split, spoken)
+    elif family == "video":
+        turns = (_video(rng, split, spoken),)
+    elif family == "sound_and_picture":
+        turns = (_sound_and_picture(rng, split, spoken),)
+    else:
+        # The few kinds of small talk are the same in both splits.
+        request = rng.choice(requests_of(family, "train" if family == "small_talk" else split))
+        turns = (Turn((_words(request.text, spoken),), request.reply),)
+    return Exchange(family, turns, SPEECH_SYSTEM if rng.random() < 0.75 else TEXT_SYSTEM)
+
+
+def _words(text: str, spoken: bool) -> Part:
+    return Speech(text) if spoken else Text(text)
+
+
+def _conversation(rng: random.Random, split: Split, spoken: bool) -> tuple[Turn, ...]:
+    while True:
+        first = rng.choice(requests_of(rng.choice(("timer", "light", "sum")), "train"))
+        following = follow_ups(first)
+        if not following or rng.random() < 0.35:
+            text, reply = rng.choice(wording.REPEAT), wording.repeat_reply(first.text)
+        else:
+            text, reply = rng.choice(following)
+        if is_held_out("conversation", first.text, reply) == (split == "held_out"):
+            break
+    # Mixed on purpose: a person who spoke first may type next.
+    second_spoken = spoken if rng.random() < 0.8 else not spoken
+    return (
+        Turn((_words(first.text, spoken),), first.reply),
+        Turn((_words(text, second_spoken),), reply),
+    )
+
+
+# -- pictures ------------------------------------------------------------------------------------------------------
+
+
+def _picture(rng: random.Random, split: Split, spoken: bool) -> tuple[Turn, ...]:
+    seed = _scene_seed(rng, split)
+    kind = rng.choice(("single", "pair", "count", "colour", "where", "where", "digit", "word", "follow_up"))
+    figures: tuple[Figure, ...] = ()
+    if kind in {"single", "follow_up"}:
+        figures = (rng.choice(wording.FIGURES),)
+        scene, text = PictureScene.of(figures, seed), rng.choice(wording.WHAT)
+        reply = wording.single_reply(figures[0])
+    elif kind == "pair":
+        figures = left, right = _draw_pair(rng, split)
+        scene, text = PictureScene.of(figures, seed, "left"), rng.choice(wording.WHAT)
+        reply = wording.pair_reply(left, right)
+    elif kind == "count":
+        figures = tuple(rng.choices(wording.FIGURES, k=rng.choice(wording.COUNTS)))
+        scene, text = PictureScene.of(figures, seed), rng.choice(wording.COUNT)
+        reply = wording.count_reply(len(figures))
+    elif kind == "colour":
+        shapes = rng.sample(SHAPES, rng.choice((1, 2, 2, 3)))
+        figures = tuple(Figure(rng.choice(COLOURS), shape) for shape in shapes)
+        asked = rng.choice(figures)
+        scene, text = PictureScene.of(figures, seed), rng.choice(wording.COLOUR).format(asked.shape)
+        reply = wording.colour_reply(asked)
+    elif kind == "where":
+        figures = first, second = _draw_pair(rng, split)
+        relation = rng.choice(RELATIONS)
+        scene, text = PictureScene.of(figures, seed, relation), wording.WHERE.format(f"{first.colour} {first.shape}")
+        reply = wording.where_reply(first, relation, second)
+    elif kind == "digit":
+        digit = rng.randrange(10)
+        scene, text = PictureScene(text=str(digit), seed=seed), rng.choice(wording.DIGIT)
+        reply = wording.digit_reply(digit)
+    else:
+        word = rng.choice(WORDS)
+        scene, text = PictureScene(text=word, seed=seed), rng.choice(wording.READ)
+        reply = wording.read_reply(word)
+    turn = Turn((Picture(scene), _words(text, spoken)), reply)
+    if kind == "follow_up":
+        return turn, Turn((_words(wording.COLOUR_IT, spoken),), wording.colour_it_reply(figures[0].colour))
+    return (turn,)
+
+
+def _draw_pair(rng: random.Random, split: Split) -> tuple[Figure, Figure]:
+    while True:
+        first, second = rng.sample(wording.FIGURES, 2)
+        if is_held_out("pair", first.colour, first.shape, second.colour, second.shape) == (split == "held_out"):
+            return first, second
+
+
+def _scene_seed(rng: random.Random, split: Split) -> int:
+    """Even seeds are for training, odd ones are held out."""
+    return 2 * rng.randrange(1 << 30) + (split == "held_out")
+
+
+# -- videos --------------------------------------------------------------------------------------------------------
+
+
+def _video(rng: random.Random, split: Split, spoken: bool) -> Turn:
+    seed = _scene_seed(rng, split)
+    if rng.random() < 0.6:
+        figure, direction = rng.choice(wording.FIGURES), rng.choice(DIRECTIONS)
+        scene = VideoScene(kind="move", figure=figure, direction=direction, seed=seed)
+        text, reply = rng.choice(wording.MOVE), wording.move_reply(figure, direction)
+    else:
+        count = rng.choice(wording.BLINKS)
+        scene = VideoScene(kind="blink", blinks=count, seed=seed)
+        text, reply = rng.choice(wording.BLINK), wording.blink_reply(count)
+    return Turn((Video(scene), _words(text, spoken)), reply)
+
+
+def _sound_and_picture(rng: random.Random, split: Split, spoken: bool) -> Turn:
+    while True:
+        colours = tuple(rng.sample(COLOURS, _SOUND_COLOURS))
+        at = rng.randrange(_SOUND_COLOURS)
+        if is_held_out("sound", *colours, at) == (split == "held_out"):
+            break
+    scene = VideoScene(kind="sound", colours=colours, sound_at=at, seed=_scene_seed(rng, split))
+    return Turn((Video(scene), _words(rng.choice(wording.SOUND), spoken)), wording.sound_reply(colours[at]))
