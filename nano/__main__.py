@@ -19,6 +19,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from nano.record import Record
+from nano.stage import add_device
 
 # What is judged, by name; what ships keeps the encoders' eight bits, which pictures and voices need.
 _VOCODER = ("--precision-of", "bigvgan=int8")
@@ -50,11 +51,12 @@ class Stage:
     after: tuple[str, ...] = ()
 
 
-def stages(work: Path, checkpoint: Path, bundle: Path | None) -> list[Stage]:
-    """All of them; of those that can run, the earlier one goes first."""
+def stages(work: Path, checkpoint: Path, bundle: Path | None, device: str) -> list[Stage]:
+    """All of them, the training on `device`; of those that can run, the earlier one goes first."""
+    shared = ("--work", str(work))
 
     def train(name: str, module: str, *after: str) -> Stage:
-        return Stage(name, ("-m", f"nano.{module}", "--work", str(work)), after)
+        return Stage(name, ("-m", f"nano.{module}", *shared, "--device", device), after)
 
     def export(name: str, out: Path, precision: tuple[str, ...]) -> Stage:
         options = ("--out", str(out), "--group-size", str(_GROUP), "--force", *precision)
@@ -66,10 +68,10 @@ def stages(work: Path, checkpoint: Path, bundle: Path | None) -> list[Stage]:
     exports = [export(f"export-{out.name}", out, precision) for out, precision in bundles.items()]
     judged = [option for out in bundles for option in ("--bundle", str(out))]
     results = ("--out", str(work / "evaluation.json"))
-    evaluation = ("-m", "nano.evaluate", "--work", str(work), *judged, *results)
+    evaluation = ("-m", "nano.evaluate", *shared, *judged, *results)
     return [
-        train("data", "data"),
-        train("speaking", "speaking", "data"),
+        Stage("data", ("-m", "nano.data", *shared)),
+        Stage("speaking", ("-m", "nano.speaking", *shared), ("data",)),
         # The Thinker's and the Talker's runs stop by themselves where something else has to be learned first.
         train("thinker-words", "train_thinker", "data"),
         train("eyes", "train_eyes", "thinker-words"),
@@ -83,7 +85,7 @@ def stages(work: Path, checkpoint: Path, bundle: Path | None) -> list[Stage]:
         train("talker", "train_talker", "thinker", "talker-early"),
         Stage(
             "checkpoint",
-            ("-m", "nano.architecture", "--work", str(work), "--out", str(checkpoint)),
+            ("-m", "nano.architecture", *shared, "--out", str(checkpoint)),
             ("talker", "dit", "bigvgan"),
         ),
         *exports,
@@ -172,10 +174,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="the checkpoint's folder; without: WORK/omni-nano")
     parser.add_argument("--bundle", type=Path, help="what ships; without: WORK/bundles/shipped")
     parser.add_argument("--at-once", type=int, default=_AT_ONCE, help="stages that run side by side")
+    add_device(parser)
     arguments = parser.parse_args()
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
-    plan = stages(work, arguments.out or work / "omni-nano", arguments.bundle)
+    plan = stages(work, arguments.out or work / "omni-nano", arguments.bundle, arguments.device)
     try:
         run(plan, work, arguments.at_once)
     except RuntimeError as error:

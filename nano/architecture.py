@@ -196,7 +196,7 @@ def save_part(work: Path, part: str, state: dict[str, torch.Tensor]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".tmp")
     # Tied tensors share memory, which the format refuses.
-    save_file({name: tensor.detach().clone().contiguous() for name, tensor in state.items()}, partial)
+    save_file({name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}, partial)
     partial.replace(path)
 
 

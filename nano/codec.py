@@ -23,7 +23,7 @@ from torch.nn import functional
 from nano.architecture import CODEBOOK
 from nano.mel24 import BINS, HOP
 from nano.speaking import CODE_SAMPLES, VOICES, Clip, Corpus
-from nano.stage import Journal, fade
+from nano.stage import Journal, fade, parse
 
 SEED = 7
 STEPS = 2500
@@ -139,7 +139,7 @@ def _batch(corpus: Corpus, clips: list[int], random: np.random.Generator) -> tup
         first = int(random.integers(len(mel) - CROP + 1))
         mels.append(mel[first : first + CROP].T)
         speakers.append(list(VOICES).index(clip.speaker))
-    return torch.from_numpy(np.stack(mels)), torch.tensor(speakers)
+    return torch.as_tensor(np.stack(mels)), torch.tensor(speakers)
 
 
 def train(work: Path, steps: int) -> Codec:
@@ -178,11 +178,11 @@ def write_codes(work: Path, codec: Codec) -> None:
     with torch.no_grad():
         codes = [
             codec.encode(
-                torch.from_numpy(corpus.mel(clip).T.copy())[None], torch.tensor([list(VOICES).index(clip.speaker)])
+                torch.as_tensor(corpus.mel(clip).T.copy())[None], torch.tensor([list(VOICES).index(clip.speaker)])
             )[0]
             for clip in corpus.clips
         ]
-    torch.cat(codes).numpy().astype(np.int16).tofile(work / "speaking" / "codes.i16")
+    torch.cat(codes).cpu().numpy().astype(np.int16).tofile(work / "speaking" / "codes.i16")
 
 
 def load_codes(work: Path) -> list[Spoken]:
@@ -204,11 +204,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("nano-work"))
     parser.add_argument("--steps", type=int, default=STEPS)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    codec = train(arguments.work, arguments.steps)
-    write_codes(arguments.work, codec)
-    codes = np.concatenate([spoken.codes for spoken in load_codes(arguments.work)])
+    arguments = parse(parser)
+    work = arguments["work"]
+    write_codes(work, train(**arguments))
+    codes = np.concatenate([spoken.codes for spoken in load_codes(work)])
     part = np.bincount(codes, minlength=CODEBOOK) / len(codes)
     entropy = -float(np.sum(part[part > 0] * np.log2(part[part > 0])))
     print(f"{len(codes)} codes, {int((part > 0).sum())} different ones, {entropy:.2f} bit each")

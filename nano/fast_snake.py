@@ -1,7 +1,8 @@
 """BigVGAN's anti-aliased activation, several times faster to train than the reference's: one fused pass in C.
 
 The function and its parameters are the reference's (`Qwen2_5OmniAntiAliasedActivation1d` with
-`Qwen2_5OmniSnakeBeta`); only who computes it differs. Without a C compiler the reference's own modules are used.
+`Qwen2_5OmniSnakeBeta`); only who computes it differs. Without a C compiler, and on a GPU,
+the reference's own modules are used.
 """
 
 from __future__ import annotations
@@ -87,8 +88,8 @@ class FastActivation(nn.Module):
 
 
 def accelerate(model: nn.Module) -> None:
-    """Replaces every activation of a BigVGAN in place; the state dict's names stay as they are."""
-    if _library() is None:
+    """Replaces every activation of a BigVGAN on the CPU in place; the state dict's names stay as they are."""
+    if next(model.parameters()).device.type != "cpu" or _library() is None:
         return
     for module in list(model.modules()):
         for name, child in list(module.named_children()):

@@ -31,6 +31,7 @@ def log_mel(samples: Tensor) -> Tensor:
     """float32 [batch, n] in [-1, 1], n a multiple of HOP -> log mel float32 [batch, BINS, n / HOP]."""
     edge = (WINDOW - HOP) // 2
     padded = functional.pad(samples[:, None], (edge, edge), mode="reflect")[:, 0]
-    spectrum = torch.stft(padded, WINDOW, HOP, window=torch.hann_window(WINDOW), center=False, return_complex=True)
+    shape = torch.hann_window(WINDOW, device=samples.device)
+    spectrum = torch.stft(padded, WINDOW, HOP, window=shape, center=False, return_complex=True)
     magnitude = (spectrum.real.square() + spectrum.imag.square() + 1e-9).sqrt()
-    return (_filters(RATE, WINDOW, BINS) @ magnitude).clamp_min(FLOOR).log()
+    return (_filters(RATE, WINDOW, BINS).to(samples.device) @ magnitude).clamp_min(FLOOR).log()

@@ -1,18 +1,47 @@
-"""What every training loop here needs: a learning rate that warms up and fades, an average of the weights, a log that
-is a CSV, and a state on disk from which an interrupted stage goes on."""
+"""What every training loop here needs: a device, a learning rate that warms up and fades, an average of the weights, a
+log that is a CSV, and a state on disk from which an interrupted stage goes on."""
 
 from __future__ import annotations
 
+import argparse
 import copy
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 SAVE_EVERY_S = 120.0
 LOG_EVERY = 20
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Adds `--device`: the GPU where torch finds one, unless told otherwise."""
+    found = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    told = "where to train; cuda where torch finds a GPU (%(default)s)"
+    parser.add_argument("--device", choices=found, default=found[-1], help=told)
+
+
+def parse(parser: argparse.ArgumentParser) -> dict[str, Any]:
+    """A stage's arguments by name, without `--device` and `--threads`: torch uses those from now on.
+
+    Tensors are made on the device from then on, except for those that share numpy's memory (`torch.from_numpy`).
+    """
+    add_device(parser)
+    arguments = vars(parser.parse_args())
+    torch.set_default_device(arguments.pop("device"))
+    torch.set_num_threads(arguments.pop("threads", 1))
+    return arguments
+
+
+def save(content: dict[str, Any], path: Path) -> None:
+    """Saves tensors, all at once or not at all, as those of a CPU: a stage may go on where there is no GPU."""
+    partial = path.with_suffix(".partial")
+    torch.save(tree_map_only(Tensor, Tensor.cpu, content), partial)
+    partial.replace(path)
 
 
 def fade(step: int, steps: int, warm_up: int, last: float = 0.02) -> float:
@@ -87,8 +116,6 @@ class Journal:
         return time.monotonic() - self._saved > SAVE_EVERY_S
 
     def save(self, step: int, parts: dict[str, nn.Module | torch.optim.Optimizer]) -> None:
-        """Saves the state after `step` steps, all at once or not at all."""
-        partial = self._state.with_suffix(".partial")
-        torch.save({"step": step, "seconds": self.seconds, **{k: v.state_dict() for k, v in parts.items()}}, partial)
-        partial.replace(self._state)
+        """Saves the state after `step` steps."""
+        save({"step": step, "seconds": self.seconds, **{k: v.state_dict() for k, v in parts.items()}}, self._state)
         self._saved = time.monotonic()

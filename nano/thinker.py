@@ -89,12 +89,12 @@ class ThinkerTraining(nn.Module):
         tokens = torch.zeros(len(samples), length, dtype=torch.int64)
         ids = torch.zeros(3, len(samples), length, dtype=torch.int64)
         for row, sample in enumerate(samples):
-            tokens[row, : len(sample)] = torch.from_numpy(sample.tokens)
-            ids[:, row, : len(sample)] = torch.from_numpy(sample.ids)
+            tokens[row, : len(sample)] = torch.as_tensor(sample.tokens)
+            ids[:, row, : len(sample)] = torch.as_tensor(sample.ids)
         embeds = functional.embedding(tokens, self._table)
         mels = [piece.mel for sample in samples for piece in sample.pieces if piece.mel is not None]
         if mels:
-            heard = self.hear([torch.from_numpy(mel) for mel in mels]).embeds
+            heard = self.hear([torch.as_tensor(mel) for mel in mels]).embeds
             embeds = embeds.masked_scatter((tokens == self.media_tokens[0])[..., None], heard)
         for token, still in ((self.media_tokens[1], True), (self.media_tokens[2], False)):
             seen = [
@@ -114,7 +114,7 @@ class ThinkerTraining(nn.Module):
             sizes.setdefault(vision.grid[1:], []).append(index)
         found: dict[int, Tensor] = {}
         for (height, width), members in sizes.items():
-            patches = torch.from_numpy(np.concatenate([seen[index].patches for index in members]))
+            patches = torch.as_tensor(np.concatenate([seen[index].patches for index in members]))
             embeds = see(self.thinker.model.visual, patches, height, width)
             cut = embeds.split([seen[index].grid[0] for index in members])
             found.update(zip(members, (part.flatten(0, 1) for part in cut), strict=True))
@@ -125,7 +125,7 @@ class ThinkerTraining(nn.Module):
         hidden = self.states(samples)
         targets = torch.full(hidden.shape[:2], IGNORED)
         for row, sample in enumerate(samples):
-            targets[row, : len(sample)] = torch.from_numpy(sample.targets)
+            targets[row, : len(sample)] = torch.as_tensor(sample.targets)
         wanted = targets != IGNORED
         return (hidden[wanted] @ self._table.T).float(), targets[wanted]
 

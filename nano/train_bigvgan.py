@@ -22,7 +22,7 @@ from nano.architecture import TOKEN2WAV, save_part
 from nano.fast_snake import accelerate
 from nano.mel24 import HOP, log_mel
 from nano.speaking import Corpus
-from nano.stage import Average, Journal, fade
+from nano.stage import Average, Journal, fade, parse
 
 SEED = 11
 STEPS = 3000
@@ -55,7 +55,7 @@ def spectral_loss(made: Tensor, real: Tensor) -> Tensor:
     """Mean over RESOLUTIONS of spectral convergence and log-magnitude distance; float32 [batch, n] each."""
     total = made.new_zeros(())
     for window, hop in RESOLUTIONS:
-        shape = torch.hann_window(window)
+        shape = torch.hann_window(window, device=made.device)
         spectra = []
         for sound in (made, real):
             complex_ = torch.stft(sound, window, hop, window=shape, return_complex=True)
@@ -74,7 +74,7 @@ def batch(corpus: Corpus, clips: list[int], random: np.random.Generator) -> tupl
         first = int(random.integers(clip.length // HOP - CROP + 1))
         mels.append(corpus.mel(clip)[first : first + CROP].T)
         sounds.append(corpus.audio(clip)[first * HOP : (first + CROP) * HOP])
-    return torch.from_numpy(np.stack(mels)), torch.from_numpy(np.stack(sounds))
+    return torch.as_tensor(np.stack(mels)), torch.as_tensor(np.stack(sounds))
 
 
 def train(work: Path, steps: int) -> None:
@@ -96,7 +96,8 @@ def train(work: Path, steps: int) -> None:
         for group in optimizer.param_groups:
             group["lr"] = RATE * fade(step, steps, WARM_UP)
         mel, real = batch(corpus, clips, np.random.default_rng((SEED, step)))
-        made = model(mel)
+        # The reference brings its samples to the CPU.
+        made = model(mel).to(mel.device)
         spectral, heard = spectral_loss(made, real), functional.l1_loss(log_mel(made), mel)
         optimizer.zero_grad(set_to_none=True)
         (spectral + _MEL_WEIGHT * heard).backward()
@@ -114,9 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("nano-work"))
     parser.add_argument("--steps", type=int, default=STEPS)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    train(arguments.work, arguments.steps)
+    train(**parse(parser))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from nano.architecture import SPEAKER_FILE, SPEAKER_WIDTH, SPEAKERS, TOKEN2WAV, 
 from nano.codec import Spoken, load_codes
 from nano.mel24 import HOP
 from nano.speaking import VOICES, Corpus
-from nano.stage import Average, Journal, fade
+from nano.stage import Average, Journal, fade, parse
 from omni_edge.solver import SolverSettings
 
 SEED = 13
@@ -71,7 +71,7 @@ def speakers(work: Path) -> dict[str, dict[str, int | Tensor]]:
             mel = torch.from_numpy(corpus.mel(clip))
             entries[name] = {
                 "bos_token": tokenizer.token_to_id(token),
-                "cond": torch.randn(1, SPEAKER_WIDTH, generator=generator),
+                "cond": torch.randn(1, SPEAKER_WIDTH, generator=generator, device="cpu"),
                 "ref_mel": mel[30 : 30 + _REFERENCE_FRAMES].clone()[None],
             }
         torch.save(entries, path)
@@ -104,7 +104,7 @@ class Examples:
         dropped = torch.from_numpy(random.random(BATCH) < _UNCONDITIONAL)
         for name in ("quantized_code", "condition_vector", "speaker_embedding"):
             known[name][dropped] = 0
-        return known
+        return {name: part.to(torch.get_default_device()) for name, part in known.items()}
 
     def mean(self) -> Tensor:
         """The mean mel frame, float32 [bins]."""
@@ -123,7 +123,7 @@ def times(random: np.random.Generator) -> Tensor:
     anywhere = random.random(BATCH)
     asked = random.choice(SolverSettings().times(), BATCH) + random.normal(0, 0.01, BATCH)
     chosen = np.where(random.random(BATCH) < _SAMPLED_TIMES, asked, anywhere)
-    return torch.from_numpy(np.clip(chosen, 0, 1).astype(np.float32))
+    return torch.as_tensor(np.clip(chosen, 0, 1).astype(np.float32))
 
 
 def train(work: Path, steps: int) -> None:
@@ -147,7 +147,7 @@ def train(work: Path, steps: int) -> None:
         random = np.random.default_rng((SEED, step))
         known = examples.batch(random)
         mel = known.pop("hidden_states")
-        noise = torch.from_numpy(random.standard_normal(mel.shape, np.float32))
+        noise = torch.as_tensor(random.standard_normal(mel.shape, np.float32))
         time = times(random)
         state = noise + time[:, None, None] * (mel - noise)
         velocity = model(hidden_states=state, time_step=time, apply_cfg=False, **known)
@@ -168,9 +168,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("nano-work"))
     parser.add_argument("--steps", type=int, default=STEPS)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    train(arguments.work, arguments.steps)
+    train(**parse(parser))
 
 
 if __name__ == "__main__":

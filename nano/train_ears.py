@@ -23,6 +23,7 @@ from nano.optimizer import Optimizer
 from nano.recognizer import word_errors
 from nano.scenes import SECONDS, VideoScene, render_sound
 from nano.sequences import Composer
+from nano.stage import parse, save
 from nano.thinker import ThinkerTraining
 from nano.voices import Samples, augment
 
@@ -52,7 +53,7 @@ def clips(composer: Composer, cache: SpeechCache, step: int, count: int) -> tupl
         sounds.append(render_sound(scene))
     texts = [cache.clips[n].text for n in picked] + [_BELL] * bells
     mels = [_other_throat(composer.mel(samples), rng) for samples in sounds]
-    return list(map(torch.from_numpy, mels)), list(map(composer.codec.encode, texts))
+    return list(map(torch.as_tensor, mels)), list(map(composer.codec.encode, texts))
 
 
 def _other_throat(mel: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -80,8 +81,8 @@ def with_phones(
         samples, names = aligned[index]
         level = np.sqrt(np.mean(np.square(samples))) * 10.0 ** (-rng.uniform(5.0, 40.0) / 20.0)
         noise = rng.standard_normal(len(samples), np.float32) * np.float32(level)
-        mels.append(torch.from_numpy(composer.mel(samples + noise)))
-        labels.append(torch.from_numpy(names))
+        mels.append(torch.as_tensor(composer.mel(samples + noise)))
+        labels.append(torch.as_tensor(names))
     return mels, labels
 
 
@@ -91,7 +92,7 @@ def token_errors(model: ThinkerTraining, composer: Composer, cache: SpeechCache,
     numbers = cache.numbers(split)[:_JUDGED]
     if not numbers:
         return float("nan")
-    mels = [torch.from_numpy(composer.mel(cache.samples(n))) for n in numbers]
+    mels = [torch.as_tensor(composer.mel(cache.samples(n))) for n in numbers]
     said = [composer.codec.encode(cache.clips[n].text) for n in numbers]
     heard = model.hear(mels)
     scores = model.said_scores(heard)
@@ -146,21 +147,15 @@ def train(work: Path, steps: int, phones: int, fade: int, batch: int, rate: floa
                 print(step + 1, row, f"{time.monotonic() - began:.0f} s", flush=True)
                 sums = {}
             if (step + 1) % _SAVE_EVERY == 0 or step + 1 == steps:
-                _write(optimizer.state_dict(), state)
+                save(optimizer.state_dict(), state)
                 learned = {k: v for k, v in optimizer.averages.items() if k.startswith(_LEARNED)}
-                _write(learned, folder / f"{NAME}.pt")
+                save(learned, folder / f"{NAME}.pt")
 
 
 @torch.no_grad()
 def _put(model: ThinkerTraining, weights: dict[str, Tensor]) -> None:
     for name, tensor in weights.items():
         model.get_parameter(name).copy_(tensor)
-
-
-def _write(content: object, path: Path) -> None:
-    partial = path.with_suffix(".partial")
-    torch.save(content, partial)
-    partial.replace(path)
 
 
 def main() -> None:
@@ -172,8 +167,7 @@ def main() -> None:
     parser.add_argument("--fade", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=4e-3)
-    torch.set_num_threads(1)
-    train(**vars(parser.parse_args()))
+    train(**parse(parser))
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ from nano.scenes import (
     video_places,
 )
 from nano.sequences import IGNORED, Composer
+from nano.stage import parse, save
 from nano.thinker import ThinkerTraining
 from omni_edge.picture import VisionPatches
 
@@ -165,10 +166,10 @@ class Teacher(nn.Module):
         for patches, lesson in lessons:
             sizes.setdefault(patches.grid[1:], []).append((patches, lesson))
         for (height, width), members in sizes.items():
-            pixels = torch.from_numpy(np.concatenate([patches.patches for patches, _ in members]))
+            pixels = torch.as_tensor(np.concatenate([patches.patches for patches, _ in members]))
             embeds = see(self.visual, pixels, height, width)
             for kind in _KINDS:
-                labels = torch.from_numpy(np.concatenate([lesson.labels[kind].reshape(-1) for _, lesson in members]))
+                labels = torch.as_tensor(np.concatenate([lesson.labels[kind].reshape(-1) for _, lesson in members]))
                 known = labels != IGNORED
                 words = self._words[kind]
                 if kind in {"colour", "shape"}:
@@ -250,10 +251,8 @@ def train(work: Path, steps: int, batch: int, rate: float) -> None:
             sums = {}
         if (step + 1) % _SAVE_EVERY == 0 or step + 1 == steps:
             learned = {f"thinker.model.{k}": v for k, v in optimizer.averages.items() if k.startswith("visual.")}
-            for content, path in ((optimizer.state_dict(), state), (learned, eyes)):
-                partial = path.with_suffix(".partial")
-                torch.save(content, partial)
-                partial.replace(path)
+            save(optimizer.state_dict(), state)
+            save(learned, eyes)
 
 
 def main() -> None:
@@ -264,9 +263,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=40)
     parser.add_argument("--rate", type=float, default=8e-3)
     parser.add_argument("--threads", type=int, default=1)
-    arguments = vars(parser.parse_args())
-    torch.set_num_threads(arguments.pop("threads"))
-    train(**arguments)
+    train(**parse(parser))
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ from nano.forward import decode
 from nano.optimizer import Optimizer
 from nano.sequences import IGNORED, Composer, Sample, by_length
 from nano.speaking import Kind
+from nano.stage import parse, save
 from nano.thinker import ThinkerTraining
 
 NAME = "talker"
@@ -104,7 +105,7 @@ class TalkerTraining(nn.Module):
         rows, ids, targets = [], [], []
         for told, voice, heard in batch:
             first = told.start - heard
-            codes = torch.from_numpy(told.codes[voice].astype(np.int64))
+            codes = torch.as_tensor(told.codes[voice].astype(np.int64))
             reply = told.states[told.start :]
             fed = torch.cat([reply, self._end[None], self._pad.expand(max(0, len(codes) + 1 - len(reply) - 1), -1)])
             fed = fed[: len(codes) + 1]
@@ -162,11 +163,11 @@ def tell(model: ThinkerTraining, composer: Composer, samples: list[Sample]) -> l
         hidden = model.states(part)
         for row, sample in enumerate(part):
             told = hidden[row, : len(sample)]
-            tokens = torch.from_numpy(sample.tokens)
+            tokens = torch.as_tensor(sample.tokens)
             words = table[tokens] * torch.tensor([token not in media for token in sample.tokens.tolist()])[:, None]
             start, stop = sample.replies[-1]
             likeliest = (told[start - 1 : stop] @ table.T).argmax(-1)
-            right = bool((likeliest == torch.from_numpy(sample.targets[start - 1 : stop])).all())
+            right = bool((likeliest == torch.as_tensor(sample.targets[start - 1 : stop])).all())
             results.append((sample, (told + words).clone(), right))
     return results
 
@@ -227,7 +228,7 @@ def _told(
         for sample, states, right in tell(model, composer, group):
             if right or not only_right:
                 start, stop = sample.replies[-1]
-                ids = torch.from_numpy(sample.ids[:, :stop])
+                ids = torch.as_tensor(sample.ids[:, :stop])
                 exchange = asked[id(sample)]
                 found.append(Told(states[:stop], ids, start, codes[exchange.turns[-1].reply], exchange.family))
         if len(found) >= limit:
@@ -308,9 +309,7 @@ def _held_out(model: TalkerTraining, optimizer: Optimizer, unheard: list[Told]) 
 
 
 def _save(work: Path, state: Path, optimizer: Optimizer) -> None:
-    partial = state.with_suffix(".partial")
-    torch.save(optimizer.state_dict(), partial)
-    partial.replace(state)
+    save(optimizer.state_dict(), state)
     prefix = "talker."
     save_part(work, "talker", {k.removeprefix(prefix): v.to(torch.bfloat16) for k, v in optimizer.averages.items()})
 
@@ -326,9 +325,7 @@ def main() -> None:
     parser.add_argument("--fade", type=int, default=650)
     parser.add_argument("--limit", type=int, default=6000, help="replies at most")
     parser.add_argument("--threads", type=int, default=1)
-    arguments = vars(parser.parse_args())
-    torch.set_num_threads(arguments.pop("threads"))
-    train(**arguments)
+    train(**parse(parser))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from nano.data import SpeechCache
 from nano.exercises import EVALUATION_SETS, TYPED_SETS, evaluation_set, training_exercise
 from nano.optimizer import Optimizer
 from nano.sequences import IGNORED, Composer, Sample, by_length
+from nano.stage import parse, save
 from nano.thinker import ThinkerTraining
 
 NAME = "thinker"
@@ -179,9 +180,7 @@ def restore(model: ThinkerTraining, optimizer: Optimizer) -> None:
 
 
 def _save(work: Path, state: Path, optimizer: Optimizer) -> None:
-    partial = state.with_suffix(".partial")
-    torch.save(optimizer.state_dict(), partial)
-    partial.replace(state)
+    save(optimizer.state_dict(), state)
     prefix = "thinker."
     weights = {name.removeprefix(prefix): t for name, t in optimizer.averages.items() if name.startswith(prefix)}
     save_part(work, "thinker", {name: tensor.to(torch.bfloat16) for name, tensor in weights.items()})
@@ -198,9 +197,8 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--evaluate-every", type=int, default=250)
     parser.add_argument("--evaluate-count", type=int, default=64)
-    arguments = vars(parser.parse_args())
+    arguments = parse(parser)
     work, every, count = (arguments.pop(name) for name in ("work", "evaluate_every", "evaluate_count"))
-    torch.set_num_threads(1)
     train(work, Plan(**arguments), every, count)
 
 

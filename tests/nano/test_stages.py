@@ -66,7 +66,7 @@ def test_a_failure_stops_everything_and_the_next_run_goes_on(tmp_path: Path) -> 
 
 
 def test_the_plan_holds_every_stage_in_an_order_that_works(tmp_path: Path) -> None:
-    plan = stages(tmp_path, tmp_path / "checkpoint", tmp_path / "bundle")
+    plan = stages(tmp_path, tmp_path / "checkpoint", tmp_path / "bundle", "cuda")
     before: set[str] = set()
     for stage in plan:
         assert set(stage.after) <= before, stage.name
@@ -78,5 +78,5 @@ def test_the_plan_holds_every_stage_in_an_order_that_works(tmp_path: Path) -> No
     bundle = next(stage for stage in plan if stage.name == "export-bundle")
     assert str(tmp_path / "bundle") in bundle.command
     assert {"thinker=int4", "talker=int4", "bigvgan=int8"} <= set(bundle.command)
-    without = stages(tmp_path, tmp_path / "checkpoint", None)
+    without = stages(tmp_path, tmp_path / "checkpoint", None, "cpu")
     assert before - {stage.name for stage in without} == {"export-bundle"}
