@@ -29,12 +29,12 @@ from nano import (
     train_eyes,
     train_talker,
     train_thinker,
-    world,
 )
 from nano.stage import parse
 from nano.tokenizer import write_tokenizer
 from nano.train_thinker import Plan
 from nano.voices import VOICES
+from nano.world import wording
 
 # A device that torch knows, that no build can compute on, and whose gradients are computed in the calling thread.
 _AWAY = torch.device("lazy")
@@ -115,7 +115,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return rng.uniform(-0.5, 0.5, 140 * speaking.CODE_SAMPLES).astype(np.float32)
 
     rng = np.random.default_rng(0)
-    texts = [(world.UNKNOWN, "reply", "train"), ("words without sense", "general", "train")]
+    texts = [(wording.UNKNOWN, "reply", "train"), ("words without sense", "general", "train")]
     monkeypatch.setattr(speaking, "sentences", lambda _: texts)
     monkeypatch.setattr(speaking, "synthesize", noise)
     spoken = [data.Clip("hello", str(VOICES[0]), split, 1.0, 1.0) for split in ("train", "salad")]
