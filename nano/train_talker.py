@@ -318,11 +318,11 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("nano-work"))
-    parser.add_argument("--steps", type=int, default=1800)
+    parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--early", type=int, default=400, help="steps of the first run")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=3e-3)
-    parser.add_argument("--fade", type=int, default=650)
+    parser.add_argument("--fade", type=int, default=2500)
     parser.add_argument("--limit", type=int, default=6000, help="replies at most")
     parser.add_argument("--threads", type=int, default=1)
     train(**parse(parser))

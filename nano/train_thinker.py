@@ -190,7 +190,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("nano-work"))
-    parser.add_argument("--steps", type=int, default=2200)
+    parser.add_argument("--steps", type=int, default=2700)
     parser.add_argument("--words", type=int, default=300)
     parser.add_argument("--fade", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=40)
