@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from omni_export.graph import Precision
 # A conftest.py of the commands' own would hide this one from `from conftest import Case`.
 pytest_plugins = ["bundles", "vocoders"]
 
+# A shell starts what it runs in the background with Ctrl-C ignored, and children inherit that: tests of it would hang.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
 # It warns of every id beyond the Talker's own small vocabulary, for the published configuration as well.
 transformers.logging.set_verbosity_error()
