@@ -62,6 +62,7 @@ class Exercise:
         reply: the right answer to the last turn.
         texts: what was said or typed in each turn, as in `world.Request.text`.
         notes: for tables: "input" (spoken or typed), "voice", "room" (clean or noisy).
+        clue: as in `world.Turn`, of the last turn.
     """
 
     family: str
@@ -69,6 +70,7 @@ class Exercise:
     reply: str
     texts: tuple[str, ...]
     notes: dict[str, str] = field(default_factory=dict)
+    clue: tuple[str, str] | None = None
 
 
 def training_exercise(
@@ -171,7 +173,8 @@ def concrete(exchange: world.Exchange, rng: random.Random, cache: SpeechCache | 
                 texts.append(part.text)
             content.append(_content(part, rng, cache, split, notes))
         messages += [{"role": "user", "content": content}, _message("assistant", turn.reply)]
-    return Exercise(exchange.family, messages[:-1], exchange.turns[-1].reply, tuple(texts), notes)
+    last = exchange.turns[-1]
+    return Exercise(exchange.family, messages[:-1], last.reply, tuple(texts), notes, last.clue)
 
 
 def _message(role: str, text: str) -> Message:

@@ -118,7 +118,7 @@ class Composer:
         return np.concatenate([block.frames for block in self.ear.clip(samples)], axis=1)
 
     def compose(self, exercise: Exercise) -> Sample:
-        """The sequence of an exercise; every reply in it is to be learned."""
+        """The sequence of an exercise; every reply in it is to be learned, and what a typed clue stands for."""
         prompt = Prompt(cast(Thinker, _NoThinker()), self.codec, self._manifest)
         tokens: list[NDArray[np.int64]] = []
         ids: list[NDArray[np.int64]] = []
@@ -152,6 +152,10 @@ class Composer:
         for start, stop in replies:
             targets[start - 1 : stop - 1] = joined[start:stop]
             targets[stop - 1] = self.codec.turn_end
+        if exercise.clue:
+            word, belonging = (self.codec.encode(f" {each}")[0] for each in exercise.clue)
+            for place in np.flatnonzero(joined[: replies[-1][0]] == word)[-1:]:
+                targets[place] = belonging
         return Sample(joined, np.concatenate(ids, axis=1), targets, pieces, replies)
 
     def _add(self, part: dict[str, Any], prompt: Prompt, pieces: list[Piece]) -> None:

@@ -32,7 +32,7 @@ _LOG_EVERY = 10
 # What the Thinker gets of each family in each phase.
 _WORDS = {"timer": 5.0, "light": 4.0, "sum": 12.0, "small_talk": 2.0, "outside": 4.0, "conversation": 10.0}
 _ALL = {"timer": 7.0, "light": 4.0, "sum": 5.0, "small_talk": 4.0, "outside": 8.0, "conversation": 12.0,
-        "picture": 40.0, "video": 9.0, "sound_and_picture": 11.0}  # fmt: skip
+        "picture": 60.0, "video": 9.0, "sound_and_picture": 11.0}  # fmt: skip
 _SPOKEN = 0.75
 # The encoders' own stages, and what stays as it is once they are done.
 _ENCODERS = ("eyes", "ears")

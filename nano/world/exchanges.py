@@ -51,10 +51,18 @@ Part = Text | Speech | Picture | Video
 
 @dataclass(frozen=True)
 class Turn:
-    """What the user gives, media before words, and the only right reply."""
+    """What the user gives, media before words, and the only right reply.
+
+    Attributes:
+        parts: in order.
+        reply: to the letter.
+        clue: a word of the question, and the word that belongs to it in the picture: where one of several things is
+            asked for, hundreds of steps pass before replies alone teach to look for it.
+    """
 
     parts: tuple[Part, ...]
     reply: str
+    clue: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -143,10 +151,16 @@ def _conversation(rng: random.Random, split: Split, spoken: bool) -> tuple[Turn,
 # -- pictures ------------------------------------------------------------------------------------------------------
 
 
+# What is asked about pictures. Which colour one of several shapes has is learned last: training asks for it more often.
+_PICTURES = ("single", "pair", "count", "colour", "where", "where", "digit", "word", "follow_up")
+_LESSONS = (*_PICTURES, *["colour"] * 4)
+
+
 def _picture(rng: random.Random, split: Split, spoken: bool) -> tuple[Turn, ...]:
     seed = _scene_seed(rng, split)
-    kind = rng.choice(("single", "pair", "count", "colour", "where", "where", "digit", "word", "follow_up"))
+    kind = rng.choice(_PICTURES if split == "held_out" else _LESSONS)
     figures: tuple[Figure, ...] = ()
+    clue = None
     if kind in {"single", "follow_up"}:
         figures = (rng.choice(wording.FIGURES),)
         scene, text = PictureScene.of(figures, seed), rng.choice(wording.WHAT)
@@ -164,7 +178,7 @@ def _picture(rng: random.Random, split: Split, spoken: bool) -> tuple[Turn, ...]
         figures = tuple(Figure(rng.choice(COLOURS), shape) for shape in shapes)
         asked = rng.choice(figures)
         scene, text = PictureScene.of(figures, seed), rng.choice(wording.COLOUR).format(asked.shape)
-        reply = wording.colour_reply(asked)
+        reply, clue = wording.colour_reply(asked), (asked.shape, asked.colour)
     elif kind == "where":
         figures = first, second = _draw_pair(rng, split)
         relation = rng.choice(RELATIONS)
@@ -178,7 +192,7 @@ def _picture(rng: random.Random, split: Split, spoken: bool) -> tuple[Turn, ...]
         word = rng.choice(WORDS)
         scene, text = PictureScene(text=word, seed=seed), rng.choice(wording.READ)
         reply = wording.read_reply(word)
-    turn = Turn((Picture(scene), _words(text, spoken)), reply)
+    turn = Turn((Picture(scene), _words(text, spoken)), reply, clue)
     if kind == "follow_up":
         return turn, Turn((_words(wording.COLOUR_IT, spoken),), wording.colour_it_reply(figures[0].colour))
     return (turn,)
