@@ -151,9 +151,10 @@ def _conversation(rng: random.Random, split: Split, spoken: bool) -> tuple[Turn,
 # -- pictures ------------------------------------------------------------------------------------------------------
 
 
-# What is asked about pictures. Which colour one of several shapes has is learned last: training asks for it more often.
+# What is asked about pictures. Which colour one of several shapes has and printed words are learned last: training
+# asks for them more often.
 _PICTURES = ("single", "pair", "count", "colour", "where", "where", "digit", "word", "follow_up")
-_LESSONS = (*_PICTURES, *["colour"] * 4)
+_LESSONS = (*_PICTURES, "colour", "colour", "word", "word", "where")
 
 
 def _picture(rng: random.Random, split: Split, spoken: bool) -> tuple[Turn, ...]:
