@@ -154,7 +154,7 @@ def load_thinker(work: Path, composer: Composer) -> ThinkerTraining:
 
 
 @torch.no_grad()
-def tell(model: ThinkerTraining, composer: Composer, samples: list[Sample]) -> list[tuple[Sample, Tensor, bool]]:
+def tell(model: ThinkerTraining, samples: list[Sample]) -> list[tuple[Sample, Tensor, bool]]:
     """States [n, hidden] of every position of each sample, and whether its last reply is what the Thinker would say."""
     results: list[tuple[Sample, Tensor, bool]] = []
     media = set(model.media_tokens)
@@ -225,7 +225,7 @@ def _told(
     for begin in range(0, len(chosen), 128):
         group = [composer.compose(concrete(exchange, rng, cache, "train")) for exchange in chosen[begin : begin + 128]]
         asked = {id(sample): exchange for sample, exchange in zip(group, chosen[begin:], strict=False)}
-        for sample, states, right in tell(model, composer, group):
+        for sample, states, right in tell(model, group):
             if right or not only_right:
                 start, stop = sample.replies[-1]
                 ids = torch.as_tensor(sample.ids[:, :stop])

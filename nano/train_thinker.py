@@ -4,6 +4,8 @@ The first run teaches typed words alone, and stops by itself. Then `nano.train_e
 encoders towards the words' embeddings, so that what they hear and see arrives as words that the Thinker reads already.
 The second run takes them over as they are and teaches the Thinker to use them, with exercises of all kinds. Encoders
 and embeddings stay as they are: the Thinker's gradients, at the learning rate that it needs, would only blur them.
+
+With the weights of an unpacked checkpoint (`nano.unpack`) and `--words 0` the second run goes on from them.
 """
 
 from __future__ import annotations
@@ -12,12 +14,13 @@ import argparse
 import csv
 import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from nano.architecture import save_part
+from nano.architecture import load_part, save_part
 from nano.data import SpeechCache
 from nano.exercises import EVALUATION_SETS, TYPED_SETS, evaluation_set, training_exercise
 from nano.optimizer import Optimizer
@@ -108,22 +111,30 @@ def train(work: Path, plan: Plan, evaluate_every: int, count: int) -> None:
     folder = work / "training"
     folder.mkdir(parents=True, exist_ok=True)
     state = folder / f"{NAME}.pt"
+    unpacked = None if state.exists() else load_part(work, NAME)
     if state.exists():
         optimizer.load_state_dict(torch.load(state, weights_only=True))
+    if unpacked is not None:
+        optimizer.replace({f"thinker.{name}": tensor for name, tensor in unpacked.items()})
     source = Source(work, composer)
     last = plan.words if optimizer.steps < plan.words else plan.steps
-    if optimizer.steps == plan.words:
+    if optimizer.steps == plan.words and unpacked is None:
         for encoder in _ENCODERS:
             optimizer.replace(torch.load(folder / f"{encoder}.pt", weights_only=True))
     if optimizer.steps >= plan.words:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(not name.startswith(_SETTLED))
     began = time.monotonic()
-    with (folder / f"{NAME}.csv").open("a", newline="") as file:
+    # The next step's exercises are made while this one is learned.
+    with (folder / f"{NAME}.csv").open("a", newline="") as file, ThreadPoolExecutor(1) as maker:
         log = csv.writer(file)
+        coming = maker.submit(_draw, source, plan, optimizer.steps)
         sums: dict[str, float] = {}
         for step in range(optimizer.steps, last):
-            losses = _step(model, source, plan, step)
+            samples = coming.result()
+            if step + 1 < last:
+                coming = maker.submit(_draw, source, plan, step + 1)
+            losses = _learn(model, samples)
             losses["norm"] = optimizer.step(plan.rate_at(step))
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value / _LOG_EVERY
@@ -148,12 +159,15 @@ def train(work: Path, plan: Plan, evaluate_every: int, count: int) -> None:
         print("words are learned; next: nano.train_ears and nano.train_eyes, then this again", flush=True)
 
 
-def _step(model: ThinkerTraining, source: Source, plan: Plan, step: int) -> dict[str, float]:
-    """Gradients of one step; its losses."""
+def _draw(source: Source, plan: Plan, step: int) -> list[Sample]:
+    """The exercises of one step."""
     if step < plan.words:
-        samples = source.exercises(step, 2 * plan.batch, _WORDS, 0.0)
-    else:
-        samples = source.exercises(step, plan.batch, _ALL, _SPOKEN)
+        return source.exercises(step, 2 * plan.batch, _WORDS, 0.0)
+    return source.exercises(step, plan.batch, _ALL, _SPOKEN)
+
+
+def _learn(model: ThinkerTraining, samples: list[Sample]) -> dict[str, float]:
+    """Gradients of one step; its losses."""
     total = sum(int((sample.targets != IGNORED).sum()) for sample in samples)
     mean = 0.0
     for part in by_length(samples, 3):

@@ -1,0 +1,45 @@
+"""Takes a checkpoint of omni-nano apart: `python -m nano.unpack nano/omni-nano --work nano-work`.
+
+The parts come back as `nano.architecture` found them, so that a part can be trained on, or another one beside it, without
+what came before. `nano.train_thinker --words 0` goes on from there; what the checkpoint does not keep (the optimizers'
+momentum, the codec) does not come back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+from transformers import Qwen2_5OmniForConditionalGeneration
+
+from nano.architecture import PARTS, SPEAKER_FILE, save_part
+
+
+def unpack(checkpoint: Path, work: Path) -> None:
+    """Writes `WORK/weights` and the tokenizer.
+
+    Raises:
+        OSError: `checkpoint` is not a checkpoint's folder.
+    """
+    tokenizer = work / "tokenizer" / "tokenizer.json"
+    tokenizer.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(checkpoint / "tokenizer.json", tokenizer)
+    # The published names are not those of the modules; the reference knows both.
+    model = Qwen2_5OmniForConditionalGeneration.from_pretrained(checkpoint, dtype="auto", local_files_only=True)
+    for part, prefix in PARTS.items():
+        save_part(work, part, dict(model.get_submodule(prefix.rstrip(".")).named_parameters()))
+    shutil.copyfile(checkpoint / SPEAKER_FILE, work / "weights" / SPEAKER_FILE)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--work", type=Path, default=Path("nano-work"))
+    arguments = parser.parse_args()
+    unpack(arguments.checkpoint, arguments.work)
+
+
+if __name__ == "__main__":
+    main()
