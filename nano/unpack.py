@@ -1,8 +1,8 @@
 """Takes a checkpoint of omni-nano apart: `python -m nano.unpack nano/omni-nano --work nano-work`.
 
-The parts come back as `nano.architecture` found them, so that a part can be trained on, or another one beside it, without
-what came before. `nano.train_thinker --words 0` goes on from there; what the checkpoint does not keep (the optimizers'
-momentum, the codec) does not come back.
+The parts come back as `nano.architecture` found them, so that the Thinker can be trained on without what came before
+(`nano.train_thinker --words 0`). What the checkpoint does not keep does not come back: the optimizers' momentum, the
+codec.
 """
 
 from __future__ import annotations

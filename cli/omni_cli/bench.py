@@ -17,6 +17,8 @@ from omni_edge.bench import STAGES, Figure, Report, Settings
 from omni_edge.bench import bench as measure
 from omni_edge.bench.timeline import svg
 from omni_edge.errors import UsageError
+from omni_edge.solver import SolverSettings
+from omni_edge.ticks import TickSettings
 
 
 def bench(
@@ -35,6 +37,10 @@ def bench(
     codec_tokens: Annotated[
         int, typer.Option("--max-codec-tokens", metavar="N", min=1, help="Speech of the whole reply (50 a second).")
     ] = 300,
+    solver: options.Solver = None,
+    evaluations: options.Evaluations = None,
+    guidance: options.Guidance = None,
+    ticks: options.Ticks = None,
     threads: options.Threads = None,
     low_memory: options.LowMemory = False,
     plot: Annotated[
@@ -46,12 +52,14 @@ def bench(
     """Measure loading, every stage, and a whole reply to a spoken question.
 
     Figures are medians; the spread stands beside them. RTF is compute time / audio time: below 1 is faster than real
-    time. Let nothing else run meanwhile.
+    time. The vocoder is measured with and without guidance unless --guidance says which. Let nothing else run
+    meanwhile.
     """
     if plot:
         check_plot(plot)
     if plot and stage and "reply" not in stage:
         raise UsageError("--plot draws the whole reply: add --stage reply, or leave --stage out.")
+    guidances = (0.0, None) if guidance is None else (guidance,)
     settings = Settings(
         stages=tuple(stage or STAGES),
         runs=runs,
@@ -61,6 +69,8 @@ def bench(
         contexts=_numbers("--at", contexts),
         prefills=_numbers("--prefill", prefills),
         reply_codec_tokens=codec_tokens,
+        solvers=tuple(SolverSettings.of(solver, evaluations, each) for each in guidances),
+        ticks=TickSettings.of(ticks),
     )
     report = measure(named_or_shipped(model), settings, lambda name: typer.echo(f"measuring {name} ...", err=True))
     typer.echo(json.dumps(_data(report), indent=1, ensure_ascii=False) if as_json else _text(report))

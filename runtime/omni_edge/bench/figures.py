@@ -15,6 +15,7 @@ from omni_edge.bench.timeline import Arrival, Span
 from omni_edge.engine import OmniEdge
 from omni_edge.errors import UsageError
 from omni_edge.solver import SolverSettings
+from omni_edge.ticks import TickSettings
 
 STAGES = ("load", "thinker", "talker", "audio", "vision", "token2wav", "reply")
 _PACKAGES = ("omni-edge", "onnxruntime", "numpy", "tokenizers")
@@ -36,7 +37,8 @@ class Settings:
         picture: height and width in pixels.
         reply_tokens, reply_codec_tokens: length of the whole reply (random weights would never end it).
         tick_blocks: DiT blocks that one tick finishes.
-        solvers: settings of the vocoder that are measured.
+        solvers: settings of the vocoder that are measured; the last one speaks the whole reply.
+        ticks: how its stream is cut; of the vocoder's own stage `tick_blocks` and only the order.
 
     Raises:
         UsageError: an unknown stage, or a number below 1.
@@ -55,6 +57,7 @@ class Settings:
     reply_codec_tokens: int = 300
     tick_blocks: tuple[int, ...] = (1, 2, 4)
     solvers: tuple[SolverSettings, ...] = (SolverSettings(guidance=0.0), SolverSettings())
+    ticks: TickSettings = TickSettings()
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.stages) - set(STAGES)):

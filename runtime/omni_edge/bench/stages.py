@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from omni_edge.bench.figures import Figure, Subject, timed
 from omni_edge.solver import SolverSettings
-from omni_edge.ticks import TickSettings
 
 _SEED = 0
 
@@ -61,7 +61,8 @@ def token2wav(subject: Subject) -> Iterator[Figure]:
 def _ticks(subject: Subject, solver: SolverSettings, blocks: int) -> Iterator[Figure]:
     vocoder, voices = subject.engine.vocoder, subject.engine.voices
     section = vocoder.section
-    settings = TickSettings(growth=(blocks,))
+    settings = replace(subject.settings.ticks, growth=(blocks,), pace=None)
+    known = blocks + vocoder.dit.look_ahead(settings, solver)
     state = vocoder.state(voices[0], _SEED, solver, settings)
     codecs = section.block_frames // section.frames_per_codec
     length = blocks * section.block_frames * section.samples_per_frame / section.sample_rate
@@ -74,13 +75,14 @@ def _ticks(subject: Subject, solver: SolverSettings, blocks: int) -> Iterator[Fi
         return total, state.dit_seconds - before[0], state.bigvgan_seconds - before[1]
 
     # Once for nothing: the first run of a shape plans its memory.
-    tick(blocks + settings.look_ahead_blocks)
+    tick(known)
     state.reset()
-    first = tick(blocks + settings.look_ahead_blocks)
+    first = tick(known)
     later = [tick(blocks) for _ in range(1 + subject.settings.runs)][1:]
     frames = blocks * section.block_frames
     guided = f"guidance {solver.guidance:g}" if solver.guidance else "unguided"
-    label = f"{solver.method}-{solver.evaluations} {guided}, {frames} frames a tick"
+    exact = ", wavefront" if settings.order == "wavefront" else ""
+    label = f"{solver.method}-{solver.evaluations} {guided}{exact}, {frames} frames a tick"
     yield Figure("token2wav", f"{label}: first tick", "RTF", (first[0] / length,))
     for index, name in enumerate(("total", "DiT", "BigVGAN")):
         yield Figure("token2wav", f"{label}: {name}", "RTF", tuple(run[index] / length for run in later))

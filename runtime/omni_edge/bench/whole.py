@@ -82,7 +82,7 @@ def reply(subject: Subject) -> Whole:
 
 def _reply(subject: Subject, ask: Callable[[Session], float]) -> _Reply:
     settings = subject.settings
-    session = subject.engine.session(seed=_SEED)
+    session = subject.engine.session(seed=_SEED, vocoder=settings.solvers[-1], ticks=settings.ticks)
     subject.spans.clear()
     ended = ask(session)
     ready = time.perf_counter() - ended
@@ -110,7 +110,7 @@ def _reply(subject: Subject, ask: Callable[[Session], float]) -> _Reply:
 def _vocoder_at_once(subject: Subject, codec: tuple[int, ...]) -> float:
     """Seconds for all codec tokens of a reply, in one tick."""
     vocoder = subject.engine.vocoder
-    state = vocoder.state(subject.engine.voices[0], _SEED, ticks=TickSettings(growth=()))
+    state = vocoder.state(subject.engine.voices[0], _SEED, subject.settings.solvers[-1], TickSettings(growth=()))
     return timed(lambda: vocoder.step(codec, state, end=True))
 
 
