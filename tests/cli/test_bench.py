@@ -58,8 +58,8 @@ def test_the_vocoder_is_measured_as_it_is_asked_for(bundle: Path) -> None:
     shapes = [f"ab2-2 unguided, wavefront, {frames} frames a tick" for frames in (24, 48, 96)]
     assert [name.partition(":")[0] for name in names[::4]] == shapes
     assert len(names) == 4 * len(shapes)
-    # Of five blocks the first is heard when three more are known, the others at the end. (A window: one, two, two.)
-    assert [round(arrival["length"], 2) for arrival in report["arrivals"]] == [0.24, 0.96]
+    # The reply ends after 44 codec tokens; a window gives its first sound at 24, this wavefront would at 48.
+    assert len(report["arrivals"]) == 1
 
 
 def test_what_cannot_be_measured_is_a_usage_error(bundle: Path, tmp_path: Path) -> None:

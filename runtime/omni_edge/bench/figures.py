@@ -57,7 +57,7 @@ class Settings:
     reply_codec_tokens: int = 300
     tick_blocks: tuple[int, ...] = (1, 2, 4)
     solvers: tuple[SolverSettings, ...] = (SolverSettings(guidance=0.0), SolverSettings())
-    ticks: TickSettings = TickSettings()
+    ticks: TickSettings = field(default_factory=TickSettings)
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.stages) - set(STAGES)):
