@@ -182,7 +182,12 @@ def write_codes(work: Path, codec: Codec) -> None:
             )[0]
             for clip in corpus.clips
         ]
-    torch.cat(codes).cpu().numpy().astype(np.int16).tofile(work / "speaking" / "codes.i16")
+    torch.cat(codes).cpu().numpy().astype(np.int16).tofile(codes_file(work))
+
+
+def codes_file(work: Path) -> Path:
+    """Where the corpus's codec tokens are kept."""
+    return work / "speaking" / "codes.i16"
 
 
 def load_codes(work: Path) -> list[Spoken]:
@@ -192,7 +197,7 @@ def load_codes(work: Path) -> list[Spoken]:
         FileNotFoundError: run `python -m nano.codec` first.
     """
     corpus = Corpus.load(work)
-    codes = np.fromfile(work / "speaking" / "codes.i16", np.int16)
+    codes = np.fromfile(codes_file(work), np.int16)
     return [
         Spoken(clip, codes[clip.start // CODE_SAMPLES : (clip.start + clip.length) // CODE_SAMPLES])
         for clip in corpus.clips

@@ -64,11 +64,16 @@ class Material:
     def of_work(cls, work: Path, utterances: int) -> Material:
         """From the work folder; `utterances` sentences, each in every voice.
 
+        Without a codec there (it is not part of a checkpoint that was unpacked) those that the repository keeps.
+
         Raises:
             FileNotFoundError: a stage of the data has not run.
         """
+        from nano.codec import codes_file  # noqa: PLC0415
+
         references = [(voice, samples) for voice, samples, _ in _references(work, _REFERENCES)]
-        return cls(SpeechCache(work), VoiceJudge.fit(references, RATE), list(_utterances(work, utterances)))
+        coded = list(_utterances(work, utterances)) if codes_file(work).exists() else cls.kept().utterances
+        return cls(SpeechCache(work), VoiceJudge.fit(references, RATE), coded)
 
     @classmethod
     def kept(cls, file: Path = KEPT) -> Material:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,9 @@ PREFILL_POSITIONS = 128
 class KVCache:
     """Keys and values of every layer, preallocated, and the rotary row of every slot.
 
-    The memory is reserved at once but becomes resident only as slots fill (zeroed pages are shared by the system).
+    The memory is reserved at once but becomes resident only as slots fill, and goes back to the system with the cache:
+    it is a mapping of its own. From malloc a second conversation's would be what the first has left in pieces, all of
+    it resident (measured: 1 GB after three conversations with a 3B model).
 
     Attributes:
         keys, values: per layer float32 or int8 [1, kv_heads, capacity, head_dim].
@@ -41,10 +45,10 @@ class KVCache:
     def allocate(cls, section: DecoderSection, capacity: int) -> KVCache:
         """An empty cache for `capacity` positions."""
         shape = (1, section.num_kv_heads, capacity, section.head_dim)
-        tables = [np.zeros((capacity, section.head_dim // 2), np.float32) for _ in range(2)]
         dtype = np.dtype(section.cache_dtype)
-        keys, values = ([np.zeros(shape, dtype) for _ in range(section.num_layers)] for _ in range(2))
-        return cls(keys, values, tables[0], tables[1])
+        keys, values = ([_mapped(shape, dtype) for _ in range(section.num_layers)] for _ in range(2))
+        cos, sin = (_mapped((capacity, section.head_dim // 2), np.dtype(np.float32)) for _ in range(2))
+        return cls(keys, values, cos, sin)
 
     @property
     def capacity(self) -> int:
@@ -65,6 +69,12 @@ class KVCache:
     def reset(self) -> None:
         """Forgets everything; the memory stays."""
         self.offset = 0
+
+
+def _mapped(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Zeros in pages of their own, this process's alone."""
+    pages = mmap.mmap(-1, prod(shape) * dtype.itemsize, access=mmap.ACCESS_COPY)
+    return np.frombuffer(pages, dtype).reshape(shape)
 
 
 @dataclass

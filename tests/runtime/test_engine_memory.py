@@ -1,12 +1,17 @@
-"""An engine that is let go of is gone at once."""
+"""An engine that is let go of is gone at once; a conversation holds what it uses and gives it back."""
 
 from __future__ import annotations
 
 import gc
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from omni_edge import OmniEdge
+from omni_edge.bench.machine import memory
+from omni_edge.decoder import KVCache
 
 
 def test_nothing_in_an_engine_refers_to_it(fp32_bundle: Path) -> None:
@@ -20,3 +25,21 @@ def test_nothing_in_an_engine_refers_to_it(fp32_bundle: Path) -> None:
         assert gone() is None
     finally:
         gc.enable()
+
+
+def test_a_cache_takes_memory_as_it_fills_and_gives_it_back(engine: OmniEdge) -> None:
+    section = replace(engine.manifest.thinker, num_layers=9, num_kv_heads=2, head_dim=128)
+    before = memory().anonymous
+    if not before:
+        pytest.skip("this system does not say")
+    # Malloc would serve the second one from what the first has left.
+    for _ in range(2):
+        cache = KVCache.allocate(section, 8192)
+        assert cache.nbytes > 145 << 20
+        assert memory().anonymous - before < 8 << 20
+        for array in (*cache.keys, *cache.values):
+            assert not array.any()
+            array[...] = 1
+        assert memory().anonymous - before > 140 << 20
+        del cache, array
+        assert memory().anonymous - before < 8 << 20

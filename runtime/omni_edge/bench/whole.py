@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from omni_edge.bench.figures import Figure, Subject, timed
-from omni_edge.bench.machine import memory
+from omni_edge.bench.machine import Memory, memory
 from omni_edge.bench.stages import noise
 from omni_edge.bench.timeline import Arrival, Playback, Span, joined, play
 from omni_edge.events import AudioChunk, AudioClip, Metrics, PcmBlock, TurnDone
@@ -34,12 +34,14 @@ class _Reply:
     """One reply; seconds from the end of the question.
 
     `after`: the first sound if each stage had waited for the one before it: the vocoder once, over the whole reply.
+    `memory`: before that was tried, which takes more than any stream.
     """
 
     ttft: float
     ttfa: float | None
     total: float
     after: float
+    memory: Memory
     metrics: Metrics
     playback: Playback
     spans: tuple[Span, ...]
@@ -67,15 +69,14 @@ def reply(subject: Subject) -> Whole:
         session.push(pieces[-1])
         return ended
 
-    _reply(subject, whole)
+    first = _reply(subject, whole)
     clips = [_reply(subject, whole) for _ in range(settings.runs)]
     lives = [_reply(subject, live) for _ in range(settings.runs)]
-    now = memory()
     figures = [
         *_figures("clip", clips),
         *_figures("live", lives)[:2],
-        Figure("reply", "peak resident memory", "B", (now.peak,)),
-        Figure("reply", "anonymous memory", "B", (now.anonymous,)),
+        Figure("reply", "peak resident memory", "B", (first.memory.peak,)),
+        Figure("reply", "anonymous memory", "B", (first.memory.anonymous,)),
     ]
     return Whole(tuple(figures), clips[-1].spans, clips[-1].arrivals)
 
@@ -94,12 +95,14 @@ def _reply(subject: Subject, ask: Callable[[Session], float]) -> _Reply:
             done = event
     metrics = done.metrics
     spans = tuple(joined(Span(span.stage, span.begin - ended, span.end - ended) for span in subject.spans))
+    held = memory()
     before = ready + metrics.prefill + metrics.decode + metrics.talker
     return _Reply(
         ttft=ready + metrics.ttft,
         ttfa=arrivals[0].at if arrivals else None,
         total=ready + metrics.total,
         after=before + _vocoder_at_once(subject, done.codec_tokens) if arrivals else before,
+        memory=held,
         metrics=metrics,
         playback=play(arrivals),
         spans=spans,
