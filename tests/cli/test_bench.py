@@ -19,6 +19,7 @@ def test_every_stage_has_figures_that_hang_together(bundle: Path, tmp_path: Path
     report = json.loads(result.stdout)
     figures = {(figure["stage"], figure["name"]): figure for figure in report["figures"]}
     assert {stage for stage, _ in figures} == set(STAGES)
+    assert report["bundle"] == bundle.name
     assert all(len(figure["runs"]) in (1, 2) for figure in figures.values())
     # Rates and times are positive, shares are shares.
     assert all(min(figure["runs"]) > 0 for figure in figures.values() if figure["unit"] in {"tok/s", "RTF", "B"})

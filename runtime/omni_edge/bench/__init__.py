@@ -58,7 +58,7 @@ def bench(
             figures += _MEASURES[name](subject)
     here = machine()
     return Report(
-        bundle=str(bundle),
+        bundle=Path(bundle).resolve().name,
         precision={role: entry.precision for role, entry in manifest.graphs.items()},
         machine=here,
         threads=settings.threads or here.cores,

@@ -83,7 +83,10 @@ class Figure:
 
 @dataclass(frozen=True)
 class Report:
-    """All figures, and what they were measured on; `spans` and `arrivals` are the timeline of a whole reply."""
+    """All figures, and what they were measured on; `spans` and `arrivals` are the timeline of a whole reply.
+
+    `bundle` is the folder's name alone: reports are kept and published.
+    """
 
     bundle: str
     precision: dict[str, str]
