@@ -33,6 +33,8 @@ _SHIPPED = ("--precision", "int8", *_DECODERS, *_VOCODER)
 # Every width of the model is a multiple of it.
 _GROUP = 64
 _AT_ONCE = 2
+# As a shell reports Ctrl-C.
+_INTERRUPTED = 130
 _LOOK_S, _REPORT_S = 1.0, 60.0
 
 
@@ -183,6 +185,9 @@ def main() -> None:
         run(plan, work, arguments.at_once)
     except RuntimeError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        _tell("stopped; the same command goes on from here")
+        sys.exit(_INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -237,7 +237,11 @@ def _told(
 
 
 def train(work: Path, steps: int, early: int, batch: int, rate: float, fade: int, limit: int) -> None:
-    """Trains from the last saved state on; saves as it goes."""
+    """Trains from the last saved state on; saves as it goes.
+
+    Raises:
+        RuntimeError: the Thinker has not learned enough to tell the Talker anything.
+    """
     composer = Composer(work)
     thinker = load_thinker(work, composer)
     model = TalkerTraining(composer, thinker)
@@ -248,6 +252,8 @@ def train(work: Path, steps: int, early: int, batch: int, rate: float, fade: int
     begun = optimizer.steps < early
     last = early if begun else steps
     told = material(work, composer, thinker, "train", limit, not begun)
+    if not told:
+        raise RuntimeError("the Thinker gets no reply right: train it further with python -m nano.train_thinker")
     families = {each.family: [other for other in told if other.family == each.family] for each in told}
     recited = salads(work, composer, thinker)
     unheard = material(work, composer, thinker, "held_out", 48, not begun)

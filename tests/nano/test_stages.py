@@ -80,3 +80,17 @@ def test_the_plan_holds_every_stage_in_an_order_that_works(tmp_path: Path) -> No
     assert {"thinker=int4", "talker=int4", "bigvgan=int8"} <= set(bundle.command)
     without = stages(tmp_path, tmp_path / "checkpoint", None, "cpu")
     assert before - {stage.name for stage in without} == {"export-bundle"}
+
+
+def test_ctrl_c_ends_without_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(nano_main, "run", interrupted)
+    monkeypatch.setattr("sys.argv", ["nano", "--work", str(tmp_path)])
+    with pytest.raises(SystemExit) as end:
+        nano_main.main()
+    assert end.value.code == 130
+    assert "goes on" in capsys.readouterr().err
