@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 import transformers
 
 from checkpoints import SHAPES, load_reference, write_checkpoint
-from omni_edge import OmniEdge
+from omni_edge import OmniEdge, kernels
 from omni_export.bundle import ExportOptions, export_bundle
 from omni_export.graph import Precision
 
@@ -25,6 +26,33 @@ torch.set_num_threads(1)
 # It warns of every id beyond the Talker's own small vocabulary, for the published configuration as well.
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing that this machine's user has prepared takes part in a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMNI_EDGE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def compiled_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder in which our operators are compiled."""
+    folder = tmp_path_factory.mktemp("compiled")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMNI_EDGE_CACHE", str(folder))
+        patch.delenv("OMNI_EDGE_KERNELS", raising=False)
+        if kernels.build() is None:
+            pytest.skip("needs a C compiler")
+    return folder
+
+
+@pytest.fixture
+def compiled(compiled_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs that are loaded now use our operators."""
+    monkeypatch.delenv("OMNI_EDGE_KERNELS", raising=False)
+    monkeypatch.setenv("OMNI_EDGE_CACHE", str(compiled_cache))
 
 
 @dataclass(frozen=True)

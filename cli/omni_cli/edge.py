@@ -22,7 +22,7 @@ from omni_cli.printer import JsonPrinter, Printer, TextPrinter
 from omni_cli.shipped import named_or_shipped
 from omni_cli.speech_out import Loudspeaker, SpeechOut, WavFolder
 from omni_cli.wav import WavWriter
-from omni_edge import AudioChunk, OmniEdge, Sampling, SolverSettings, TickSettings, TurnDone
+from omni_edge import AudioChunk, OmniEdge, Sampling, SolverSettings, TickSettings, TurnDone, kernels
 from omni_edge.errors import DeviceError, UsageError
 from omni_edge.manifest import Bundle
 from omni_edge.prepared import PreparedGraphs
@@ -266,12 +266,20 @@ def prepare(
     bundle: options.Bundle = None,
     debug: options.Debug = False,
 ) -> None:
-    """Pack a bundle's weights for this machine, once: it then loads faster and shares its memory between processes.
+    """Compile omni-edge's operators and pack a bundle's weights for this machine, once: everything then runs faster,
+    loads faster and shares its memory between processes.
 
-    The packed copy (about twice the bundle) goes into the user's cache folder, or into $OMNI_EDGE_CACHE; the bundle is
-    not touched. Another processor or onnxruntime version ignores it; run the command again there.
+    Compiling needs a C compiler (cc, gcc, clang or $CC); without one, standard operators do the work. The packed copy
+    goes into the user's cache folder, or into $OMNI_EDGE_CACHE; the bundle is not touched. Another processor or
+    onnxruntime version ignores it; run the command again there.
     """
-    prepared = PreparedGraphs.of(Bundle(named_or_shipped(bundle, "BUNDLE"), verify=True))
+    opened = Bundle(named_or_shipped(bundle, "BUNDLE"), verify=True)
+    typer.echo("compiling", err=True)
+    if kernels.build() is None:
+        typer.echo(
+            "No C compiler: standard operators, which are slower, do the work. Install one and prepare again.", err=True
+        )
+    prepared = PreparedGraphs.of(opened)
     nbytes = prepared.build(lambda role: typer.echo(f"preparing {role}", err=True))
     typer.echo(f"{prepared.folder}  {human_bytes(nbytes)}")
 

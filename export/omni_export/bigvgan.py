@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omni_edge.errors import CheckpointError
-from omni_export.bigvgan_int8 import Convolution, Int8, measure
+from omni_export.bigvgan_int8 import Convolve, Int8, Residual, measure
 from omni_export.carried import Boundary, Carried
 from omni_export.checkpoint import Scope
 from omni_export.config import BigVGANConfig
@@ -96,17 +96,17 @@ def build(
                 f"bigvgan_config has an up-sampler of rate {rate} and kernel {kernel}; their difference must be even."
             )
     if precision.kind == "fp32" or not calibration:
-        return _assemble(weights, config, convolution, Precision("fp32", precision.group_size))
+        return _assemble(weights, config, Float32(convolution), Precision("fp32", precision.group_size))
     ranges = measure(
-        lambda observed: _assemble(weights, config, observed, Precision("fp32")),
+        lambda observed: _assemble(weights, config, Float32(observed), Precision("fp32")),
         convolution,
         calibration,
     )
-    return _assemble(weights, config, Int8(ranges), Precision("int8", precision.group_size))
+    return _assemble(weights, config, Int8(ranges, FAST_DEGREE), Precision("int8", precision.group_size))
 
 
-def _assemble(weights: Scope, config: BigVGANConfig, dense: Convolution, precision: Precision) -> GraphBuilder:
-    """The graph, with `dense` making the convolutions of the residual blocks."""
+def _assemble(weights: Scope, config: BigVGANConfig, residual: Residual, precision: Precision) -> GraphBuilder:
+    """The graph, with `residual` making the units of the residual blocks."""
     g = GraphBuilder("bigvgan", precision)
     mel = g.input("mel", [1, config.mel_dim, "frames"])
     boundary = Boundary(g, g.input("ahead", [1], "int64"))
@@ -137,25 +137,19 @@ def _assemble(weights: Scope, config: BigVGANConfig, dense: Convolution, precisi
         channels //= 2
         boundary.scale(rate, path)
         carried = signal(x, channels, path)
-        residual = _ResidualBlocks(g, carried, dense, degree)
-        branches = [
-            residual(x, weights.scope(f"resblocks.{level * blocks + index}"), f"{path}/{index}", size, dilations)
-            for index, (size, dilations) in enumerate(shapes)
-        ]
+        branches = []
+        for block, (size, dilations) in enumerate(shapes):
+            scope, y = weights.scope(f"resblocks.{level * blocks + block}"), x
+            for index, dilation in enumerate(dilations):
+                name = f"{path}/{block}/{index}"
+                y = g.op("Add", [y, residual(g, y, carried, scope, index, name, size, dilation)], name)
+            branches.append(y)
         carried.close()
         keep = g.op("Gather", ["keep", g.const([level])], f"{path}/keep")
         x = boundary.crop(g.op("Sum", branches, f"{path}/sum"), keep, f"{path}/crop")
         carried = signal(x, channels, f"{path}/cropped")
-    x = activation(
-        g,
-        x,
-        carried,
-        "begin",
-        weights.scope("activation_post"),
-        "/activation_post",
-        degree=degree,
-        scale=1.0 / blocks,
-    )
+    x = g.op("Mul", [x, g.const(1.0 / blocks)], "/average")
+    x = activation(g, x, carried, "begin", weights.scope("activation_post"), "/activation_post", degree=degree)
     x = convolution(g, x, carried, weights.scope("conv_post"), "/conv_post", _POST_KERNEL, bias=False)
     carried.close()
     x = boundary.crop(x, None, "/crop")
@@ -224,22 +218,25 @@ def _upsample(
 
 
 @dataclass(frozen=True)
-class _ResidualBlocks:
-    """Makes the residual blocks of one level (reference: `Qwen2_5OmniAMPBlock`)."""
+class Float32:
+    """Residual units in float32, with `convolution` making their convolutions."""
 
-    g: GraphBuilder
-    carried: Carried
-    dense: Convolution
-    degree: int
+    convolution: Convolve
 
-    def __call__(self, x: str, weights: Scope, name: str, kernel: int, dilations: tuple[int, ...]) -> str:
-        g, carried = self.g, self.carried
-        for index, dilation in enumerate(dilations):
-            path = f"{name}/{index}"
-            acts = [weights.scope(f"activations.{2 * index + half}") for half in (0, 1)]
-            y = activation(g, x, carried, "begin", acts[0], f"{path}/act1", degree=self.degree)
-            y = self.dense(g, y, carried, weights.scope(f"convs1.{index}"), f"{path}/conv1", kernel, dilation)
-            y = activation(g, y, carried, "begin", acts[1], f"{path}/act2", degree=self.degree)
-            y = self.dense(g, y, carried, weights.scope(f"convs2.{index}"), f"{path}/conv2", kernel)
-            x = g.op("Add", [x, y], path)
+    def __call__(
+        self,
+        g: GraphBuilder,
+        x: str,
+        carried: Carried,
+        weights: Scope,
+        index: int,
+        name: str,
+        taps: int,
+        dilation: int,
+    ) -> str:
+        for half, spacing in ((1, dilation), (2, 1)):
+            scope = weights.scope(f"activations.{2 * index + half - 1}")
+            x = activation(g, x, carried, "begin", scope, f"{name}/act{half}", degree=EXACT_DEGREE)
+            scope = weights.scope(f"convs{half}.{index}")
+            x = self.convolution(g, x, carried, scope, f"{name}/conv{half}", taps, spacing)
         return x

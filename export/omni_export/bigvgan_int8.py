@@ -9,6 +9,7 @@ convolutions (residual sums, activations, up-samplers) stays in float32.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
@@ -21,6 +22,7 @@ from omni_edge.graph import Graph
 from omni_export.carried import Carried
 from omni_export.checkpoint import Scope
 from omni_export.graph import GraphBuilder
+from omni_export.snake import Affine, quantized_activation
 from omni_quant import quantize_channelwise
 
 Array = NDArray[np.float32]
@@ -30,30 +32,43 @@ Ranges = dict[str, tuple[float, float]]
 _LEVELS = 255
 
 
-class Convolution(Protocol):
-    """How a dense convolution over time becomes nodes; returns its output."""
+class Residual(Protocol):
+    """How one unit of a residual block becomes nodes: snake, dilated convolution, snake, convolution.
+
+    `weights` hold `activations.<2 index>` and the one after it, `convs1.<index>` and `convs2.<index>`. Returns what is
+    added to `x`.
+    """
 
     def __call__(
-        self, g: GraphBuilder, x: str, carried: Carried, weights: Scope, name: str, kernel: int, dilation: int = 1
+        self,
+        g: GraphBuilder,
+        x: str,
+        carried: Carried,
+        weights: Scope,
+        index: int,
+        name: str,
+        taps: int,
+        dilation: int,
     ) -> str: ...
 
 
+Convolve = Callable[..., str]
+
+
 class Observed:
-    """A convolution whose input and output extremes are taken.
+    """Makes float32 convolutions whose input's and output's extremes are taken.
 
     The graph goes on with the values clipped to their own extremes, which are the same values: onnxruntime would put
     the extremes off otherwise, and keep all that they are taken of until the end (5 MB for each frame of mel).
     """
 
-    def __init__(self, convolution: Convolution) -> None:
+    def __init__(self, convolution: Convolve) -> None:
         self._convolution = convolution
         self._extremes: list[str] = []
         self.watched: list[str] = []
 
-    def __call__(
-        self, g: GraphBuilder, x: str, carried: Carried, weights: Scope, name: str, kernel: int, dilation: int = 1
-    ) -> str:
-        y = self._convolution(g, self._watch(g, x, f"{name}/in"), carried, weights, name, kernel, dilation)
+    def __call__(self, g: GraphBuilder, x: str, carried: Carried, weights: Scope, name: str, *sizes: int) -> str:
+        y = self._convolution(g, self._watch(g, x, f"{name}/in"), carried, weights, name, *sizes)
         return self._watch(g, y, f"{name}/out")
 
     def _watch(self, g: GraphBuilder, value: str, path: str) -> str:
@@ -67,19 +82,55 @@ class Observed:
         g.output(g.op("Concat", self._extremes, "/extremes", axis=0), "extremes", [len(self._extremes)])
 
 
+@dataclass(frozen=True)
 class Int8:
-    """A convolution with uint8 activations of known range and one weight scale per output channel."""
+    """Residual units with uint8 activations of known range and one weight scale per output channel.
 
-    def __init__(self, ranges: Ranges) -> None:
-        self._ranges = ranges
+    Between the two convolutions of a unit nothing but bytes is passed on.
+    """
+
+    ranges: Ranges
+    degree: int
 
     def __call__(
-        self, g: GraphBuilder, x: str, carried: Carried, weights: Scope, name: str, kernel: int, dilation: int = 1
+        self,
+        g: GraphBuilder,
+        x: str,
+        carried: Carried,
+        weights: Scope,
+        index: int,
+        name: str,
+        taps: int,
+        dilation: int,
     ) -> str:
+        y: Affine | None = None
+        for half, spacing in ((1, dilation), (2, 1)):
+            path = f"{name}/conv{half}"
+            entry = self.affine(g, f"{path}/in")
+            x = quantized_activation(
+                g,
+                x,
+                carried,
+                "begin",
+                weights.scope(f"activations.{2 * index + half - 1}"),
+                f"{name}/act{half}",
+                degree=self.degree,
+                reach=(taps - 1) * spacing // 2,
+                y=entry,
+                quantized_x=y,
+            )
+            y = self.affine(g, f"{path}/out")
+            x = self.convolution(g, x, entry, y, weights.scope(f"convs{half}.{index}"), path, spacing)
+        assert y
+        return g.op("DequantizeLinear", [x, *y], f"{name}/dequantize")
+
+    def convolution(
+        self, g: GraphBuilder, x: str, entry: Affine, leave: Affine, weights: Scope, name: str, dilation: int
+    ) -> str:
+        """A convolution of `x`, uint8 [1, C, 1, reach + T], quantized as `entry`; uint8 [1, C, 1, T] as `leave`."""
         weight, bias = weights("weight"), weights("bias")
         outputs, inputs, taps = weight.shape
-        x_scale, x_zero = _affine(self._ranges[f"{name}/in"])
-        y_scale, y_zero = _affine(self._ranges[f"{name}/out"])
+        x_scale, _ = _affine(self.ranges[f"{name}/in"])
 
         def produce() -> Iterable[NDArray[np.generic]]:
             result = quantize_channelwise(weight.load())
@@ -97,24 +148,19 @@ class Int8:
             produce,
         )
         zeros = g.const(np.zeros(outputs, np.int8), f"const/zeros/{outputs}")
-        entry = [g.const(np.asarray(x_scale)), g.const(np.asarray(x_zero))]
-        leave = [g.const(np.asarray(y_scale)), g.const(np.asarray(y_zero))]
-        reach = (kernel - 1) * dilation // 2
-        # The signal and what precedes it are joined as bytes.
-        quantized = g.op("QuantizeLinear", [x, *entry], f"{name}/quantize")
-        state = g.op("QuantizeLinear", [carried.take(reach, name), *entry], f"{name}/state/quantize")
-        extended = g.op("Concat", [state, quantized], f"{name}/extended", axis=3)
-        kept = carried.boundary.before(extended, reach, f"{name}/next")
-        carried.keep(g.op("DequantizeLinear", [kept, *entry], f"{name}/next/dequantize"))
-        y = g.op(
+        return g.op(
             "QLinearConv",
-            [extended, *entry, w, scales, zeros, *leave, b],
+            [x, *entry, w, scales, zeros, *leave, b],
             name,
             dilations=[1, dilation],
-            pads=[0, 0, 0, reach],
-            kernel_shape=[1, kernel],
+            pads=[0, 0, 0, (taps - 1) * dilation // 2],
+            kernel_shape=[1, taps],
         )
-        return g.op("DequantizeLinear", [y, *leave], f"{name}/dequantize")
+
+    def affine(self, g: GraphBuilder, path: str) -> Affine:
+        """How the value `path` is quantized."""
+        scale, zero = _affine(self.ranges[path])
+        return g.const(np.asarray(scale)), g.const(np.asarray(zero))
 
 
 def _affine(extremes: tuple[float, float]) -> tuple[np.float32, np.uint8]:
@@ -124,7 +170,7 @@ def _affine(extremes: tuple[float, float]) -> tuple[np.float32, np.uint8]:
     return scale, np.uint8(np.clip(np.rint(-low / scale), 0, _LEVELS))
 
 
-def measure(assemble: Callable[[Convolution], GraphBuilder], convolution: Convolution, mels: Sequence[Array]) -> Ranges:
+def measure(assemble: Callable[[Convolve], GraphBuilder], convolution: Convolve, mels: Sequence[Array]) -> Ranges:
     """Runs the float32 graph over `mels` and returns the range of every convolution's input and output.
 
     Args:

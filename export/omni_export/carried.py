@@ -18,13 +18,16 @@ class Boundary:
     Args:
         g: the graph.
         ahead: int64 [1], samples of the signal that lie beyond the boundary.
+
+    Attributes:
+        stop: int64 [1], how many lie before it.
     """
 
     def __init__(self, g: GraphBuilder, ahead: str) -> None:
         self._g = g
         self.ahead = ahead
         self._name = ""
-        self._start = ""
+        self.stop = ""
         self._stops: dict[int, str] = {}
 
     def scale(self, rate: int, name: str) -> None:
@@ -35,7 +38,7 @@ class Boundary:
         """`x` [..., T] is the signal from here on."""
         length = self._g.op("Shape", [x], f"{name}/length", start=3, end=4)
         self._name = name
-        self._start = self._g.op("Sub", [length, self.ahead], f"{name}/boundary")
+        self.stop = self._g.op("Sub", [length, self.ahead], f"{name}/boundary")
         self._stops = {}
 
     def crop(self, x: str, keep: str | None, name: str) -> str:
@@ -51,9 +54,9 @@ class Boundary:
     def before(self, extended: str, samples: int, name: str) -> str:
         """The `samples` before the boundary, of a signal that has as many in front of it."""
         if samples not in self._stops:
-            stop = self._g.op("Add", [self._start, self._g.const([samples])], f"{self._name}/boundary/{samples}")
+            stop = self._g.op("Add", [self.stop, self._g.const([samples])], f"{self._name}/boundary/{samples}")
             self._stops[samples] = stop
-        return self._g.op("Slice", [extended, self._start, self._stops[samples], self._g.const([3])], name)
+        return self._g.op("Slice", [extended, self.stop, self._stops[samples], self._g.const([3])], name)
 
 
 class Carried:

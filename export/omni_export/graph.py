@@ -33,6 +33,7 @@ Shape = Sequence["int | str | None"]
 OPSET = 21
 IR_VERSION = 10
 CONTRIB = "com.microsoft"
+OWN = "omni.edge"
 # onnxruntime maps a tensor from its file where it starts on a page; small ones are copied anyway and stay packed.
 _PAGE_BYTES = 4096
 _ALIGNMENT_BYTES = 64
@@ -89,6 +90,65 @@ class _Group:
     weights: int
 
 
+class Function:
+    """An operator of our own, defined by standard ones: a function of the model, in the domain `OWN`.
+
+    onnxruntime puts the definition in the place of each call, unless somebody has registered a kernel for an operator
+    of that name; kernels know their tensors as `Input0`, `Output0` and so on.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._nodes: list[onnx.NodeProto] = []
+        self._inputs: list[str] = []
+        self._outputs: list[str] = []
+        self._attributes: list[str] = []
+
+    def input(self) -> str:
+        """Declares the next input."""
+        self._inputs.append(f"Input{len(self._inputs)}")
+        return self._inputs[-1]
+
+    def output(self, value: str) -> None:
+        """Publishes `value` as the next output."""
+        self._outputs.append(f"Output{len(self._outputs)}")
+        self._nodes.append(helper.make_node("Identity", [value], [self._outputs[-1]]))
+
+    def op(
+        self, kind: str, inputs: Sequence[str], *, domain: str = "", given: Sequence[str] = (), **attributes: Any
+    ) -> str:
+        """Adds a node; returns its only output. Integer attributes that are `given` come with each call."""
+        output = f"{kind}{len(self._nodes)}"
+        node = helper.make_node(kind, list(inputs), [output], domain=domain, **attributes)
+        for name in given:
+            node.attribute.add(name=name, ref_attr_name=name, type=onnx.AttributeProto.INT)
+        self._attributes += [name for name in given if name not in self._attributes]
+        self._nodes.append(node)
+        return output
+
+    def const(self, value: NDArray[Any] | Sequence[int] | float) -> str:
+        """A constant: integers become int64, floats float32."""
+        array = np.asarray(value)
+        array = array.astype(np.float32) if array.dtype == np.float64 else array
+        return self.op("Constant", [], value=numpy_helper.from_array(array))
+
+    def proto(self) -> onnx.FunctionProto:
+        """As a model carries it."""
+        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
+        return helper.make_function(OWN, self.name, self._inputs, self._outputs, self._nodes, opsets, self._attributes)
+
+
+def _linear_nbits(bias: bool) -> Function:
+    """x, packed weight, scales and, with `bias`, that -> x @ weight.T + bias, as MatMulNBits takes and gives them."""
+    f = Function("LinearNBitsBias" if bias else "LinearNBits")
+    inputs = [f.input(), f.input(), f.input()] + (["", "", f.input()] if bias else [])
+    # accuracy_level 4 quantizes the activations to INT8 per block as well: 2-3x faster than 0 or 1 on every CPU with
+    # integer dot products.
+    sizes = ["K", "N", "bits", "block_size"]
+    f.output(f.op("MatMulNBits", inputs, domain=CONTRIB, given=sizes, accuracy_level=4))
+    return f
+
+
 class GraphBuilder:
     """Collects nodes, inputs, outputs and weights of one graph; `save` writes them.
 
@@ -104,6 +164,7 @@ class GraphBuilder:
         self._outputs: list[onnx.ValueInfoProto] = []
         self._initializers: dict[str, TensorProto] = {}
         self._groups: list[_Group] = []
+        self._functions: dict[str, onnx.FunctionProto] = {}
 
     # -- the graph's edges -------------------------------------------------------------------------------------
 
@@ -148,6 +209,13 @@ class GraphBuilder:
         node = helper.make_node(kind, list(inputs), names, name=f"{name}/{kind}", domain=domain, **attributes)
         self._nodes.append(node)
         return names[0]
+
+    def call(self, function: Function, inputs: Sequence[str], name: str, **attributes: int) -> list[str]:
+        """Adds a node that calls `function`, which joins the model; returns its outputs."""
+        proto = self._functions.setdefault(function.name, function.proto())
+        names = [f"{name}/{function.name}_{output}" for output in proto.output]
+        self.op(function.name, inputs, name, domain=OWN, outputs=names, **attributes)
+        return names
 
     def const(
         self, value: NDArray[Any] | Sequence[int] | float | int, name: str | None = None, *, inline: bool = False
@@ -221,23 +289,9 @@ class GraphBuilder:
             )
             y = self.op("MatMul", [x, f"{name}.weight"], name)
             return self.op("Add", [y, bias_name], name) if bias_name else y
-        packed, scales = self.quantized(weight, f"{name}.weight", precision)
-        inputs = [x, packed, scales]
-        if bias_name:
-            inputs += ["", "", bias_name]
-        # accuracy_level 4 quantizes the activations to INT8 per block as well: 2-3x faster than 0 or 1 on every CPU
-        # with integer dot products.
-        return self.op(
-            "MatMulNBits",
-            inputs,
-            name,
-            domain=CONTRIB,
-            K=k,
-            N=n,
-            bits=precision.bits,
-            block_size=precision.group_size,
-            accuracy_level=4,
-        )
+        inputs = [x, *self.quantized(weight, f"{name}.weight", precision), *([bias_name] if bias_name else [])]
+        sizes = {"K": k, "N": n, "bits": precision.bits, "block_size": precision.group_size}
+        return self.call(_linear_nbits(bool(bias_name)), inputs, name, **sizes)[0]
 
     def quantized(self, weight: LazyTensor, name: str, precision: Precision, *, flat: bool = False) -> tuple[str, str]:
         """The packed weight and its scales as initializers; `flat` drops the block axis and its padding (gather)."""
@@ -375,8 +429,13 @@ class GraphBuilder:
             outputs = {value.name for value in self._outputs}
             nodes = briefly_named(ordered(self._nodes, outputs), outputs)
             graph = helper.make_graph(nodes, self.name, self._inputs, self._outputs, list(self._initializers.values()))
-            opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
-            model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="omni-export")
+            model = helper.make_model(
+                graph,
+                opset_imports=[helper.make_opsetid(*each) for each in (("", OPSET), (CONTRIB, 1), (OWN, 1))],
+                functions=list(self._functions.values()),
+                ir_version=IR_VERSION,
+                producer_name="omni-export",
+            )
             content = model.SerializeToString(deterministic=True)
             sha256[graph_path.name] = hashlib.sha256(content).hexdigest()
             graph_path.write_bytes(content)

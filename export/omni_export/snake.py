@@ -1,24 +1,27 @@
 """BigVGAN's anti-aliased activation as nodes: up-sampling by two, snake-beta, down-sampling by two.
 
-The two phases of the doubled signal are two rows of one tensor [1, channels, 2, time], so that both filters are
-ordinary depthwise convolutions over `time` and nothing is interleaved. sin^2 is a polynomial after range reduction: the
-Sin kernel runs on one core at a twentieth of a product's speed. a/pi and pi/a of snake's frequency `a` live in the
-filters before and after it.
+Each is one call of a function, whose definition is made here. The two phases of the doubled signal are two rows of one
+tensor [1, channels, 2, time], so that both filters are ordinary depthwise convolutions over `time` and nothing is
+interleaved. sin^2 is a polynomial after range reduction: the Sin kernel runs on one core at a twentieth of a product's
+speed. a/pi and pi/a of snake's frequency `a` live in the filters before and after it, which onnxruntime computes once,
+when it loads the graph. The runtime has a kernel for the same functions (`runtime/omni_edge/native/snake.c`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from omni_export.carried import Carried
 from omni_export.checkpoint import Scope
-from omni_export.graph import GraphBuilder
+from omni_export.graph import Function, GraphBuilder
 from omni_export.lazy import LazyTensor
 
 Array = NDArray[np.float32]
+Affine = tuple[str, str]
+"""Scale (float32) and zero point (uint8) of quantized values, as values of the graph."""
 
 # Constants of the reference's code that its config does not carry.
 _SNAKE_EPSILON = 1e-9
@@ -27,6 +30,8 @@ _FILTER_HALF_WIDTH = 0.3
 # Each phase of the doubled signal sees three samples to either side; up and down together six.
 _PHASE_REACH = 3
 ACTIVATION_REACH = 2 * _PHASE_REACH
+# What precedes a run: samples of the signal and of both phases of the doubled one.
+_PAST = 3 * _PHASE_REACH
 # Adding and subtracting 1.5 * 2^23 rounds a float32 to the nearest integer (half of Round's cost).
 _ROUNDING = 12_582_912.0
 # Degrees of the polynomial for sin(pi r) on |r| <= 1/2: within 6.4e-7, and within 7e-5 with two operations less.
@@ -45,7 +50,7 @@ def low_pass() -> NDArray[np.float64]:
     return taps
 
 
-def _up_kernel() -> NDArray[np.float64]:
+def up() -> NDArray[np.float64]:
     """[2, 7]: row 1 makes the even samples, row 0 the odd ones (the convolution's zero rows swap them)."""
     taps = low_pass()
     kernel = np.zeros((2, 2 * _PHASE_REACH + 1))
@@ -55,7 +60,7 @@ def _up_kernel() -> NDArray[np.float64]:
     return kernel
 
 
-def _down_kernel() -> NDArray[np.float64]:
+def down() -> NDArray[np.float64]:
     """[2, 7]: row 0 weighs the even samples, row 1 the odd ones."""
     taps = low_pass()
     kernel = np.zeros((2, 2 * _PHASE_REACH + 1))
@@ -74,7 +79,16 @@ def sine_polynomial(degree: int) -> NDArray[np.float64]:
     return np.asarray(series.convert(kind=np.polynomial.Polynomial).coef[1::2], np.float64)
 
 
-def activation(
+def activation(g: GraphBuilder, x: str, carried: Carried, begin: str, weights: Scope, name: str, *, degree: int) -> str:
+    """Snake-beta between a x2 up-sampler and a x2 down-sampler (reference: `Qwen2_5OmniAntiAliasedActivation1d`).
+
+    `x` is float32 [1, C, 1, T]; `weights` hold `act.alpha` and `act.beta`, both logarithms. To the left it is continued
+    by what `carried` holds, or, where `begin` (bool [1]), as the reference does at an end.
+    """
+    return _call(g, _function("Snake", degree), x, carried, begin, weights, name)
+
+
+def quantized_activation(
     g: GraphBuilder,
     x: str,
     carried: Carried,
@@ -83,91 +97,125 @@ def activation(
     name: str,
     *,
     degree: int,
-    scale: float = 1.0,
+    reach: int,
+    y: Affine,
+    quantized_x: Affine | None = None,
 ) -> str:
-    """Snake-beta between a x2 up-sampler and a x2 down-sampler (reference: `Qwen2_5OmniAntiAliasedActivation1d`).
+    """The same for a convolution of quantized values that sees `reach` samples to its left: uint8 [1, C, 1, reach + T].
 
-    `x` [1, C, 1, T] is multiplied by `scale` first; `weights` hold `act.alpha` and `act.beta`, both logarithms. To the
-    left it is continued by what `carried` holds, or, where `begin` (bool [1]), as the reference does at an end.
-
-    With y = a u / pi: u + sin^2(a u) / b = (pi / a) (y + a / (pi b) sin^2(pi y)), and sin^2(pi y) has period one.
+    Args:
+        y: how the result is quantized.
+        quantized_x: how x is, if it is.
     """
+    function = _function("QLinearSnake" if quantized_x else "SnakeQuantizeLinear", degree)
+    return _call(g, function, x, carried, begin, weights, name, [*y, *(quantized_x or ())], reach)
+
+
+def _call(
+    g: GraphBuilder,
+    function: Function,
+    x: str,
+    carried: Carried,
+    begin: str,
+    weights: Scope,
+    name: str,
+    quantization: Sequence[str] = (),
+    reach: int = 0,
+) -> str:
     alpha, beta = weights("act.alpha"), weights("act.beta")
     channels = alpha.shape[0]
 
-    def frequency() -> NDArray[np.float64]:
-        return np.exp(alpha.load().astype(np.float64))
+    def cycles() -> NDArray[np.float64]:
+        return np.exp(alpha.load().astype(np.float64)) / np.pi
 
-    def per_channel(suffix: str, shape: tuple[int, ...], make: Callable[[], Array]) -> str:
-        return g.weight(LazyTensor(name, shape, lambda start, stop: make()[start:stop]), f"{name}.{suffix}")
+    def root() -> NDArray[np.float64]:
+        values: NDArray[np.float64] = np.sqrt(cycles() / (np.exp(beta.load().astype(np.float64)) + _SNAKE_EPSILON))
+        return values
 
-    def up() -> Array:
-        return (frequency()[:, None, None, None] * (scale / np.pi) * _up_kernel()).astype(np.float32)
+    def per_channel(make: Callable[[], NDArray[np.float64]], shape: tuple[int, ...]) -> str:
+        def read(start: int, stop: int) -> Array:
+            return make().astype(np.float32).reshape(shape)[start:stop]
 
-    def down() -> Array:
-        return (np.pi / frequency()[:, None, None, None] * _down_kernel()).astype(np.float32)
+        return g.weight(LazyTensor(name, shape, read), f"{name}.{make.__name__}")
 
-    width = 2 * _PHASE_REACH + 1
-    first = g.op("Slice", [x, g.const([0]), g.const([1]), g.const([3])], f"{name}/first")
-    last = g.op("Slice", [x, g.const([-1]), g.const([np.iinfo(np.int64).max]), g.const([3])], f"{name}/last")
-    left = g.op("Where", [begin, first, carried.take(_PHASE_REACH, name)], f"{name}/left")
-    padded = g.op("Concat", [left, x] + [last] * _PHASE_REACH, f"{name}/pad", axis=3)
-    carried.keep(carried.boundary.before(padded, _PHASE_REACH, f"{name}/next"))
-    y = g.op(
-        "Conv",
-        [padded, per_channel("up", (channels, 1, 2, width), up)],
-        f"{name}/up",
-        group=channels,
-        pads=[1, 0, 1, 0],
-        kernel_shape=[2, width],
-    )
-    y = _snake(g, y, alpha, beta, name, degree)
-    # Beyond the ends the reference repeats the doubled signal's first and last sample: the first row's first and the
-    # second row's last, in both rows.
-    first = g.op("Slice", [y, g.const([0, 0]), g.const([1, 1]), g.const([2, 3])], f"{name}/snake/first")
-    last = g.op(
-        "Slice",
-        [y, g.const([1, -1]), g.const([2, np.iinfo(np.int64).max]), g.const([2, 3])],
-        f"{name}/snake/last",
-    )
-    state = carried.take(2 * _PHASE_REACH, f"{name}/snake")
-    state = g.op("Reshape", [state, g.const([1, channels, 2, _PHASE_REACH])], f"{name}/snake/rows")
-    left = g.op("Where", [begin, first, state], f"{name}/snake/left")
-    tail = g.op("Expand", [last, g.const([1, 1, 2, _PHASE_REACH])], f"{name}/snake/tail")
-    padded = g.op("Concat", [left, y, tail], f"{name}/snake/pad", axis=3)
-    kept = carried.boundary.before(padded, _PHASE_REACH, f"{name}/snake/next")
-    carried.keep(g.op("Reshape", [kept, g.const([1, channels, 1, 2 * _PHASE_REACH])], f"{name}/snake/kept"))
-    return g.op(
-        "Conv",
-        [padded, per_channel("down", (channels, 1, 2, width), down)],
-        f"{name}/down",
-        group=channels,
-        kernel_shape=[2, width],
-    )
+    inputs = [
+        x,
+        carried.take(_PAST + reach, name),
+        begin,
+        carried.boundary.stop,
+        per_channel(cycles, (channels, 1, 1, 1)),
+        per_channel(root, (1, channels, 1, 1)),
+        *(g.const(kernel().astype(np.float32)[None, None], f"snake/{kernel.__name__}") for kernel in (up, down)),
+        *quantization,
+    ]
+    y, past = g.call(function, inputs, name, group=channels)
+    carried.keep(past)
+    return y
 
 
-def _snake(g: GraphBuilder, y: str, alpha: LazyTensor, beta: LazyTensor, name: str, degree: int) -> str:
-    """y + c sin^2(pi y) with c = a / (pi b) per channel; sqrt(c) is part of the polynomial's coefficients."""
-    channels = alpha.shape[0]
+def _function(name: str, degree: int) -> Function:
+    """What the operator `name` of `native/snake.c` does, which says what its inputs and outputs are.
+
+    With y = cycles u, cycles = a / pi: u + sin^2(a u) / b = (y + root^2 sin^2(pi y)) / cycles, and sin^2(pi y) has
+    period one.
+    """
+    f = Function(name)
+    x, past, begin, stop, cycles, root, up, down = (f.input() for _ in range(8))
+    end, width = np.iinfo(np.int64).max, 2 * _PHASE_REACH + 1
+
+    def cut(value: str, start: int, stop: int, axis: int = 3) -> str:
+        return f.op("Slice", [value, f.const([start]), f.const([stop]), f.const([axis])])
+
+    def finished(extended: str, samples: str) -> str:
+        return f.op("Slice", [extended, stop, f.op("Add", [stop, samples]), f.const([3])])
+
+    affine = [f.input(), f.input()] if name != "Snake" else []
+    if name == "QLinearSnake":
+        x = f.op("DequantizeLinear", [x, f.input(), f.input()])
+    three = f.const([_PHASE_REACH])
+
+    left = f.op("Where", [begin, cut(x, 0, 1), cut(past, 0, _PHASE_REACH)])
+    signal = f.op("Concat", [left, x] + [cut(x, -1, end)] * _PHASE_REACH, axis=3)
+
+    def filtered(extended: str, kernel: str, rows: int) -> str:
+        pads = [rows, 0, rows, 0]
+        return f.op("Conv", [extended, kernel], given=["group"], pads=pads, kernel_shape=[2, width])
+
+    # The zero rows around the signal make the kernel's second row that of the first phase.
+    y = _snake(f, filtered(signal, f.op("Mul", [cycles, up]), 1), root, degree)
+    # Beyond the ends the reference repeats the doubled signal's first and last sample: the first phase's first and the
+    # second phase's last, in both.
+    rows = f.op("Reshape", [cut(past, _PHASE_REACH, _PAST), f.const([1, 0, 2, _PHASE_REACH])])
+    left = f.op("Where", [begin, cut(cut(y, 0, 1), 0, 1, 2), rows])
+    last = cut(cut(y, -1, end), -1, end, 2)
+    doubled = f.op("Concat", [left, y, f.op("Expand", [last, f.const([1, 1, 2, _PHASE_REACH])])], axis=3)
+    y = filtered(doubled, f.op("Div", [down, cycles]), 0)
+    kept = [
+        finished(signal, three),
+        f.op("Reshape", [finished(doubled, three), f.const([1, 0, 1, 2 * _PHASE_REACH])]),
+    ]
+    if affine:
+        before = cut(past, _PAST, end)
+        y = f.op("Concat", [f.op("QuantizeLinear", [value, *affine]) for value in (before, y)], axis=3)
+        reach = f.op("Shape", [before], start=3, end=4)
+        kept.append(f.op("DequantizeLinear", [finished(y, reach), *affine]))
+    f.output(y)
+    f.output(f.op("Concat", kept, axis=3))
+    return f
+
+
+def _snake(f: Function, y: str, root: str, degree: int) -> str:
+    """y + root^2 sin^2(pi y); the root is part of the polynomial's coefficients."""
 
     def coefficient(index: int) -> str:
-        def make() -> Array:
-            a = np.exp(alpha.load().astype(np.float64))
-            b = np.exp(beta.load().astype(np.float64)) + _SNAKE_EPSILON
-            values: Array = (np.sqrt(a / (np.pi * b)) * sine_polynomial(degree)[index]).astype(np.float32)
-            return values.reshape(1, channels, 1, 1)
+        return f.op("Mul", [root, f.const(sine_polynomial(degree)[index])])
 
-        return g.weight(LazyTensor(name, (1, channels, 1, 1), lambda start, stop: make()), f"{name}.c{index}")
-
-    rounding = g.const(_ROUNDING)
-    whole = g.op("Add", [y, rounding], f"{name}/whole/a")
-    whole = g.op("Sub", [whole, rounding], f"{name}/whole")
-    r = g.op("Sub", [y, whole], f"{name}/r")
-    square = g.op("Mul", [r, r], f"{name}/r2")
+    rounding = f.const(_ROUNDING)
+    whole = f.op("Sub", [f.op("Add", [y, rounding]), rounding])
+    r = f.op("Sub", [y, whole])
+    square = f.op("Mul", [r, r])
     highest = (degree - 1) // 2
-    value = g.op("Mul", [square, coefficient(highest)], f"{name}/sine/{highest}")
+    value = f.op("Mul", [square, coefficient(highest)])
     for index in range(highest - 1, -1, -1):
-        value = g.op("Add", [value, coefficient(index)], f"{name}/sine/{index}/sum")
-        value = g.op("Mul", [value, square if index else r], f"{name}/sine/{index}")
-    value = g.op("Mul", [value, value], f"{name}/sine2")
-    return g.op("Add", [y, value], f"{name}/snake")
+        value = f.op("Mul", [f.op("Add", [value, coefficient(index)]), square if index else r])
+    return f.op("Add", [y, f.op("Mul", [value, value])])

@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from omni_edge import kernels
 from omni_edge.errors import BundleError, ResourceError
 from omni_edge.manifest import Bundle
 
@@ -45,6 +46,7 @@ def prepare_graph(source: Path, target: Path) -> None:
         ResourceError: not enough memory or disk space.
     """
     options = ort.SessionOptions()
+    kernels.register(options)
     options.log_severity_level = 3
     options.optimized_model_filepath = str(target)
     for key, value in (
@@ -105,6 +107,7 @@ class Graph:
         trace: Trace | None = None,
     ) -> None:
         options = ort.SessionOptions()
+        kernels.register(options)
         options.intra_op_num_threads = threads or usable_cores()
         options.inter_op_num_threads = 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL

@@ -8,16 +8,14 @@ loading 1.3 s). It holds for one processor type and one onnxruntime version: ano
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import platform
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from omni_edge import kernels
+from omni_edge.cache import cache_root, digest, processor
 from omni_edge.errors import ResourceError
 from omni_edge.graph import prepare_graph, runtime_version
 from omni_edge.manifest import MANIFEST_NAME, Bundle
@@ -26,27 +24,6 @@ _READY_NAME = "ready.json"
 _PARTIAL_SUFFIX = ".partial"
 # Packed matrices stand beside what they were packed from: measured 2.1 times the graphs' size.
 _SIZE_FACTOR = 2.2
-
-
-def cache_root() -> Path:
-    """Where prepared graphs are kept: $OMNI_EDGE_CACHE, else the user's cache folder."""
-    if own := os.environ.get("OMNI_EDGE_CACHE"):
-        return Path(own)
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "omni-edge"
-    if local := os.environ.get("LOCALAPPDATA"):
-        return Path(local) / "omni-edge" / "cache"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "omni-edge"
-
-
-def processor() -> str:
-    """A name for the kind of processor, with its instruction sets where the system tells."""
-    features = ""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text("utf-8", "replace").splitlines()
-        features = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
-    return f"{platform.system()} {platform.machine()} {platform.processor()} {features}"
 
 
 @dataclass(frozen=True)
@@ -64,8 +41,8 @@ class PreparedGraphs:
     @classmethod
     def of(cls, bundle: Bundle, root: Path | None = None) -> PreparedGraphs:
         """Those of `bundle` below `root` (None: the user's cache folder)."""
-        manifest = _digest((bundle.path / MANIFEST_NAME).read_bytes())
-        machine = _digest(f"{runtime_version()} {processor()}".encode())
+        manifest = digest((bundle.path / MANIFEST_NAME).read_bytes())
+        machine = digest(f"{runtime_version()} {processor()} {kernels.library()}".encode())
         return cls(bundle, (root or cache_root()) / f"{manifest}-{machine}")
 
     def graph(self, role: str) -> Path | None:
@@ -124,7 +101,3 @@ class PreparedGraphs:
         for other in self.folder.parent.glob(f"{bundle}-*"):
             if other != self.folder:
                 shutil.rmtree(other, ignore_errors=True)
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]

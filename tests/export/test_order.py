@@ -54,7 +54,7 @@ def test_extremes_are_taken_while_the_values_are_there(checkpoint: Path, tmp_pat
     config = OmniConfig.parse(source.config).bigvgan
     assert config is not None
     observed = Observed(bigvgan.convolution)
-    g = bigvgan._assemble(source.scope(bigvgan.PREFIX), config, observed, Precision())
+    g = bigvgan._assemble(source.scope(bigvgan.PREFIX), config, bigvgan.Float32(observed), Precision())
     observed.publish(g)
     path = g.save(tmp_path).graph
     mel = np.random.default_rng(0).standard_normal((12, config.mel_dim)).astype(np.float32)

@@ -25,7 +25,6 @@ from omni_edge.graph import Graph
 from omni_edge.manifest import Token2WavSection
 from omni_export import bigvgan, dit, snake, voices
 from omni_export.bigvgan_int8 import Int8
-from omni_export.carried import Boundary, Carried
 from omni_export.checkpoint import Checkpoint
 from omni_export.config import BigVGANConfig, OmniConfig
 from omni_export.graph import GraphBuilder, Precision
@@ -383,14 +382,13 @@ def test_an_int8_convolution_is_the_convolution(tmp_path: Path) -> None:
         "/conv/out": (float(wanted.min()), float(wanted.max())),
     }
     g = GraphBuilder("conv")
-    boundary = Boundary(g, g.input("ahead", [1], "int64"))
-    signal = g.input("x", [1, 16, 1, "time"])
-    boundary.at(signal, "/x")
-    carried = Carried(g, boundary, 0, 16)
-    y = Int8(ranges)(g, signal, carried, _StateDict(weights), "/conv", 7, 3)  # type: ignore[arg-type]
-    carried.close()
-    g.output(y, "y", [1, 24, 1, "time"])
-    feeds = {"x": x[:, :, None].numpy(), "ahead": np.zeros(1, np.int64), "state.0": np.zeros((1, 16, 1, 9), np.float32)}
+    int8 = Int8(ranges, snake.FAST_DEGREE)
+    entry, leave = int8.affine(g, "/conv/in"), int8.affine(g, "/conv/out")
+    quantized = g.op("QuantizeLinear", [g.input("x", [1, 16, 1, "time"]), *entry], "/x")
+    y = int8.convolution(g, quantized, entry, leave, _StateDict(weights), "/conv", 3)  # type: ignore[arg-type]
+    g.output(g.op("DequantizeLinear", [y, *leave], "/y"), "y", [1, 24, 1, "time"])
+    # What lies to the left of the signal is part of it: here zeros, as at an utterance's beginning.
+    feeds = {"x": np.pad(x[:, :, None].numpy(), [(0, 0)] * 3 + [(9, 0)])}
     result = Graph(g.save(tmp_path).graph, threads=1).run(feeds, ["y"])[0][:, :, 0]
     assert snr(wanted.numpy(), result) > 36
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from omni_edge import AudioClip, OmniEdge, ResourceError, Sampling, TurnDone
+from omni_edge.cache import cache_root
 from omni_edge.manifest import Bundle
-from omni_edge.prepared import PreparedGraphs, cache_root
+from omni_edge.prepared import PreparedGraphs
 
 RATE = 16_000
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+from omni_edge import kernels
 from omni_edge.bench.machine import Machine, memory
 from omni_edge.bench.timeline import Arrival, Span
 from omni_edge.engine import OmniEdge
@@ -145,5 +146,10 @@ def timed(call: Callable[[], object]) -> float:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that speed depends on."""
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in _PACKAGES}}
+    """Of Python and of the packages that speed depends on; and whether our operators are compiled."""
+    packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {
+        "python": platform.python_version(),
+        **packages,
+        "operators": "compiled" if kernels.library() else "standard",
+    }

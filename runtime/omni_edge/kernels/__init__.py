@@ -1,0 +1,125 @@
+"""Operators of our own in C, compiled on the machine that uses them.
+
+A bundle's graphs define these operators as functions over standard ones, so they run everywhere; where the operators
+have been compiled (`omni-edge prepare`, which needs a C compiler), onnxruntime calls them instead. The library lies in
+the cache folder, one for each kind of processor and version of the sources.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import onnxruntime as ort
+
+from omni_edge.cache import cache_root, digest, processor
+from omni_edge.errors import ResourceError
+
+_FOLDER = Path(__file__).parent
+_PREFIX = "kernels-"
+_SWITCH = "OMNI_EDGE_KERNELS"
+_COMPILERS = ("cc", "gcc", "clang")
+# Threads that divide by zero or raise a flag are not looked at, so loops may be vectorized whose arithmetic could.
+_FLAGS = ("-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-shared", "-fPIC")
+# The first that the compiler knows: what it is for on x86, on ARM with older compilers, and anywhere.
+_TARGETS = (("-march=native",), ("-mcpu=native",), ())
+_COMPILER_SECONDS = 120
+
+
+def library() -> Path | None:
+    """The compiled operators; None where nobody has compiled them, or where $OMNI_EDGE_KERNELS is 0."""
+    if os.environ.get(_SWITCH) == "0":
+        return None
+    path = _path()
+    return path if path.is_file() else None
+
+
+def register(options: ort.SessionOptions) -> None:
+    """Makes the compiled operators, if there are any, known to a session.
+
+    Raises:
+        ResourceError: the library does not load.
+    """
+    path = library()
+    if path is None:
+        return
+    try:
+        options.register_custom_ops_library(str(path))
+    except Exception as error:  # onnxruntime raises its own, undocumented family
+        raise ResourceError(
+            f"The compiled operators {path} do not load: {str(error).splitlines()[0][:200]}. Delete that file; "
+            "`omni-edge prepare` makes it again."
+        ) from None
+
+
+def build() -> Path | None:
+    """Compiles the operators for this machine, unless that is done already, and removes what other versions left.
+
+    Returns:
+        the library; None where there is no C compiler, or where $OMNI_EDGE_KERNELS is 0.
+
+    Raises:
+        ResourceError: the compiler fails, or the disk is full.
+    """
+    compiler = _compiler()
+    path = _path()
+    if os.environ.get(_SWITCH) == "0" or not (compiler or path.is_file()):
+        return None
+    if path.is_file():
+        return path
+    assert compiler
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for other in path.parent.glob(f"{_PREFIX}*"):
+            other.unlink()
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            made = Path(folder) / path.name
+            _compile(compiler, made)
+            ort.SessionOptions().register_custom_ops_library(str(made))
+            made.replace(path)
+    except OSError as error:
+        raise ResourceError(
+            f"Compiling into {path.parent} failed: {error.strerror}. Make room, or set OMNI_EDGE_CACHE."
+        ) from error
+    return path
+
+
+def _compiler() -> str | None:
+    named = os.environ.get("CC")
+    return named or next((found for name in _COMPILERS if (found := shutil.which(name))), None)
+
+
+def _compile(compiler: str, target: Path) -> None:
+    reason = ""
+    for flags in _TARGETS:
+        sources = sorted(str(path) for path in _FOLDER.glob("*.c"))
+        command = [*compiler.split(), *_FLAGS, *flags, *sources, "-lm", "-o", str(target)]
+        try:
+            done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=_COMPILER_SECONDS)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            reason = str(error)
+            break
+        if done.returncode == 0:
+            return
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[0]
+    raise ResourceError(
+        f"{compiler} does not compile the operators: {reason[:200]}. Name another compiler in $CC, or set "
+        f"{_SWITCH}=0 to do without them."
+    )
+
+
+def _path() -> Path:
+    suffix = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
+    return cache_root() / f"{_PREFIX}{_version()}{suffix}"
+
+
+@cache
+def _version() -> str:
+    """Changes with the sources and with the processor."""
+    sources = [path.read_bytes() for path in sorted(_FOLDER.glob("*.[ch]"))]
+    return digest(b"".join([processor().encode(), *sources]))

@@ -1,0 +1,19 @@
+/* The library's only entry: onnxruntime calls it for every session that is to know the operators. */
+#include "kernels.h"
+
+#if defined(_WIN32)
+#define EXPORT __declspec(dllexport)
+#else
+#define EXPORT __attribute__((visibility("default")))
+#endif
+
+EXPORT Status *RegisterCustomOps(SessionOptions *options, const ApiBase *base);
+
+EXPORT Status *RegisterCustomOps(SessionOptions *options, const ApiBase *base) {
+    const Api *api = base->api(ABI_VERSION);
+    Domain *domain; /* must outlive the session, which does not say when it ends: a few bytes are never given back */
+    if (!api) return NULL;
+    TRY(api_create_domain(api)("omni.edge", &domain));
+    TRY(add_snake(api, domain));
+    return api_add_domain(api)(options, domain);
+}
