@@ -17,7 +17,8 @@ from omni_edge.errors import CheckpointError
 from omni_edge.manifest import AudioSection
 from omni_export.checkpoint import Scope
 from omni_export.config import AudioConfig
-from omni_export.graph import CONTRIB, GraphBuilder, Precision
+from omni_export.function import CONTRIB
+from omni_export.graph import GraphBuilder, Precision
 
 ROLE = "audio_encoder"
 PREFIX = "thinker.audio_tower"

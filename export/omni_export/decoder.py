@@ -13,7 +13,6 @@ Source: transformers `Qwen2_5OmniThinkerTextModel`, `Qwen2_5OmniTalkerForConditi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +20,8 @@ from numpy.typing import NDArray
 from omni_edge.manifest import DecoderSection, TalkerSection
 from omni_export.checkpoint import Scope
 from omni_export.config import DecoderConfig, TalkerConfig
-from omni_export.graph import CONTRIB, GraphBuilder, Precision, Shape
+from omni_export.function import CONTRIB, Function
+from omni_export.graph import GraphBuilder, Precision, Shape
 from omni_export.lazy import Array, LazyTensor
 
 # GroupQueryAttention rotates heads whose halves are multiples of 8 values wide (onnxruntime 1.32).
@@ -204,36 +204,39 @@ class _Layers:
         cache_shape: Shape = [1, kv_heads, "capacity", self.head_dim]
         dtype = "int8" if self.cache_scales else "float32"
         past = [graph.input(f"past.{index}.{kind}", cache_shape, dtype) for kind in ("key", "value")]
-        present = [f"present.{index}.{kind}" for kind in ("key", "value")]
-        quantized, settings = self._cache_quantization(index, path)
-        attended = graph.op(
-            "GroupQueryAttention",
-            [qkv, "", "", *past, self.last_slot, self.total, self.cos, self.sin, *quantized],
-            path,
-            domain=CONTRIB,
-            outputs=[f"{path}/attended", *present],
-            num_heads=heads,
-            kv_num_heads=kv_heads,
-            do_rotary=1,
-            scale=config.head_dim**-0.5,
-            **settings,
-        )
-        for name in present:
-            graph.output(name, name, cache_shape, dtype)
+        inputs = [qkv, *past, self.last_slot, self.total, self.cos, self.sin]
+        sizes = {"num_heads": heads, "kv_num_heads": kv_heads, "scale": config.head_dim**-0.5}
+        if self.cache_scales:
+            attended, *present = self._quantized_attention(inputs, index, path, **sizes)
+        else:
+            attended, *present = graph.call(_cached_attention(), inputs, path, **sizes)
+        for kind, value in zip(("key", "value"), present, strict=True):
+            graph.output(value, f"present.{index}.{kind}", cache_shape, dtype)
         out = weights("o_proj.weight", (width, heads * config.head_dim))
         return graph.linear(attended, self._pad_columns(out), f"{path}/o_proj")
 
-    def _cache_quantization(self, index: int, path: str) -> tuple[list[str], dict[str, Any]]:
-        """The attention's inputs and attributes for an INT8 cache; none for a float32 one."""
+    def _quantized_attention(self, inputs: list[str], index: int, path: str, **sizes: float) -> list[str]:
+        """Attention over an INT8 cache; its three outputs."""
         scales = self.cache_scales
-        if scales is None:
-            return [], {}
+        assert scales
         names = [
             self.graph.const(values[index], f"{path}/{kind}_scale", inline=True)
             for kind, values in (("key", scales.keys), ("value", scales.values))
         ]
-        channels = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL"}
-        return ["", "", "", *names], {**channels, "kv_cache_bit_width": 8}
+        outputs = [f"{path}/{name}" for name in ("attended", "present_key", "present_value")]
+        self.graph.op(
+            "GroupQueryAttention",
+            [inputs[0], "", "", *inputs[1:], "", "", "", *names],
+            path,
+            domain=CONTRIB,
+            outputs=outputs,
+            do_rotary=1,
+            k_quant_type="PER_CHANNEL",
+            v_quant_type="PER_CHANNEL",
+            kv_cache_bit_width=8,
+            **sizes,
+        )
+        return outputs
 
     def _mlp(self, x: str, weights: Scope, path: str) -> str:
         graph, config = self.graph, self.config
@@ -267,3 +270,14 @@ class _Layers:
             return np.pad(split, ((0, 0), (0, 0), (0, self.head_dim - self.config.head_dim))).reshape(rows, -1)
 
         return tensor.map(pad, (rows, heads * self.head_dim))
+
+
+def _cached_attention() -> Function:
+    """Q, K and V as one, past keys, past values, last slot, total, cos, sin -> attended, keys, values."""
+    f = Function("CachedAttention")
+    qkv, *others = (f.input() for _ in range(7))
+    sizes = {"num_heads": int, "kv_num_heads": int, "scale": float}
+    outputs = f.ops("GroupQueryAttention", [qkv, "", "", *others], 3, domain=CONTRIB, given=sizes, do_rotary=1)
+    for value in outputs:
+        f.output(value)
+    return f

@@ -18,7 +18,8 @@ from omni_export.checkpoint import Scope
 from omni_export.config import BigVGANConfig, DiTConfig
 from omni_export.dit_blocks import Blocks
 from omni_export.dit_time import FINAL_MODULATIONS, MODULATIONS
-from omni_export.graph import CONTRIB, GraphBuilder, Precision
+from omni_export.function import CONTRIB
+from omni_export.graph import GraphBuilder, Precision
 from omni_export.lazy import LazyTensor
 
 PREFIX = "token2wav.code2wav_dit_model"

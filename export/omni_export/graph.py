@@ -23,6 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from omni_edge.errors import ResourceError
 from omni_edge.graph import usable_cores
+from omni_export.function import CONTRIB, OPSET, OWN, Function
 from omni_export.lazy import LazyTensor
 from omni_export.order import briefly_named, ordered
 from omni_quant import quantize_blockwise_rows, quantize_channelwise
@@ -30,10 +31,7 @@ from omni_quant import quantize_blockwise_rows, quantize_channelwise
 Kind = Literal["fp32", "int8", "int4"]
 Shape = Sequence["int | str | None"]
 
-OPSET = 21
 IR_VERSION = 10
-CONTRIB = "com.microsoft"
-OWN = "omni.edge"
 # onnxruntime maps a tensor from its file where it starts on a page; small ones are copied anyway and stay packed.
 _PAGE_BYTES = 4096
 _ALIGNMENT_BYTES = 64
@@ -90,61 +88,13 @@ class _Group:
     weights: int
 
 
-class Function:
-    """An operator of our own, defined by standard ones: a function of the model, in the domain `OWN`.
-
-    onnxruntime puts the definition in the place of each call, unless somebody has registered a kernel for an operator
-    of that name; kernels know their tensors as `Input0`, `Output0` and so on.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self._nodes: list[onnx.NodeProto] = []
-        self._inputs: list[str] = []
-        self._outputs: list[str] = []
-        self._attributes: list[str] = []
-
-    def input(self) -> str:
-        """Declares the next input."""
-        self._inputs.append(f"Input{len(self._inputs)}")
-        return self._inputs[-1]
-
-    def output(self, value: str) -> None:
-        """Publishes `value` as the next output."""
-        self._outputs.append(f"Output{len(self._outputs)}")
-        self._nodes.append(helper.make_node("Identity", [value], [self._outputs[-1]]))
-
-    def op(
-        self, kind: str, inputs: Sequence[str], *, domain: str = "", given: Sequence[str] = (), **attributes: Any
-    ) -> str:
-        """Adds a node; returns its only output. Integer attributes that are `given` come with each call."""
-        output = f"{kind}{len(self._nodes)}"
-        node = helper.make_node(kind, list(inputs), [output], domain=domain, **attributes)
-        for name in given:
-            node.attribute.add(name=name, ref_attr_name=name, type=onnx.AttributeProto.INT)
-        self._attributes += [name for name in given if name not in self._attributes]
-        self._nodes.append(node)
-        return output
-
-    def const(self, value: NDArray[Any] | Sequence[int] | float) -> str:
-        """A constant: integers become int64, floats float32."""
-        array = np.asarray(value)
-        array = array.astype(np.float32) if array.dtype == np.float64 else array
-        return self.op("Constant", [], value=numpy_helper.from_array(array))
-
-    def proto(self) -> onnx.FunctionProto:
-        """As a model carries it."""
-        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
-        return helper.make_function(OWN, self.name, self._inputs, self._outputs, self._nodes, opsets, self._attributes)
-
-
 def _linear_nbits(bias: bool) -> Function:
     """x, packed weight, scales and, with `bias`, that -> x @ weight.T + bias, as MatMulNBits takes and gives them."""
     f = Function("LinearNBitsBias" if bias else "LinearNBits")
     inputs = [f.input(), f.input(), f.input()] + (["", "", f.input()] if bias else [])
     # accuracy_level 4 quantizes the activations to INT8 per block as well: 2-3x faster than 0 or 1 on every CPU with
     # integer dot products.
-    sizes = ["K", "N", "bits", "block_size"]
+    sizes = dict.fromkeys(("K", "N", "bits", "block_size"), int)
     f.output(f.op("MatMulNBits", inputs, domain=CONTRIB, given=sizes, accuracy_level=4))
     return f
 
@@ -210,7 +160,7 @@ class GraphBuilder:
         self._nodes.append(node)
         return names[0]
 
-    def call(self, function: Function, inputs: Sequence[str], name: str, **attributes: int) -> list[str]:
+    def call(self, function: Function, inputs: Sequence[str], name: str, **attributes: float) -> list[str]:
         """Adds a node that calls `function`, which joins the model; returns its outputs."""
         proto = self._functions.setdefault(function.name, function.proto())
         names = [f"{name}/{function.name}_{output}" for output in proto.output]

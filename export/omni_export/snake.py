@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from omni_export.carried import Carried
 from omni_export.checkpoint import Scope
-from omni_export.graph import Function, GraphBuilder
+from omni_export.function import Function
+from omni_export.graph import GraphBuilder
 from omni_export.lazy import LazyTensor
 
 Array = NDArray[np.float32]
@@ -179,7 +180,7 @@ def _function(name: str, degree: int) -> Function:
 
     def filtered(extended: str, kernel: str, rows: int) -> str:
         pads = [rows, 0, rows, 0]
-        return f.op("Conv", [extended, kernel], given=["group"], pads=pads, kernel_shape=[2, width])
+        return f.op("Conv", [extended, kernel], given={"group": int}, pads=pads, kernel_shape=[2, width])
 
     # The zero rows around the signal make the kernel's second row that of the first phase.
     y = _snake(f, filtered(signal, f.op("Mul", [cycles, up]), 1), root, degree)

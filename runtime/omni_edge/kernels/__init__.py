@@ -29,6 +29,8 @@ _FLAGS = ("-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fvisib
 # The first that the compiler knows: what it is for on x86, on ARM with older compilers, and anywhere.
 _TARGETS = (("-march=native",), ("-mcpu=native",), ())
 _COMPILER_SECONDS = 120
+# The linear layers, which hold almost all weights of the graphs they occur in.
+_READS_IN_PLACE = b"LinearNBits"
 
 
 def library() -> Path | None:
@@ -45,9 +47,11 @@ def register(options: ort.SessionOptions) -> None:
     Raises:
         ResourceError: the library does not load.
     """
-    path = library()
-    if path is None:
-        return
+    if path := library():
+        _register(options, path)
+
+
+def _register(options: ort.SessionOptions, path: Path) -> None:
     try:
         options.register_custom_ops_library(str(path))
     except Exception as error:  # onnxruntime raises its own, undocumented family
@@ -80,13 +84,18 @@ def build() -> Path | None:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             made = Path(folder) / path.name
             _compile(compiler, made)
-            ort.SessionOptions().register_custom_ops_library(str(made))
+            _register(ort.SessionOptions(), made)
             made.replace(path)
     except OSError as error:
         raise ResourceError(
             f"Compiling into {path.parent} failed: {error.strerror}. Make room, or set OMNI_EDGE_CACHE."
         ) from error
     return path
+
+
+def read_in_place(graph: Path) -> bool:
+    """Whether the compiled operators, if there are any, read a graph's weights where they lie in its file."""
+    return library() is not None and _READS_IN_PLACE in graph.read_bytes()
 
 
 def _compiler() -> str | None:

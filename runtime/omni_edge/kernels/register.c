@@ -1,5 +1,5 @@
 /* The library's only entry: onnxruntime calls it for every session that is to know the operators. */
-#include "kernels.h"
+#include "operator.h"
 
 #if defined(_WIN32)
 #define EXPORT __declspec(dllexport)

@@ -19,25 +19,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels.h"
+#include "operator.h"
 
 enum { REACH = 3, TAPS = 7, ROWS = 2, PAST = 3 * REACH };
 /* Samples of x at a time: the buffers of a tile take 10 KB. */
 enum { TILE = 512, WIDE = TILE + 2 * REACH };
 enum { X, PAST_IN, BEGIN, STOP, CYCLES, ROOT, UP, DOWN, Y_SCALE, Y_ZERO, X_SCALE, X_ZERO, INPUTS };
 enum { Y, PAST_OUT, OUTPUTS };
-
-typedef struct Kind {
-    Operator operator; /* first, so that one pointer is both */
-    const char *name;
-    int x_type, y_type;
-    size_t inputs;
-} Kind;
-
-typedef struct Kernel {
-    const Kind *kind;
-    const Api *api;
-} Kernel;
 
 /* One run of an operator, shared by the threads that work on its channels. */
 typedef struct Run {
@@ -85,10 +73,9 @@ static void down_sample(const float *restrict even, const float *restrict odd, c
     const float per_turn = 1.0f / cycles;
     const float *restrict p = taps, *restrict q = taps + TAPS;
     for (int64_t i = 0; i < n; i++)
-        out[i] = per_turn * (
-                 p[1] * even[i + 1] + p[2] * even[i + 2] + p[3] * even[i + 3] + p[4] * even[i + 4] +
-                 p[5] * even[i + 5] + p[6] * even[i + 6] + q[0] * odd[i] + q[1] * odd[i + 1] + q[2] * odd[i + 2] +
-                 q[3] * odd[i + 3] + q[4] * odd[i + 4] + q[5] * odd[i + 5]);
+        out[i] = per_turn * (p[1] * even[i + 1] + p[2] * even[i + 2] + p[3] * even[i + 3] + p[4] * even[i + 4] +
+                             p[5] * even[i + 5] + p[6] * even[i + 6] + q[0] * odd[i] + q[1] * odd[i + 1] +
+                             q[2] * odd[i + 2] + q[3] * odd[i + 3] + q[4] * odd[i + 4] + q[5] * odd[i + 5]);
 }
 
 static void read_x(const Run *run, size_t channel, int64_t start, float *out, int64_t n) {
@@ -173,146 +160,54 @@ static void channel(void *argument, size_t channel) {
     if (run->y_bytes == 1) keep_convolution(run, codes, next + PAST);
 }
 
-/* Data of an input, and its size along the axes that count: channels, time; a scalar has one element. */
-static Status *input(const Api *api, const Context *context, size_t index, const void **data, int64_t *shape,
-                     size_t *elements) {
-    const Value *value;
-    TensorInfo *info;
-    size_t count;
-    TRY(api_input(api)(context, index, &value));
-    TRY(api_tensor_data(api)(value, (void **)data));
-    TRY(api_tensor_info(api)(value, &info));
-    Status *status = api_element_count(api)(info, elements);
-    if (!status) status = api_dimension_count(api)(info, &count);
-    if (!status && shape) {
-        if (count != 4)
-            status = api_create_status(api)(STATUS_INVALID_ARGUMENT, "A snake's signal has four dimensions.");
-        else
-            status = api_dimensions(api)(info, shape, count);
-    }
-    api_release_tensor_info(api)(info);
-    return status;
-}
-
 static Status *compute(void *opaque, Context *context) {
     const Kernel *kernel = opaque;
-    const Kind *kind = kernel->kind;
-    const Api *api = kernel->api;
-    const void *data[INPUTS];
-    size_t elements[INPUTS];
-    int64_t x[4], past[4];
-    for (size_t i = 0; i < kind->inputs; i++)
-        TRY(input(api, context, i, data + i, i == X ? x : i == PAST_IN ? past : NULL, elements + i));
-
-    const int64_t channels = x[1], length = x[3];
+    Tensor in[INPUTS] = {{0}};
+    TRY(input_tensors(kernel, context, in));
+    const Tensor *x = in + X, *past = in + PAST_IN;
+    const int64_t *shape = x->shape, channels = shape[1], length = shape[3];
+    const int quantized = kernel->kind->inputs > Y_ZERO, quantized_x = kernel->kind->inputs > X_ZERO;
     Run run = {
-        .x = data[X],
-        .past = data[PAST_IN],
-        .cycles = data[CYCLES],
-        .root = data[ROOT],
-        .up = data[UP],
-        .down = data[DOWN],
+        .x = x->data,
+        .past = past->data,
+        .cycles = in[CYCLES].data,
+        .root = in[ROOT].data,
+        .up = in[UP].data,
+        .down = in[DOWN].data,
         .length = length,
-        .reach = past[3] - PAST,
-        .begin = *(const uint8_t *)data[BEGIN],
-        .stop = *(const int64_t *)data[STOP],
-        .x_bytes = kind->x_type == ELEMENT_UINT8 ? 1 : 4,
-        .y_bytes = kind->y_type == ELEMENT_UINT8 ? 1 : 4,
+        .reach = past->shape[3] - PAST,
+        .begin = *(const uint8_t *)in[BEGIN].data,
+        .stop = *(const int64_t *)in[STOP].data,
+        .x_bytes = quantized_x ? 1 : 4,
+        .y_bytes = quantized ? 1 : 4,
+        .y_scale = quantized ? *(const float *)in[Y_SCALE].data : 0.0f,
+        .y_zero = quantized ? *(const uint8_t *)in[Y_ZERO].data : 0,
+        .x_scale = quantized_x ? *(const float *)in[X_SCALE].data : 0.0f,
+        .x_zero = quantized_x ? *(const uint8_t *)in[X_ZERO].data : 0,
     };
-    if (kind->inputs > Y_ZERO) {
-        run.y_scale = *(const float *)data[Y_SCALE];
-        run.y_zero = *(const uint8_t *)data[Y_ZERO];
-    }
-    if (kind->inputs > X_ZERO) {
-        run.x_scale = *(const float *)data[X_SCALE];
-        run.x_zero = *(const uint8_t *)data[X_ZERO];
-    }
-    const int fits = x[0] == 1 && x[2] == 1 && length > 0 && past[1] == channels && run.reach >= 0 &&
-                     (run.y_bytes == 1 || run.reach == 0) && run.stop >= 0 && run.stop <= length &&
-                     elements[CYCLES] == (size_t)channels && elements[ROOT] == (size_t)channels &&
-                     elements[UP] == ROWS * TAPS && elements[DOWN] == ROWS * TAPS;
-    if (!fits) return api_create_status(api)(STATUS_INVALID_ARGUMENT, "A snake's inputs do not fit together.");
+    const int fits = x->rank == 4 && past->rank == 4 && shape[0] == 1 && shape[2] == 1 && length > 0 &&
+                     past->shape[1] == channels && (quantized ? run.reach >= 0 : run.reach == 0) && run.stop >= 0 &&
+                     run.stop <= length && in[CYCLES].elements == (size_t)channels &&
+                     in[ROOT].elements == (size_t)channels && in[UP].elements == ROWS * TAPS &&
+                     in[DOWN].elements == ROWS * TAPS;
+    if (!fits) return refuse(kernel->api, "A snake's inputs do not fit together.");
 
-    Value *y, *next;
     const int64_t y_shape[4] = {1, channels, 1, run.reach + length};
-    TRY(api_output(api)(context, Y, y_shape, 4, &y));
-    TRY(api_output(api)(context, PAST_OUT, past, 4, &next));
-    TRY(api_tensor_data(api)(y, &run.y));
-    TRY(api_tensor_data(api)(next, (void **)&run.next_past));
-    return api_parallel_for(api)(context, channel, (size_t)channels, 0, &run);
+    TRY(output_data(kernel->api, context, Y, y_shape, 4, &run.y));
+    TRY(output_data(kernel->api, context, PAST_OUT, past->shape, 4, (void **)&run.next_past));
+    return api_parallel_for(kernel->api)(context, channel, (size_t)channels, 0, &run);
 }
 
-/* -- what the operators tell of themselves -- */
-
-static const Kind *kind_of(const Operator *operator) { return (const Kind *)operator; }
-
-static const char *name(const Operator *operator) { return kind_of(operator)->name; }
-
-static const char *provider(const Operator *operator) {
-    (void)operator;
-    return NULL; /* the CPU */
-}
-
-static int input_type(const Operator *operator, size_t index) {
-    switch (index) {
-        case X: return kind_of(operator)->x_type;
-        case BEGIN: return ELEMENT_BOOL;
-        case STOP: return ELEMENT_INT64;
-        case X_ZERO:
-        case Y_ZERO: return ELEMENT_UINT8;
-        default: return ELEMENT_FLOAT;
-    }
-}
-
-static int output_type(const Operator *operator, size_t index) {
-    return index == Y ? kind_of(operator)->y_type : ELEMENT_FLOAT;
-}
-
-static size_t input_count(const Operator *operator) { return kind_of(operator)->inputs; }
-
-static size_t output_count(const Operator *operator) {
-    (void)operator;
-    return OUTPUTS;
-}
-
-static int required(const Operator *operator, size_t index) {
-    (void)operator, (void)index;
-    return REQUIRED;
-}
-
-static int memory(const Operator *operator, size_t index) {
-    (void)operator, (void)index;
-    return MEMORY_DEFAULT;
-}
-
-static int one(const Operator *operator) {
-    (void)operator;
-    return 1;
-}
-
-static Status *create_kernel(const Operator *operator, const Api *api, const KernelInfo *info, void **kernel) {
-    (void)info;
-    Kernel *made = malloc(sizeof(Kernel));
-    if (!made) return api_create_status(api)(STATUS_FAIL, "No memory is left.");
-    *made = (Kernel){kind_of(operator), api};
-    *kernel = made;
-    return NULL;
-}
-
-#define OPERATOR                                                                                             \
-    {                                                                                                        \
-        .version = ABI_VERSION, .name = name, .provider = provider, .input_type = input_type,                \
-        .input_count = input_count, .output_type = output_type, .output_count = output_count,                \
-        .destroy_kernel = free, .input_characteristic = required, .output_characteristic = required,         \
-        .input_memory = memory, .variadic_input_minimum = one, .variadic_input_homogeneous = one,            \
-        .variadic_output_minimum = one, .variadic_output_homogeneous = one, .create_kernel = create_kernel,  \
-        .compute = compute, .first_version = one, .last_version = one                                        \
-    }
+/* Inputs from PAST_IN to DOWN, which all kinds have. */
+#define SIGNAL ELEMENT_FLOAT, ELEMENT_BOOL, ELEMENT_INT64, ELEMENT_FLOAT, ELEMENT_FLOAT, ELEMENT_FLOAT, ELEMENT_FLOAT
+#define AFFINE ELEMENT_FLOAT, ELEMENT_UINT8
 
 static const Kind KINDS[] = {
-    {OPERATOR, "Snake", ELEMENT_FLOAT, ELEMENT_FLOAT, DOWN + 1},
-    {OPERATOR, "SnakeQuantizeLinear", ELEMENT_FLOAT, ELEMENT_UINT8, Y_ZERO + 1},
-    {OPERATOR, "QLinearSnake", ELEMENT_UINT8, ELEMENT_UINT8, X_ZERO + 1},
+    KIND("Snake", create_plain, compute, DOWN + 1, OUTPUTS, ELEMENT_FLOAT, SIGNAL, ELEMENT_FLOAT, ELEMENT_FLOAT),
+    KIND("SnakeQuantizeLinear", create_plain, compute, Y_ZERO + 1, OUTPUTS, ELEMENT_FLOAT, SIGNAL, AFFINE,
+         ELEMENT_UINT8, ELEMENT_FLOAT),
+    KIND("QLinearSnake", create_plain, compute, X_ZERO + 1, OUTPUTS, ELEMENT_UINT8, SIGNAL, AFFINE, AFFINE,
+         ELEMENT_UINT8, ELEMENT_FLOAT),
 };
 
 Status *add_snake(const Api *api, Domain *domain) {

@@ -1,0 +1,81 @@
+"""Operators of our own: functions of a model, which define them by standard operators."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+OPSET = 21
+CONTRIB = "com.microsoft"
+OWN = "omni.edge"
+_ATTRIBUTE_TYPES = {int: onnx.AttributeProto.INT, float: onnx.AttributeProto.FLOAT}
+
+
+class Function:
+    """The definition of an operator in the domain `OWN`.
+
+    onnxruntime puts the definition in the place of each call, unless somebody has registered a kernel for an operator
+    of that name; kernels know their tensors as `Input0`, `Output0` and so on.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._nodes: list[onnx.NodeProto] = []
+        self._inputs: list[str] = []
+        self._outputs: list[str] = []
+        self._attributes: list[str] = []
+
+    def input(self) -> str:
+        """Declares the next input."""
+        self._inputs.append(f"Input{len(self._inputs)}")
+        return self._inputs[-1]
+
+    def output(self, value: str) -> None:
+        """Makes `value` the next output."""
+        name = f"Output{len(self._outputs)}"
+        self._outputs.append(name)
+        for node in self._nodes:
+            node.input[:] = [name if each == value else each for each in node.input]
+            node.output[:] = [name if each == value else each for each in node.output]
+
+    def op(
+        self, kind: str, inputs: Sequence[str], *, given: Mapping[str, type] | None = None, **attributes: Any
+    ) -> str:
+        """Adds a node; returns its first output. Attributes that are `given` (name -> int or float) come with a call."""
+        return self.ops(kind, inputs, 1, given=given, **attributes)[0]
+
+    def ops(
+        self,
+        kind: str,
+        inputs: Sequence[str],
+        count: int,
+        *,
+        domain: str = "",
+        given: Mapping[str, type] | None = None,
+        **attributes: Any,
+    ) -> list[str]:
+        """Adds a node; returns its `count` outputs."""
+        outputs = [f"{kind}{len(self._nodes)}_{index}" for index in range(count)]
+        node = helper.make_node(kind, list(inputs), outputs, domain=domain, **attributes)
+        for name, type_ in (given or {}).items():
+            node.attribute.add(name=name, ref_attr_name=name, type=_ATTRIBUTE_TYPES[type_])
+            if name not in self._attributes:
+                self._attributes.append(name)
+        self._nodes.append(node)
+        return outputs
+
+    def const(self, value: NDArray[Any] | Sequence[int] | float) -> str:
+        """A constant: integers become int64, floats float32."""
+        array = np.asarray(value)
+        array = array.astype(np.float32) if array.dtype == np.float64 else array
+        return self.op("Constant", [], value=numpy_helper.from_array(array))
+
+    def proto(self) -> onnx.FunctionProto:
+        """As a model carries it."""
+        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
+        return helper.make_function(OWN, self.name, self._inputs, self._outputs, self._nodes, opsets, self._attributes)

@@ -1,0 +1,86 @@
+/* What every operator of ours needs: a description of itself, and its tensors as plain arrays. */
+#ifndef OMNI_EDGE_OPERATOR_H
+#define OMNI_EDGE_OPERATOR_H
+
+#include "onnxruntime_abi.h"
+
+enum { MOST_TENSORS = 16, MOST_DIMENSIONS = 8 };
+
+#define TRY(call)                    \
+    do {                             \
+        Status *status_ = (call);    \
+        if (status_) return status_; \
+    } while (0)
+
+/* A kind of operator: its name, how many inputs and outputs it has, and the element types of these and of those. */
+typedef struct Kind {
+    Operator operator; /* first, so that a pointer to one is a pointer to the other */
+    const char *name;
+    size_t inputs, outputs;
+    int types[MOST_TENSORS];
+} Kind;
+
+/* A node of a graph. Operators with attributes begin their own structure with this one. */
+typedef struct Kernel {
+    const Kind *kind;
+    const Api *api;
+} Kernel;
+
+typedef struct Tensor {
+    void *data;
+    size_t elements, rank;
+    int64_t shape[MOST_DIMENSIONS];
+} Tensor;
+
+/* How an operator is described: made with `create_` (`create_plain` where it has no attributes), run with `compute_`. */
+#define KIND(name_, create_, compute_, inputs_, outputs_, ...)                                                  \
+    {                                                                                                           \
+        .operator = {.version = ABI_VERSION,                                                                    \
+                     .name = kind_name,                                                                         \
+                     .provider = kind_provider,                                                                 \
+                     .input_type = kind_input_type,                                                             \
+                     .input_count = kind_input_count,                                                           \
+                     .output_type = kind_output_type,                                                           \
+                     .output_count = kind_output_count,                                                         \
+                     .destroy_kernel = free,                                                                    \
+                     .input_characteristic = kind_required,                                                     \
+                     .output_characteristic = kind_required,                                                    \
+                     .input_memory = kind_memory,                                                               \
+                     .variadic_input_minimum = kind_one,                                                        \
+                     .variadic_input_homogeneous = kind_one,                                                    \
+                     .variadic_output_minimum = kind_one,                                                       \
+                     .variadic_output_homogeneous = kind_one,                                                   \
+                     .create_kernel = create_,                                                                  \
+                     .compute = compute_,                                                                       \
+                     .first_version = kind_one,                                                                 \
+                     .last_version = kind_one},                                                                 \
+        .name = name_, .inputs = inputs_, .outputs = outputs_, .types = {__VA_ARGS__}                           \
+    }
+
+const char *kind_name(const Operator *);
+const char *kind_provider(const Operator *);
+int kind_input_type(const Operator *, size_t);
+size_t kind_input_count(const Operator *);
+int kind_output_type(const Operator *, size_t);
+size_t kind_output_count(const Operator *);
+int kind_required(const Operator *, size_t);
+int kind_memory(const Operator *, size_t);
+int kind_one(const Operator *);
+Status *create_plain(const Operator *, const Api *, const KernelInfo *, void **kernel);
+
+/* A status with the reason why an operator cannot run. */
+Status *refuse(const Api *, const char *reason);
+Status *out_of_memory(const Api *);
+
+/* A copy of a kernel's description, which the session frees. */
+Status *keep_kernel(const Api *, const void *made, size_t size, void **kernel);
+
+Status *input_tensor(const Api *, const Context *, size_t index, Tensor *);
+/* All of a kind's inputs. */
+Status *input_tensors(const Kernel *, const Context *, Tensor *);
+Status *output_data(const Api *, Context *, size_t index, const int64_t *shape, size_t rank, void **data);
+
+/* Each file's operators; none where the processor does not have what they need. */
+Status *add_snake(const Api *, Domain *);
+
+#endif

@@ -1,0 +1,91 @@
+"""Compiling our operators: once, for this machine, and never half."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import onnxruntime as ort
+import pytest
+
+from omni_edge import ResourceError, kernels
+from omni_edge.cache import cache_root
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("OMNI_EDGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("OMNI_EDGE_KERNELS", raising=False)
+    return tmp_path / "cache"
+
+
+def compiler(path: Path, script: str) -> str:
+    """A program in the place of a C compiler."""
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return str(path)
+
+
+def test_a_library_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kernels.library() is None
+    built = kernels.build()
+    if built is None:
+        pytest.skip("needs a C compiler")
+    assert built == kernels.library()
+    assert built.parent == cache_root()
+    ort.SessionOptions().register_custom_ops_library(str(built))
+    monkeypatch.setenv("CC", "/no/such/compiler")
+    assert kernels.build() == built
+    monkeypatch.setenv("OMNI_EDGE_KERNELS", "0")
+    assert kernels.library() is None
+    assert kernels.build() is None
+
+
+def test_another_processor_or_version_compiles_anew(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if kernels.build() is None:
+        pytest.skip("needs a C compiler")
+    monkeypatch.setattr(kernels, "_version", lambda: "0123456789abcdef")
+    assert kernels.library() is None
+    assert kernels.build() == kernels.library()
+    assert [path.stem for path in cache.iterdir()] == ["kernels-0123456789abcdef"]
+
+
+def test_without_a_compiler_standard_operators_do_the_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert kernels.build() is None
+    options = ort.SessionOptions()
+    kernels.register(options)
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("echo 'snake.c:1: error: no' >&2; exit 1", "does not compile the operators: snake.c:1: error: no"),
+        ("exit 3", "exit code 3"),
+    ],
+)
+def test_a_compiler_that_fails_leaves_nothing(
+    script: str, message: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", compiler(tmp_path / "cc", script))
+    with pytest.raises(ResourceError, match=message):
+        kernels.build()
+    assert list(cache.iterdir()) == []
+
+
+def test_what_is_no_library_is_not_kept(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writes_text = 'while [ "$1" != -o ]; do shift; done; echo text > "$2"'
+    monkeypatch.setenv("CC", compiler(tmp_path / "cc", writes_text))
+    with pytest.raises(ResourceError, match="do not load"):
+        kernels.build()
+    assert list(cache.iterdir()) == []
+
+
+def test_a_damaged_library_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = kernels.build()
+    if built is None:
+        pytest.skip("needs a C compiler")
+    built.write_bytes(built.read_bytes()[:100])
+    with pytest.raises(ResourceError, match=r"do not load.*Delete that file; `omni-edge prepare` makes it again"):
+        kernels.register(ort.SessionOptions())
