@@ -46,7 +46,7 @@ class Function:
     def op(
         self, kind: str, inputs: Sequence[str], *, given: Mapping[str, type] | None = None, **attributes: Any
     ) -> str:
-        """Adds a node; returns its first output. Attributes that are `given` (name -> int or float) come with a call."""
+        """Adds a node; returns its first output. Attributes `given` (name -> int or float) come with a call."""
         return self.ops(kind, inputs, 1, given=given, **attributes)[0]
 
     def ops(
