@@ -209,7 +209,7 @@ class _Layers:
         if self.cache_scales:
             attended, *present = self._quantized_attention(inputs, index, path, **sizes)
         else:
-            attended, *present = graph.call(_cached_attention(), inputs, path, **sizes)
+            attended, *present = graph.call(cached_attention(), inputs, path, **sizes)
         for kind, value in zip(("key", "value"), present, strict=True):
             graph.output(value, f"present.{index}.{kind}", cache_shape, dtype)
         out = weights("o_proj.weight", (width, heads * config.head_dim))
@@ -272,7 +272,7 @@ class _Layers:
         return tensor.map(pad, (rows, heads * self.head_dim))
 
 
-def _cached_attention() -> Function:
+def cached_attention() -> Function:
     """Q, K and V as one, past keys, past values, last slot, total, cos, sin -> attended, keys, values."""
     f = Function("CachedAttention")
     qkv, *others = (f.input() for _ in range(7))

@@ -111,7 +111,7 @@ def test_the_operator_is_its_definition(
 def test_inputs_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     graph = Graph(activation("Snake", 5, tmp_path))
     feeds = signal("Snake", 5, 20, begin=False, ahead=21)
-    with pytest.raises(Exception, match="do not fit together"):
+    with pytest.raises(Exception, match="inputs do not fit"):
         graph.run(feeds, ["y"])
 
 

@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 enum { ABI_VERSION = 17 };
-enum { ELEMENT_FLOAT = 1, ELEMENT_UINT8 = 2, ELEMENT_INT64 = 7, ELEMENT_BOOL = 9 };
+enum { ELEMENT_FLOAT = 1, ELEMENT_UINT8 = 2, ELEMENT_INT32 = 6, ELEMENT_INT64 = 7, ELEMENT_BOOL = 9 };
 enum { STATUS_FAIL = 1, STATUS_INVALID_ARGUMENT = 2 };
 enum { REQUIRED = 0, MEMORY_DEFAULT = 0 };
 
@@ -45,6 +45,8 @@ typedef struct ApiBase {
     F(dimension_count, 61, Status *, (const TensorInfo *, size_t *))                                  \
     F(dimensions, 62, Status *, (const TensorInfo *, int64_t *, size_t))                              \
     F(tensor_info, 65, Status *, (const Value *, TensorInfo **))                                      \
+    F(attribute_float, 85, Status *, (const KernelInfo *, const char *name, float *))                 \
+    F(attribute_int64, 86, Status *, (const KernelInfo *, const char *name, int64_t *))               \
     F(input, 90, Status *, (const Context *, size_t, const Value **))                                 \
     F(output, 91, Status *, (Context *, size_t, const int64_t *dimensions, size_t count, Value **))   \
     F(release_tensor_info, 99, void, (TensorInfo *))                                                  \

@@ -81,6 +81,8 @@ Status *input_tensors(const Kernel *, const Context *, Tensor *);
 Status *output_data(const Api *, Context *, size_t index, const int64_t *shape, size_t rank, void **data);
 
 /* Each file's operators; none where the processor does not have what they need. */
+Status *add_attention(const Api *, Domain *);
+Status *add_linear(const Api *, Domain *);
 Status *add_snake(const Api *, Domain *);
 
 #endif

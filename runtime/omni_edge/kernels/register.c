@@ -14,6 +14,8 @@ EXPORT Status *RegisterCustomOps(SessionOptions *options, const ApiBase *base) {
     Domain *domain; /* must outlive the session, which does not say when it ends: a few bytes are never given back */
     if (!api) return NULL;
     TRY(api_create_domain(api)("omni.edge", &domain));
+    TRY(add_attention(api, domain));
+    TRY(add_linear(api, domain));
     TRY(add_snake(api, domain));
     return api_add_domain(api)(options, domain);
 }

@@ -1,0 +1,479 @@
+/* Attention over a cache as one operator of onnxruntime: GroupQueryAttention, float32, causal, with rotary embedding.
+ *
+ * A bundle defines this operator as a function over onnxruntime's own, and runs everywhere as that. Where this library
+ * is registered, the same node runs here, and reads the cache once for all query heads that share it.
+ *
+ *     CachedAttention (num_heads, kv_num_heads, scale)
+ *
+ * Inputs: 0 qkv float32 [1, S, (heads + 2 kv_heads) * d]; 1 past key and 2 past value float32 [1, kv_heads, capacity,
+ * d]; 3 last slot int32 [1]: total - 1; 4 total int32 [1]: positions after this call, the S new ones are the last of
+ * them; 5 cos and 6 sin float32 [capacity, d / 2]: a row per slot, for halves that rotate.
+ * Outputs: 0 attended float32 [1, S, heads * d]; 1 present key and 2 present value, like 1 and 2: appended to in place
+ * where they are the same memory, otherwise copied first. Slots from `total` on are neither used nor written.
+ *
+ * A "row" is one query head of one new position: a key/value head has S * group of them, in order of position. A task
+ * takes a block of rows through a span of the cache, tile by tile, with a running maximum and sum (flash attention):
+ * scores, weights, weighted values. There are two regimes:
+ *
+ *   A long input has many blocks, each of which reads all of the cache, and is bound by arithmetic: a tile's keys are
+ *   transposed, and both products are matrix products in tiles of registers.
+ *   A single position has one block of `group` rows for each key/value head, and is bound by memory: the cache is
+ *   divided into spans, for all threads to read it, and what they have found is merged. Keys are used as they lie,
+ *   and while one tile is worked on, the next is fetched.
+ */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "operator.h"
+
+/* A vector of the machine; and how many rows and vectors of columns a product holds in its 16 or 32 registers: one of
+ * many rows, one of a few that is as fast as memory, and one of queries and keys. */
+#if defined(__AVX512F__)
+enum { LANES = 16, ROWS = 6, COLUMNS = 4, FEW_ROWS = 8, FEW_COLUMNS = 2, DOT_ROWS = 4, DOT_KEYS = 4 };
+#define LOW_MASK 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define HIGH_MASK 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#elif defined(__AVX__)
+enum { LANES = 8, ROWS = 6, COLUMNS = 2, FEW_ROWS = 6, FEW_COLUMNS = 2, DOT_ROWS = 2, DOT_KEYS = 4 };
+#define LOW_MASK 0, 8, 1, 9, 2, 10, 3, 11
+#define HIGH_MASK 4, 12, 5, 13, 6, 14, 7, 15
+#else
+#if defined(__aarch64__)
+enum { LANES = 4, ROWS = 6, COLUMNS = 4, FEW_ROWS = 8, FEW_COLUMNS = 2, DOT_ROWS = 4, DOT_KEYS = 4 };
+#else
+enum { LANES = 4, ROWS = 6, COLUMNS = 2, FEW_ROWS = 6, FEW_COLUMNS = 2, DOT_ROWS = 2, DOT_KEYS = 4 };
+#endif
+#define LOW_MASK 0, 4, 1, 5
+#define HIGH_MASK 2, 6, 3, 7
+#endif
+enum { MOST_ROWS = 8, MOST_COLUMNS = 4 };
+
+/* Positions at a time: their keys, transposed, stay in the first-level cache. */
+enum { TILE = 64 };
+/* Rows of a block: enough to make transposing cheap, few enough for the second-level cache. */
+enum { BLOCK = 96 };
+/* Up to so many rows are few: to transpose keys for them costs more than to add up the lanes of each score. */
+enum { FEW = 16 };
+/* For any number of threads there are about so many tasks, unless spans were of fewer positions than so many. */
+enum { TASKS = 32, SPAN = 4 * TILE };
+/* What is not worth a dispatch: to append so many positions, so many multiplications of queries and keys. */
+enum { SMALL_APPEND = 16, SMALL = 1 << 16 };
+enum { WIDTH_STEP = 16, MOST_WIDTH = 256 };
+enum { QKV, PAST_KEY, PAST_VALUE, LAST_SLOT, TOTAL, COS, SIN, INPUTS };
+enum { ATTENDED, PRESENT_KEY, PRESENT_VALUE, OUTPUTS };
+
+typedef struct Attention {
+    Kernel kernel; /* first, so that a pointer to one is a pointer to the other */
+    int64_t heads, kv_heads;
+    float scale;
+} Attention;
+
+/* One run of the operator, shared by its threads. */
+typedef struct Run {
+    const float *qkv, *cos, *sin;
+    float *key, *value, *attended;
+    int64_t length, heads, kv_heads, group, width, capacity, total;
+    int64_t blocks, block, spans, span; /* of rows, of positions: how many and how large */
+    float scale;
+    float *partial; /* what the tasks have found where there are several spans: sums, maxima, totals of a block */
+    int failed;
+} Run;
+
+typedef float Vector __attribute__((vector_size(4 * LANES)));
+typedef uint32_t Bits __attribute__((vector_size(4 * LANES)));
+typedef float Unaligned __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+#define INLINE static inline __attribute__((always_inline))
+#if defined(__clang__)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (Bits){__VA_ARGS__})
+#endif
+#define FETCH(address) __builtin_prefetch(address, 0, 2) /* to the second-level cache */
+
+INLINE Vector load(const float *from) { return *(const Unaligned *)from; }
+INLINE void store(float *to, Vector vector) { *(Unaligned *)to = vector; }
+/* The lower and the upper halves of a and b, interleaved. */
+INLINE Vector low(Vector a, Vector b) { return SHUFFLE(a, b, LOW_MASK); }
+INLINE Vector high(Vector a, Vector b) { return SHUFFLE(a, b, HIGH_MASK); }
+
+INLINE Vector larger(Vector a, Vector b) {
+    const Bits first = (Bits)(a > b);
+    return (Vector)(((Bits)a & first) | ((Bits)b & ~first));
+}
+
+/* 2^x for x <= 0, to 2e-7 of it; 0 below 2^-126. */
+INLINE Vector power(Vector x) {
+    const Vector shifted = x + 12582912.0f; /* 1.5 * 2^23: leaves the nearest integer in the lowest bits */
+    const Vector r = x - (shifted - 12582912.0f);
+    const Vector p = 1.00000007f + r * (0.693146967f + r * (0.240221197f + r * (0.0555071327f + r * (0.00967554133f +
+                     r * 0.00132764715f))));
+    return (Vector)(((Bits)p + ((Bits)shifted << 23)) & (Bits)(x >= -126.0f));
+}
+
+/* c = factors * c + a b of a[rows][depth] and b[depth][columns], rows `stride`s apart; without factors, c = a b. */
+typedef struct Product {
+    const float *a, *b, *factors;
+    float *c;
+    int64_t a_stride, b_stride, c_stride, rows, depth, columns;
+} Product;
+
+/* With `fetch`, what lies `ahead` of b is fetched. */
+INLINE void multiply_tile(const int rows, const int columns, const int fetch, const Product *p, int64_t row,
+                          int64_t column, int64_t ahead) {
+    const float *a = p->a + row * p->a_stride, *b = p->b + column;
+    float *c = p->c + row * p->c_stride + column;
+    Vector sums[MOST_ROWS][MOST_COLUMNS], right[MOST_COLUMNS];
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < columns; j++)
+            sums[i][j] = p->factors ? p->factors[row + i] * load(c + i * p->c_stride + j * LANES) : (Vector){0};
+    for (int64_t k = 0; k < p->depth; k++, b += p->b_stride) {
+        for (int j = 0; j < columns; j++) {
+            right[j] = load(b + j * LANES);
+            if (fetch) FETCH(b + j * LANES + ahead);
+        }
+        for (int i = 0; i < rows; i++)
+            for (int j = 0; j < columns; j++) sums[i][j] += a[i * p->a_stride + k] * right[j];
+    }
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < columns; j++) store(c + i * p->c_stride + j * LANES, sums[i][j]);
+}
+
+INLINE void multiply_shape(const int most_rows, const int most_columns, const int fetch, const Product *p,
+                           int64_t ahead) {
+    const int64_t pieces = (p->rows + most_rows - 1) / most_rows;
+    for (int64_t column = 0, columns; column < p->columns; column += columns * LANES) {
+        columns = p->columns - column < most_columns * LANES ? 1 : most_columns;
+        /* As even as possible: seven rows are better done as four and three than as six and one. */
+        for (int64_t piece = 0; piece < pieces; piece++) {
+            const int64_t row = piece * p->rows / pieces, stop = (piece + 1) * p->rows / pieces;
+#define CASE(n)                                                             \
+    case n:                                                                 \
+        if (n > most_rows) break;                                           \
+        if (columns == 1)                                                   \
+            multiply_tile(n, 1, fetch, p, row, column, ahead);              \
+        else                                                                \
+            multiply_tile(n, most_columns, fetch, p, row, column, ahead);   \
+        break;
+            switch (stop - row) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) }
+#undef CASE
+        }
+    }
+}
+
+static void multiply(const Product *p) { multiply_shape(ROWS, COLUMNS, 0, p, 0); }
+static void multiply_few(const Product *p, int64_t ahead) { multiply_shape(FEW_ROWS, FEW_COLUMNS, 1, p, ahead); }
+
+INLINE void dot_tile(const int rows, const float *queries, const float *const *keys, int64_t width, int64_t ahead,
+                     float *scores) {
+    Vector sums[DOT_ROWS * DOT_KEYS] = {{0}};
+    float found[DOT_ROWS * DOT_KEYS];
+    for (int64_t k = 0; k < width; k += LANES) {
+        Vector key[DOT_KEYS];
+        for (int j = 0; j < DOT_KEYS; j++) {
+            key[j] = load(keys[j] + k);
+            FETCH(keys[j] + k + ahead);
+        }
+        for (int i = 0; i < rows; i++)
+            for (int j = 0; j < DOT_KEYS; j++) sums[i * DOT_KEYS + j] += load(queries + i * width + k) * key[j];
+    }
+    /* LANES vectors become one of their lanes' sums: each step adds halves, and two vectors become one. */
+    for (int first = 0; first < rows * DOT_KEYS; first += LANES) {
+        Vector *some = sums + first;
+        for (int n = LANES / 2; n; n /= 2)
+            for (int i = 0; i < n; i++) some[i] = low(some[i], some[i + n]) + high(some[i], some[i + n]);
+        store(found + first, some[0]);
+    }
+    for (int i = 0; i < rows; i++) memcpy(scores + i * TILE, found + i * DOT_KEYS, DOT_KEYS * sizeof(float));
+}
+
+/* scores[rows][TILE] = queries[rows][width] keys[n][width]^T, and anything beyond n. What lies `ahead` is fetched. */
+static void dot(const float *queries, const float *keys, int64_t rows, int64_t n, int64_t width, int64_t ahead,
+                float *scores) {
+    for (int64_t j = 0; j < n; j += DOT_KEYS) {
+        const float *some[DOT_KEYS];
+        for (int i = 0; i < DOT_KEYS; i++) some[i] = keys + (j + i < n ? j + i : n - 1) * width;
+        for (int64_t i = 0; i < rows; i += DOT_ROWS) {
+            const float *query = queries + i * width;
+            float *score = scores + i * TILE + j;
+            switch (rows - i < DOT_ROWS ? rows - i : DOT_ROWS) {
+                case 1: dot_tile(1, query, some, width, ahead, score); break;
+                case 2: dot_tile(2, query, some, width, ahead, score); break;
+#if !defined(__x86_64__) || defined(__AVX512F__)
+                case 3: dot_tile(3, query, some, width, ahead, score); break;
+                case 4: dot_tile(4, query, some, width, ahead, score); break;
+#endif
+            }
+        }
+    }
+}
+
+/* keys[n][width] to columns[width][TILE], and any numbers beyond n. Fetches the next keys and these keys' values. */
+static void transpose(const float *keys, const float *values, int64_t n, int64_t width, int64_t ahead,
+                      float *columns) {
+    for (int64_t j = 0; j < TILE; j += LANES)
+        for (int64_t k = 0; k < width; k += LANES) {
+            Vector a[LANES], b[LANES];
+            for (int i = 0; i < LANES; i++) {
+                const int64_t at = (j + i < n ? j + i : n - 1) * width + k;
+                a[i] = load(keys + at);
+                FETCH(keys + at + ahead);
+                FETCH(values + at);
+            }
+            for (int stage = 1; stage < LANES; stage *= 2) {
+                for (int i = 0; i < LANES / 2; i++) {
+                    b[2 * i] = low(a[i], a[i + LANES / 2]);
+                    b[2 * i + 1] = high(a[i], a[i + LANES / 2]);
+                }
+                memcpy(a, b, sizeof(a));
+            }
+            for (int i = 0; i < LANES; i++) store(columns + (k + i) * TILE + j, a[i]);
+        }
+}
+
+/* A row's scores become weights; it sees the first `seen` positions of the tile. Updates the row's maximum and its
+ * sum of weights, each lane for itself. Returns the factor for what has been summed up with the old maximum. */
+static float weigh(float *scores, int64_t seen, float *maximum, float *sum) {
+    for (int64_t j = seen; j < TILE; j++) scores[j] = -INFINITY;
+    Vector top = *maximum - (Vector){0};
+    for (int j = 0; j < TILE; j += LANES) top = larger(top, load(scores + j));
+    for (int stage = 1; stage < LANES; stage *= 2) top = larger(low(top, top), high(top, top));
+    const Vector factor = power(*maximum - top);
+    Vector total = factor * load(sum);
+    for (int j = 0; j < TILE; j += LANES) {
+        const Vector weight = power(load(scores + j) - top);
+        store(scores + j, weight);
+        total += weight;
+    }
+    store(sum, total);
+    *maximum = top[0];
+    return factor[0];
+}
+
+static void rotate(const float *x, const float *cos, const float *sin, int64_t half, float scale, float *restrict y) {
+    for (int64_t i = 0; i < half; i++) {
+        y[i] = scale * (x[i] * cos[i] - x[i + half] * sin[i]);
+        y[i + half] = scale * (x[i + half] * cos[i] + x[i] * sin[i]);
+    }
+}
+
+/* A head of a new position: those of queries come first, then those of keys and of values. */
+static const float *head_of(const Run *run, int64_t position, int64_t head) {
+    return run->qkv + (position * (run->heads + 2 * run->kv_heads) + head) * run->width;
+}
+
+static float *attended_of(const Run *run, int64_t kv_head, int64_t row) {
+    return run->attended + (row / run->group * run->heads + kv_head * run->group + row % run->group) * run->width;
+}
+
+static int64_t rows_of(const Run *run, int64_t block) {
+    const int64_t left = run->length * run->group - block * run->block;
+    return left < run->block ? left : run->block;
+}
+
+static int64_t partial_size(const Run *run) { return run->block * (run->width + 2); }
+
+/* Puts a new position's keys and values into the cache. */
+static void append(void *argument, size_t position) {
+    const Run *run = argument;
+    const int64_t slot = run->total - run->length + (int64_t)position, half = run->width / 2;
+    for (int64_t head = 0; head < run->kv_heads; head++) {
+        const int64_t at = (head * run->capacity + slot) * run->width;
+        rotate(head_of(run, (int64_t)position, run->heads + head), run->cos + slot * half, run->sin + slot * half, half,
+               1.0f, run->key + at);
+        memcpy(run->value + at, head_of(run, (int64_t)position, run->heads + run->kv_heads + head),
+               (size_t)run->width * sizeof(float));
+    }
+}
+
+/* Tasks: for each block and key/value head, its spans. The last blocks see most and come first. */
+static void attend(void *argument, size_t task) {
+    Run *run = argument;
+    const int64_t width = run->width, half = width / 2, past = run->total - run->length;
+    const int64_t begin = (int64_t)task % run->spans * run->span, part = (int64_t)task / run->spans;
+    const int64_t kv_head = part % run->kv_heads, block = run->blocks - 1 - part / run->kv_heads;
+    const int64_t rows = rows_of(run, block), first = block * run->block;
+    const float *keys = run->key + kv_head * run->capacity * width;
+    const float *values = run->value + kv_head * run->capacity * width;
+    float maxima[BLOCK], factors[BLOCK], totals[BLOCK * LANES];
+    float *queries = malloc((size_t)(2 * rows * width + rows * TILE + width * TILE) * sizeof(float));
+    if (!queries) {
+        __atomic_store_n(&run->failed, 1, __ATOMIC_RELAXED);
+        return;
+    }
+    float *scores = queries + rows * width, *columns = scores + rows * TILE, *sums = columns + width * TILE;
+    if (run->partial) sums = run->partial + (int64_t)task * partial_size(run);
+
+    for (int64_t i = 0; i < rows; i++) {
+        const int64_t position = (first + i) / run->group, slot = past + position;
+        rotate(head_of(run, position, kv_head * run->group + (first + i) % run->group), run->cos + slot * half,
+               run->sin + slot * half, half, run->scale, queries + i * width);
+        maxima[i] = -1e30f; /* finite, so that a row that sees nothing of the span gets no NaN */
+    }
+    memset(sums, 0, (size_t)(rows * width) * sizeof(float));
+    memset(totals, 0, (size_t)(rows * LANES) * sizeof(float));
+
+    int64_t end = past + (first + rows - 1) / run->group + 1;
+    if (end > begin + run->span) end = begin + run->span;
+    for (int64_t start = begin; start < end; start += TILE) {
+        const int64_t n = end - start < TILE ? end - start : TILE;
+        /* The thread that works on this span is likely to go on with the next one. */
+        const int64_t ahead = start + 2 * TILE <= run->total ? TILE * width : 0;
+        /* Rows of earlier positions see nothing of the tile. */
+        const int64_t earlier = (start - past) * run->group - first, blind = earlier > 0 ? earlier : 0;
+        const Product products = {.a = queries + blind * width, .a_stride = width, .b = columns, .b_stride = TILE,
+                                  .c = scores + blind * TILE, .c_stride = TILE, .rows = rows - blind, .depth = width,
+                                  .columns = TILE};
+        const Product weighted = {.a = scores + blind * TILE, .a_stride = TILE, .b = values + start * width,
+                                  .b_stride = width, .c = sums + blind * width, .c_stride = width,
+                                  .factors = factors + blind, .rows = rows - blind, .depth = n, .columns = width};
+        if (rows <= FEW) {
+            dot(queries, keys + start * width, rows, n, width, ahead, scores);
+        } else {
+            transpose(keys + start * width, values + start * width, n, width, ahead, columns);
+            multiply(&products);
+        }
+        for (int64_t i = blind; i < rows; i++)
+            factors[i] = weigh(scores + i * TILE, past + (first + i) / run->group + 1 - start, maxima + i,
+                               totals + i * LANES);
+        if (rows <= FEW)
+            multiply_few(&weighted, ahead);
+        else
+            multiply(&weighted);
+    }
+
+    for (int64_t i = 0; i < rows; i++) {
+        float total = 0;
+        for (int lane = 0; lane < LANES; lane++) total += totals[i * LANES + lane];
+        if (run->partial) {
+            sums[run->block * width + i] = maxima[i];
+            sums[run->block * (width + 1) + i] = total;
+        } else {
+            float *attended = attended_of(run, kv_head, first + i);
+            for (int64_t k = 0; k < width; k++) attended[k] = sums[i * width + k] / total;
+        }
+    }
+    free(queries);
+}
+
+/* Adds up what the tasks have found in a part's spans; a part is a block of a key/value head. */
+static void merge(void *argument, size_t part) {
+    const Run *run = argument;
+    const int64_t width = run->width, size = partial_size(run);
+    const int64_t kv_head = (int64_t)part % run->kv_heads, block = run->blocks - 1 - (int64_t)part / run->kv_heads;
+    const float *partial = run->partial + (int64_t)part * run->spans * size;
+    for (int64_t i = 0; i < rows_of(run, block); i++) {
+        const float *maxima = partial + run->block * width + i, *totals = maxima + run->block;
+        float *restrict attended = attended_of(run, kv_head, block * run->block + i);
+        float top = -INFINITY, total = 0;
+        for (int64_t s = 0; s < run->spans; s++) top = maxima[s * size] > top ? maxima[s * size] : top;
+        for (int64_t s = 0; s < run->spans; s++) total += exp2f(maxima[s * size] - top) * totals[s * size];
+        memset(attended, 0, (size_t)width * sizeof(float));
+        for (int64_t s = 0; s < run->spans; s++) {
+            const float *sums = partial + s * size + i * width, weight = exp2f(maxima[s * size] - top) / total;
+            for (int64_t k = 0; k < width; k++) attended[k] += weight * sums[k];
+        }
+    }
+}
+
+/* Divides the work; returns the number of parts. */
+static int64_t divide(Run *run) {
+    const int64_t rows = run->length * run->group;
+    run->blocks = (rows + BLOCK - 1) / BLOCK;
+    run->block = (rows + run->blocks - 1) / run->blocks;
+    const int64_t parts = run->blocks * run->kv_heads;
+    int64_t spans = run->total / SPAN;
+    if (spans > TASKS / parts) spans = TASKS / parts;
+    if (spans < 1) spans = 1;
+    run->span = ((run->total + spans - 1) / spans + TILE - 1) / TILE * TILE;
+    run->spans = (run->total + run->span - 1) / run->span;
+    return parts;
+}
+
+/* Calls with 0 .. count - 1, by all threads or by this one. */
+static Status *each(const Api *api, const Context *context, void (*call)(void *, size_t), int64_t count, int alone,
+                    Run *run) {
+    if (!alone) return api_parallel_for(api)(context, call, (size_t)count, 0, run);
+    for (int64_t i = 0; i < count; i++) call(run, (size_t)i);
+    return NULL;
+}
+
+/* A cache that goes on in an output: where that is other memory, with what was there before. */
+static Status *present(const Run *run, const Api *api, Context *context, size_t index, const float *past,
+                       float **data) {
+    const int64_t shape[4] = {1, run->kv_heads, run->capacity, run->width}, stride = run->capacity * run->width;
+    const size_t before = (size_t)((run->total - run->length) * run->width) * sizeof(float);
+    TRY(output_data(api, context, index, shape, 4, (void **)data));
+    for (int64_t head = 0; *data != past && head < run->kv_heads; head++)
+        memcpy(*data + head * stride, past + head * stride, before);
+    return NULL;
+}
+
+static Status *compute(void *opaque, Context *context) {
+    const Attention *attention = opaque;
+    const Api *api = attention->kernel.api;
+    static const size_t ranks[INPUTS] = {3, 4, 4, 1, 1, 2, 2};
+    Tensor in[INPUTS] = {{0}};
+    TRY(input_tensors(&attention->kernel, context, in));
+    int fits = 1;
+    for (size_t i = 0; i < INPUTS; i++) fits = fits && in[i].rank == ranks[i];
+    const int64_t *qkv = in[QKV].shape, *past = in[PAST_KEY].shape, length = qkv[1], width = past[3];
+    fits = fits && in[LAST_SLOT].elements == 1 && in[TOTAL].elements == 1 && qkv[0] == 1 && length > 0 &&
+           past[0] == 1 && past[1] == attention->kv_heads && width > 0 && width <= MOST_WIDTH &&
+           width % WIDTH_STEP == 0 && qkv[2] == (attention->heads + 2 * attention->kv_heads) * width &&
+           in[COS].shape[1] == width / 2 && in[SIN].shape[1] == width / 2 &&
+           !memcmp(past, in[PAST_VALUE].shape, 4 * sizeof(*past));
+    const int64_t total = fits ? *(const int32_t *)in[TOTAL].data : 0;
+    fits = fits && total >= length && total <= past[2] && total <= in[COS].shape[0] && total <= in[SIN].shape[0] &&
+           *(const int32_t *)in[LAST_SLOT].data == total - 1;
+    if (!fits) return refuse(api, "An attention's inputs do not fit together.");
+
+    Run run = {
+        .qkv = in[QKV].data,
+        .cos = in[COS].data,
+        .sin = in[SIN].data,
+        .length = length,
+        .heads = attention->heads,
+        .kv_heads = attention->kv_heads,
+        .group = attention->heads / attention->kv_heads,
+        .width = width,
+        .capacity = past[2],
+        .total = total,
+        .scale = attention->scale * 1.44269504f, /* weights are powers of 2, not of e */
+    };
+    const int64_t shape[3] = {1, length, run.heads * width};
+    TRY(output_data(api, context, ATTENDED, shape, 3, (void **)&run.attended));
+    TRY(present(&run, api, context, PRESENT_KEY, in[PAST_KEY].data, &run.key));
+    TRY(present(&run, api, context, PRESENT_VALUE, in[PAST_VALUE].data, &run.value));
+
+    TRY(each(api, context, append, length, length <= SMALL_APPEND, &run));
+    const int64_t parts = divide(&run);
+    if (run.spans > 1) {
+        run.partial = malloc((size_t)(parts * run.spans * partial_size(&run)) * sizeof(float));
+        if (!run.partial) return out_of_memory(api);
+    }
+    const int small = length * run.heads * total * width <= SMALL;
+    Status *status = each(api, context, attend, parts * run.spans, small, &run);
+    if (!status && run.failed) status = out_of_memory(api);
+    if (!status && run.partial) status = each(api, context, merge, parts, run.blocks == 1, &run);
+    free(run.partial);
+    return status;
+}
+
+static Status *create(const Operator *operator, const Api *api, const KernelInfo *info, void **kernel) {
+    Attention attention = {.kernel = {(const Kind *)operator, api}};
+    TRY(api_attribute_int64(api)(info, "num_heads", &attention.heads));
+    TRY(api_attribute_int64(api)(info, "kv_num_heads", &attention.kv_heads));
+    TRY(api_attribute_float(api)(info, "scale", &attention.scale));
+    if (attention.kv_heads < 1 || attention.heads < attention.kv_heads || attention.heads % attention.kv_heads)
+        return refuse(api, "An attention's heads do not fit together.");
+    return keep_kernel(api, &attention, sizeof(attention), kernel);
+}
+
+static const Kind KIND_OF_ATTENTION =
+    KIND("CachedAttention", create, compute, INPUTS, OUTPUTS, ELEMENT_FLOAT, ELEMENT_FLOAT, ELEMENT_FLOAT,
+         ELEMENT_INT32, ELEMENT_INT32, ELEMENT_FLOAT, ELEMENT_FLOAT, ELEMENT_FLOAT, ELEMENT_FLOAT, ELEMENT_FLOAT);
+
+Status *add_attention(const Api *api, Domain *domain) {
+    return api_add_operator(api)(domain, &KIND_OF_ATTENTION.operator);
+}

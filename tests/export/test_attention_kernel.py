@@ -1,0 +1,120 @@
+"""Our attention over a cache in C beside exact arithmetic; its definition is held to the reference elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from omni_edge.graph import Graph
+from omni_export.decoder import cached_attention
+from omni_export.graph import GraphBuilder
+
+Array = NDArray[np.float32]
+SCALE = 0.2
+
+
+def attention(heads: int, kv_heads: int, width: int, folder: Path) -> Path:
+    g = GraphBuilder("attention")
+    cache = [1, kv_heads, "capacity", width]
+    inputs = [
+        g.input("qkv", [1, "length", (heads + 2 * kv_heads) * width]),
+        *(g.input(name, cache) for name in ("key", "value")),
+        *(g.input(name, [1], "int32") for name in ("last_slot", "total")),
+        *(g.input(name, ["capacity", width // 2]) for name in ("cos", "sin")),
+    ]
+    sizes = {"num_heads": heads, "kv_num_heads": kv_heads, "scale": SCALE}
+    attended, keys, values = g.call(cached_attention(), inputs, "/attention", **sizes)
+    g.output(attended, "attended", [1, "length", heads * width])
+    g.output(keys, "keys", cache)
+    g.output(values, "values", cache)
+    return g.save(folder).graph
+
+
+def feeds(heads: int, kv_heads: int, width: int, length: int, past: int, capacity: int) -> dict[str, NDArray[Any]]:
+    random = np.random.default_rng(past + length)
+    angles = random.uniform(0, 6, (capacity, width // 2))
+    total = past + length
+    values: dict[str, NDArray[Any]] = {
+        "qkv": random.standard_normal((1, length, (heads + 2 * kv_heads) * width)).astype(np.float32),
+        "cos": np.cos(angles).astype(np.float32),
+        "sin": np.sin(angles).astype(np.float32),
+        "last_slot": np.array([total - 1], np.int32),
+        "total": np.array([total], np.int32),
+    }
+    for name in ("key", "value"):
+        cache = random.standard_normal((1, kv_heads, capacity, width)).astype(np.float32)
+        cache[:, :, past:] = np.nan  # what nobody has written must not be read
+        values[name] = cache
+    return values
+
+
+def exact(fed: dict[str, NDArray[Any]], heads: int, kv_heads: int, width: int) -> tuple[Array, Array, Array]:
+    """What the attention gives, and the cache up to the total, in float64."""
+    length, total = fed["qkv"].shape[1], int(fed["total"][0])
+    past = total - length
+    qkv = fed["qkv"][0].astype(np.float64).reshape(length, heads + 2 * kv_heads, width)
+    cos, sin = (fed[name][past:total, None].astype(np.float64) for name in ("cos", "sin"))
+    first, second = np.split(qkv[:, : heads + kv_heads], 2, axis=2)
+    rotated = np.concatenate([first * cos - second * sin, second * cos + first * sin], 2)
+    keys, values = (fed[name][0, :, :total].astype(np.float64) for name in ("key", "value"))
+    keys[:, past:] = rotated[:, heads:].transpose(1, 0, 2)
+    values[:, past:] = qkv[:, heads + kv_heads :].transpose(1, 0, 2)
+    seen = np.arange(total) <= past + np.arange(length)[:, None]
+    attended = np.empty((length, heads, width))
+    for head in range(heads):
+        scores = np.where(seen, SCALE * rotated[:, head] @ keys[head * kv_heads // heads].T, -np.inf)
+        weights = np.exp(scores - scores.max(1, keepdims=True))
+        attended[:, head] = weights / weights.sum(1, keepdims=True) @ values[head * kv_heads // heads]
+    return attended.reshape(length, -1), keys, values
+
+
+# The group sizes and widths of the 3B, the 7B and small models; one position, a few, tiles of both kinds and their
+# neighbours; no past, less than a tile and several spans of it.
+@pytest.mark.parametrize(("heads", "kv_heads", "width"), [(16, 2, 128), (28, 4, 128), (4, 4, 16), (5, 1, 48)])
+@pytest.mark.parametrize("past", [0, 1, 63, 65, 1500])
+@pytest.mark.parametrize("length", [1, 2, 17, 64, 130])
+@pytest.mark.usefixtures("compiled")
+def test_attention_is_exact(heads: int, kv_heads: int, width: int, length: int, past: int, tmp_path: Path) -> None:
+    graph = Graph(attention(heads, kv_heads, width, tmp_path), threads=2)
+    fed = feeds(heads, kv_heads, width, length, past, past + length + 5)
+    before = {name: fed[name].copy() for name in ("key", "value")}
+    attended, keys, values = exact(fed, heads, kv_heads, width)
+    y, *caches = graph.run(fed, ["attended", "keys", "values"])
+    np.testing.assert_allclose(y[0], attended, atol=1e-5)
+    for cache, wanted in zip(caches, (keys, values), strict=True):
+        np.testing.assert_allclose(cache[0, :, : past + length], wanted, atol=1e-5)
+    for name, cache in before.items():
+        np.testing.assert_array_equal(fed[name], cache)
+
+
+@pytest.mark.usefixtures("compiled")
+def test_a_bound_cache_is_appended_to_in_place(tmp_path: Path) -> None:
+    heads, kv_heads, width = 4, 2, 32
+    graph = Graph(attention(heads, kv_heads, width, tmp_path), threads=2)
+    fed = feeds(heads, kv_heads, width, 3, 70, 100)
+    attended, keys, values = exact(fed, heads, kv_heads, width)
+    y = np.empty((1, 3, heads * width), np.float32)
+    binding = graph.binding()
+    for name, array in fed.items():
+        binding.input(name, array)
+    for name, array in (("attended", y), ("keys", fed["key"]), ("values", fed["value"])):
+        binding.output(name, array)
+    binding.run()
+    np.testing.assert_allclose(y[0], attended, atol=1e-5)
+    np.testing.assert_allclose(fed["key"][0, :, :73], keys, atol=1e-5)
+    np.testing.assert_allclose(fed["value"][0, :, :73], values, atol=1e-5)
+    assert np.isnan(fed["key"][0, :, 73:]).all()
+
+
+@pytest.mark.parametrize("name", ["total", "last_slot"])
+@pytest.mark.usefixtures("compiled")
+def test_a_cache_that_is_too_small_is_refused(name: str, tmp_path: Path) -> None:
+    graph = Graph(attention(4, 2, 32, tmp_path))
+    fed = feeds(4, 2, 32, 3, 70, 100)
+    fed[name] = np.array([101], np.int32)
+    with pytest.raises(Exception, match="inputs do not fit"):
+        graph.run(fed, ["attended"])
