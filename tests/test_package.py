@@ -1,4 +1,4 @@
-"""What is installed: the wheel and the source archive hold the built-in bundle, whole."""
+"""What is installed: the built-in bundle, whole, and the sources of our operators."""
 
 from __future__ import annotations
 
@@ -32,6 +32,11 @@ def test_the_wheel_holds_the_built_in_bundle(sizes: dict[str, int], tmp_path: Pa
         held = {entry.filename: entry.file_size for entry in archive.infolist()}
     assert {name: held.get(f"omni_edge/nano/{name}") for name in sizes} == sizes
     assert not [name for name in held if name.startswith(("nano/", "tests/"))]
+    sources = [path for path in (ROOT / "runtime" / "omni_edge" / "kernels").iterdir() if path.suffix in (".c", ".h")]
+    assert len(sources) >= 8
+    assert {path.name: held.get(f"omni_edge/kernels/{path.name}") for path in sources} == {
+        path.name: path.stat().st_size for path in sources
+    }
 
 
 def test_the_source_archive_holds_it_as_well(sizes: dict[str, int], tmp_path: Path) -> None:

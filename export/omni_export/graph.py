@@ -38,6 +38,11 @@ _ALIGNMENT_BYTES = 64
 _PAGE_ALIGNED_FROM_BYTES = 16 * _PAGE_BYTES
 # Smaller constants stay inside the .onnx file.
 _EXTERNAL_FROM_BYTES = 1024
+# The accuracy_level of MatMulNBits that quantizes the activations to INT8 per block as well: 2-3x faster than others on
+# every CPU with integer dot products.
+_INT8_ACTIVATIONS = 4
+# Smaller groups than our operator takes are left to onnxruntime's.
+_SMALLEST_CALLED_GROUP = 32
 # Hashed and written at a time, while the piece is in the processor's cache.
 _PIECE_BYTES = 1 << 20
 _ELEMENT_TYPES: dict[str, int] = {
@@ -92,10 +97,8 @@ def _linear_nbits(bias: bool) -> Function:
     """x, packed weight, scales and, with `bias`, that -> x @ weight.T + bias, as MatMulNBits takes and gives them."""
     f = Function("LinearNBitsBias" if bias else "LinearNBits")
     inputs = [f.input(), f.input(), f.input()] + (["", "", f.input()] if bias else [])
-    # accuracy_level 4 quantizes the activations to INT8 per block as well: 2-3x faster than 0 or 1 on every CPU with
-    # integer dot products.
     sizes = dict.fromkeys(("K", "N", "bits", "block_size"), int)
-    f.output(f.op("MatMulNBits", inputs, domain=CONTRIB, given=sizes, accuracy_level=4))
+    f.output(f.op("MatMulNBits", inputs, domain=CONTRIB, given=sizes, accuracy_level=_INT8_ACTIVATIONS))
     return f
 
 
@@ -240,8 +243,11 @@ class GraphBuilder:
             y = self.op("MatMul", [x, f"{name}.weight"], name)
             return self.op("Add", [y, bias_name], name) if bias_name else y
         inputs = [x, *self.quantized(weight, f"{name}.weight", precision), *([bias_name] if bias_name else [])]
-        sizes = {"K": k, "N": n, "bits": precision.bits, "block_size": precision.group_size}
-        return self.call(_linear_nbits(bool(bias_name)), inputs, name, **sizes)[0]
+        sizes: dict[str, Any] = {"K": k, "N": n, "bits": precision.bits, "block_size": precision.group_size}
+        if precision.group_size >= _SMALLEST_CALLED_GROUP:
+            return self.call(_linear_nbits(bool(bias_name)), inputs, name, **sizes)[0]
+        inputs[3:3] = ["", ""] if bias_name else []
+        return self.op("MatMulNBits", inputs, name, domain=CONTRIB, accuracy_level=_INT8_ACTIVATIONS, **sizes)
 
     def quantized(self, weight: LazyTensor, name: str, precision: Precision, *, flat: bool = False) -> tuple[str, str]:
         """The packed weight and its scales as initializers; `flat` drops the block axis and its padding (gather)."""

@@ -80,6 +80,16 @@ def test_the_layer_is_its_definition(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.usefixtures("compiled")
+def test_groups_that_are_too_small_are_left_to_onnxruntime(tmp_path: Path) -> None:
+    weight, bias, x = random(40, 96), random(40, seed=1), random(5, 96, seed=2)
+    path = layer(weight, bias, Precision("int4", 16), tmp_path)
+    assert not kernels.read_in_place(path)
+    stored = dequantize_blockwise(quantize_blockwise(weight, bits=4, block_size=16))
+    (y,) = Graph(path).run({"x": x[None]}, ["y"])
+    np.testing.assert_allclose(y[0], rounded(x, 16) @ stored.T + bias, atol=1e-3)
+
+
+@pytest.mark.usefixtures("compiled")
 def test_not_a_number_stays_in_its_row(tmp_path: Path) -> None:
     graph = Graph(layer(random(40, 128), None, Precision("int4", 32), tmp_path))
     x = random(12, 128)

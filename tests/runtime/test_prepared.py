@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from omni_edge import AudioClip, OmniEdge, ResourceError, Sampling, TurnDone
 from omni_edge.cache import cache_root
 from omni_edge.manifest import Bundle
 from omni_edge.prepared import PreparedGraphs
+from omni_export.bundle import ExportOptions, export_bundle
+from omni_export.graph import Precision
 
 RATE = 16_000
 
@@ -49,6 +52,24 @@ def test_prepared_graphs_are_used_and_answer_the_same(bundle: Path, engine: Omni
     assert loaded.thinker.decoder.graph.path == path
     before, after = reply(engine), reply(loaded)
     assert (before.token_ids, before.codec_tokens) == (after.token_ids, after.codec_tokens)
+
+
+def test_weights_that_are_read_in_place_are_not_packed(
+    checkpoint: Path, compiled: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "int4"
+    export_bundle(str(checkpoint), out, ExportOptions(Precision("int4", 32)))
+    prepared = PreparedGraphs.of(Bundle(out))
+    roles: list[str] = []
+    prepared.build(roles.append)
+    assert set(roles) >= {"dit", "bigvgan"}
+    assert not {"thinker", "talker", "audio_encoder", "vision_encoder"}.intersection(roles)
+    compiled_reply = reply(OmniEdge.load(out, threads=1))
+    shutil.rmtree(prepared.folder)
+    monkeypatch.setenv("OMNI_EDGE_KERNELS", "0")
+    standard_reply = reply(OmniEdge.load(out, threads=1))
+    assert compiled_reply.token_ids == standard_reply.token_ids
+    assert compiled_reply.codec_tokens == standard_reply.codec_tokens
 
 
 def test_a_damaged_cache_is_ignored(bundle: Path, cache: Path) -> None:

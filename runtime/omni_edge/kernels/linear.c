@@ -3,7 +3,8 @@
  * onnxruntime packs such a matrix when it loads it, into memory of its own. This operator reads it where it is mapped,
  * so that loading costs nothing and processes share the pages, and unpacks it as it goes.
  *
- *     LinearNBits(x float32 [..., K], B uint8 [N, blocks, block_size * bits / 8], scales float32 [N * blocks]) -> [..., N]
+ *     LinearNBits(x float32 [..., K], B uint8 [N, blocks, block_size * bits / 8], scales float32 [N * blocks])
+ *         -> float32 [..., N]
  *     LinearNBitsBias(..., bias float32 [N])
  *
  * with the attributes K, N, bits and block_size, a power of two from 32 to 256. A block of weights along K shares a
@@ -32,9 +33,10 @@ enum { UNIT = 4 * LANES, PANEL = 2 * LANES, MOST_PARTS = LANES / 4 };
 /* Row by row: rows of B and of activations at a time, and bytes from what is read to what is fetched meanwhile. */
 enum { DOTTED = 8, DOT_ROWS = 4, DOT_XS = 4, AHEAD = 1024 };
 /* In panels: elements of a chunk, rows of activations in registers, and those that stay in the second-level cache. */
-enum { CHUNK = 512, MOST_ROWS = 8, TILE_ROWS = LANES == 8 ? 5 : MOST_ROWS, TILE_BYTES = 1 << 20, SMALLEST_TILE = 48, LARGEST_TILE = 256 };
+enum { CHUNK = 512, MOST_ROWS = 8, TILE_ROWS = LANES == 8 ? 5 : MOST_ROWS }; /* AVX2 has half as many registers */
+enum { TILE_BYTES = 1 << 20, SMALLEST_TILE = 48, LARGEST_TILE = 256 };
 /* Work for the threads: at least so many parts of it, unless they get too small. */
-enum { TASKS = 32, TASK_BYTES = 32 << 10, QUANTIZED_ALONE = 16 << 10 };
+enum { TASKS = 16, TASK_BYTES = 32 << 10, QUANTIZED_ALONE = 16 << 10 };
 
 typedef struct Linear {
     Kernel kernel; /* first, so that a pointer to one is a pointer to the other */
@@ -379,7 +381,7 @@ static Run plan(const Linear *linear, int64_t m) {
     run.task_rows = quotient_up(rows, DOT_ROWS) * DOT_ROWS;
     run.panels = quotient_up(run.n, PANEL);
     int64_t tiles = quotient_up(most(m, 1), least(most(TILE_BYTES / run.code_bytes, SMALLEST_TILE), LARGEST_TILE));
-    while (run.panels * tiles < TASKS && m / (2 * tiles) >= SMALLEST_TILE) tiles *= 2;
+    while (run.panels * tiles < 2 * TASKS && m / (2 * tiles) >= SMALLEST_TILE) tiles *= 2;
     run.tile_rows = most(quotient_up(m, tiles), 1);
     return run;
 }
@@ -437,8 +439,9 @@ static Status *create(const Operator *operator, const Api *api, const KernelInfo
     TRY(api_attribute_int64(api)(info, "bits", &linear.bits));
     TRY(api_attribute_int64(api)(info, "block_size", &linear.block));
     const int64_t block = linear.block;
-    if (linear.k < 1 || linear.n < 1 || linear.k > INT32_MAX || linear.n > INT32_MAX || (linear.bits != 4 && linear.bits != 8) || block < SMALLEST_BLOCK ||
-        block > LARGEST_BLOCK || (block & (block - 1)))
+    if (linear.k < 1 || linear.n < 1 || linear.k > INT32_MAX || linear.n > INT32_MAX ||
+        (linear.bits != 4 && linear.bits != 8) || block < SMALLEST_BLOCK || block > LARGEST_BLOCK ||
+        (block & (block - 1)))
         return refuse(api, "A matrix has 4 or 8 bits, in blocks of 32, 64, 128 or 256.");
     return keep_kernel(api, &linear, sizeof(linear), kernel);
 }
