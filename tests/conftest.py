@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import transformers
 
 from checkpoints import SHAPES, load_reference, write_checkpoint
 from omni_edge import OmniEdge, kernels
+from omni_edge.cache import processor
 from omni_export.bundle import ExportOptions, export_bundle
 from omni_export.graph import Precision
 
@@ -36,13 +38,22 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
-def compiled_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache folder in which our operators are compiled."""
+def instruction_sets() -> list[str]:
+    """What this processor can run, of what the operators' sources treat apart; an empty name is its own set."""
+    if platform.machine() != "x86_64":
+        return [""]
+    return ["", "x86-64", *(["x86-64-v3"] if "avx2" in processor().split() else [])]
+
+
+@pytest.fixture(scope="session", params=instruction_sets(), ids=lambda name: name or "native")
+def compiled_cache(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder in which our operators are compiled, for one instruction set after the other."""
     folder = tmp_path_factory.mktemp("compiled")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMNI_EDGE_CACHE", str(folder))
         patch.delenv("OMNI_EDGE_KERNELS", raising=False)
+        if request.param:
+            patch.setattr(kernels, "_TARGETS", ((f"-march={request.param}",),))
         if kernels.build() is None:
             pytest.skip("needs a C compiler")
     return folder

@@ -52,7 +52,7 @@ def test_info_and_prepare_take_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     prepared = run_edge("prepare")
     assert prepared.exit_code == 0, prepared.output
     assert prepared.stderr.startswith(f"{SAYING}; BUNDLE takes another.\n")
-    assert (Path(prepared.stdout.split("  ")[0]) / "thinker.onnx").is_file()
+    assert (Path(prepared.stdout.split("  ")[0]) / "dit.onnx").is_file()
 
 
 def test_bench_measures_it() -> None:

@@ -41,6 +41,12 @@ def test_a_library_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kernels.build() is None
 
 
+def test_the_sources_give_no_warnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_FLAGS", (*kernels._FLAGS, "-Wall", "-Wextra", "-Werror"))
+    if kernels.build() is None:
+        pytest.skip("needs a C compiler")
+
+
 def test_another_processor_or_version_compiles_anew(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if kernels.build() is None:
         pytest.skip("needs a C compiler")
