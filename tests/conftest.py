@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import signal
 from collections.abc import Iterator
@@ -32,9 +33,14 @@ transformers.logging.disable_progress_bar()
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Nothing that this machine's user has prepared takes part in a test."""
+    """Nothing that this machine's user has prepared takes part in a test.
+
+    With COMPILED=1 our operators do, in all of them.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMNI_EDGE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        if os.environ.get("COMPILED"):
+            kernels.build()
         yield
 
 

@@ -24,9 +24,9 @@ _FOLDER = Path(__file__).parent
 _PREFIX = "kernels-"
 _SWITCH = "OMNI_EDGE_KERNELS"
 _COMPILERS = ("cc", "gcc", "clang")
-# Threads that divide by zero or raise a flag are not looked at, so loops may be vectorized whose arithmetic could.
+# Nobody asks for errno or floating-point exceptions, so loops that could raise them may be vectorized.
 _FLAGS = ("-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-shared", "-fPIC")
-# The first that the compiler knows: what it is for on x86, on ARM with older compilers, and anywhere.
+# The first that the compiler takes: x86 and newer compilers for ARM, older ones for ARM, any other.
 _TARGETS = (("-march=native",), ("-mcpu=native",), ())
 _COMPILER_SECONDS = 120
 # The linear layers, which hold almost all weights of the graphs they occur in.
@@ -80,7 +80,7 @@ def build() -> Path | None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for other in path.parent.glob(f"{_PREFIX}*"):
-            other.unlink()
+            other.unlink(missing_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             made = Path(folder) / path.name
             _compile(compiler, made)
