@@ -172,13 +172,16 @@ def main() -> None:
         shards[-1].append(entry)
         filled += size
     weights = Weights(arguments.seed)
-    weight_map = {}
+    weight_map, total = {}, 0
     for number, entries in enumerate(shards, 1):
         name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         write_shard(folder / name, entries, weights)
         weight_map.update({entry[0]: name for entry in entries})
+        total += (folder / name).stat().st_size
         print(name, flush=True)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map})
+    )
     write_small_files(folder)
 
 
