@@ -17,6 +17,7 @@ import datetime
 import importlib.util
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -109,6 +110,13 @@ class Worker:
             raise SystemExit(f"{self.name} ended with status {self._process.wait()}; the log has its last words.")
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+
+def _published(command: list[str]) -> str:
+    """The command line without what is this machine's own: of every path its last part, but for the script's."""
+    script, *arguments = command
+    named = [re.sub(r"(?<![^=:])/[^:]*/", "", argument) for argument in arguments]
+    return shlex.join(["python", f"benchmarks/{Path(script).name}", *named])
 
 
 class Record:
@@ -248,7 +256,7 @@ def main() -> None:
             contenders = quick_contenders(Path(room), arguments.quick_peers)
         now = datetime.datetime.now(datetime.timezone.utc)
         head = {
-            "command": shlex.join(["python", *sys.argv]),
+            "command": _published(sys.argv),
             "date": now.isoformat(timespec="seconds"),
             "machine": asdict(machine()),
             "threads": arguments.threads,

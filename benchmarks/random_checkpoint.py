@@ -82,6 +82,8 @@ def configuration(size: str) -> Qwen2_5OmniConfig:
             "text_config": {**TEXT[size], "rope_parameters": rope([16, 24, 24]), "tie_word_embeddings": False},
             "audio_config": {"output_dim": hidden},
             "vision_config": {"hidden_size": 1280, "out_hidden_size": hidden},
+            # The reference asks for it, and its configuration has no default.
+            "vision_start_token_id": 151652,
         },
         talker_config={**talker, "rope_parameters": rope(talker.pop("mrope_section"))},
         token2wav_config={"dit_config": {}, "bigvgan_config": {}},
@@ -163,7 +165,7 @@ def main() -> None:
     config = configuration(arguments.size)
     config.save_pretrained(folder)
     shards: list[list[tuple[str, tuple[int, ...], str]]] = [[]]
-    filled = 0
+    filled = total = 0
     for entry in tensors(config):
         size = int(np.prod(entry[1])) * (4 if entry[2] == "F32" else 2)
         if filled + size > SHARD_BYTES and shards[-1]:
@@ -171,13 +173,13 @@ def main() -> None:
             filled = 0
         shards[-1].append(entry)
         filled += size
+        total += size
     weights = Weights(arguments.seed)
-    weight_map, total = {}, 0
+    weight_map = {}
     for number, entries in enumerate(shards, 1):
         name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         write_shard(folder / name, entries, weights)
         weight_map.update({entry[0]: name for entry in entries})
-        total += (folder / name).stat().st_size
         print(name, flush=True)
     (folder / "model.safetensors.index.json").write_text(
         json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map})

@@ -276,9 +276,8 @@ def prepare(
     opened = Bundle(named_or_shipped(bundle, "BUNDLE"), verify=True)
     typer.echo("compiling", err=True)
     if kernels.build() is None:
-        typer.echo(
-            "No C compiler: standard operators, which are slower, do the work. Install one and prepare again.", err=True
-        )
+        reason = "OMNI_EDGE_KERNELS is 0" if kernels.switched_off() else "there is no C compiler; install one"
+        typer.echo(f"Nothing is compiled ({reason}): standard operators, which are slower, do the work.", err=True)
     prepared = PreparedGraphs.of(opened)
     nbytes = prepared.build(lambda role: typer.echo(f"preparing {role}", err=True))
     typer.echo(f"{prepared.folder}  {human_bytes(nbytes)}")

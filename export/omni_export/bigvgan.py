@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omni_edge.errors import CheckpointError
-from omni_export.bigvgan_int8 import Convolve, Int8, Residual, measure
+from omni_export.bigvgan_int8 import Int8, measure
 from omni_export.carried import Boundary, Carried
 from omni_export.checkpoint import Scope
 from omni_export.config import BigVGANConfig
 from omni_export.graph import GraphBuilder, Precision
+from omni_export.residual import Convolution, Residual, Unit
 from omni_export.snake import ACTIVATION_REACH, EXACT_DEGREE, FAST_DEGREE, activation
 
 Array = NDArray[np.float32]
@@ -141,8 +142,8 @@ def _assemble(weights: Scope, config: BigVGANConfig, residual: Residual, precisi
         for block, (size, dilations) in enumerate(shapes):
             scope, y = weights.scope(f"resblocks.{level * blocks + block}"), x
             for index, dilation in enumerate(dilations):
-                name = f"{path}/{block}/{index}"
-                y = g.op("Add", [y, residual(g, y, carried, scope, index, name, size, dilation)], name)
+                unit = Unit(scope, index, f"{path}/{block}/{index}", size, dilation)
+                y = g.op("Add", [y, residual(g, y, carried, unit)], unit.path)
             branches.append(y)
         carried.close()
         keep = g.op("Gather", ["keep", g.const([level])], f"{path}/keep")
@@ -221,22 +222,10 @@ def _upsample(
 class Float32:
     """Residual units in float32, with `convolution` making their convolutions."""
 
-    convolution: Convolve
+    convolution: Convolution
 
-    def __call__(
-        self,
-        g: GraphBuilder,
-        x: str,
-        carried: Carried,
-        weights: Scope,
-        index: int,
-        name: str,
-        taps: int,
-        dilation: int,
-    ) -> str:
-        for half, spacing in ((1, dilation), (2, 1)):
-            scope = weights.scope(f"activations.{2 * index + half - 1}")
-            x = activation(g, x, carried, "begin", scope, f"{name}/act{half}", degree=EXACT_DEGREE)
-            scope = weights.scope(f"convs{half}.{index}")
-            x = self.convolution(g, x, carried, scope, f"{name}/conv{half}", taps, spacing)
+    def __call__(self, g: GraphBuilder, x: str, carried: Carried, unit: Unit) -> str:
+        for half in unit.halves():
+            x = activation(g, x, carried, "begin", half.activation, half.activation_path, degree=EXACT_DEGREE)
+            x = self.convolution(g, x, carried, half.convolution, half.path, half.taps, half.dilation)
         return x

@@ -2,8 +2,8 @@
 
 The convolutions of the residual blocks are 95 % of the vocoder's work, and with INT8 operands four to seven times as
 fast. Their inputs and outputs need a fixed scale each, which only data can tell: the float32 graph runs once over the
-voices' reference mels (`spk_dict.pt`) with the extremes of every convolution as extra outputs. Everything between the
-convolutions (residual sums, activations, up-samplers) stays in float32.
+voices' reference mels (`spk_dict.pt`) with the extremes of every convolution as extra outputs. Residual sums and
+up-samplers stay in float32, and so does what an activation does inside.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from omni_edge.graph import Graph
 from omni_export.carried import Carried
 from omni_export.checkpoint import Scope
 from omni_export.graph import GraphBuilder
+from omni_export.residual import Convolution, Unit
 from omni_export.snake import Affine, quantized_activation
 from omni_quant import quantize_channelwise
 
@@ -32,29 +32,6 @@ Ranges = dict[str, tuple[float, float]]
 _LEVELS = 255
 
 
-class Residual(Protocol):
-    """How one unit of a residual block becomes nodes: snake, dilated convolution, snake, convolution.
-
-    `weights` hold `activations.<2 index>` and the one after it, `convs1.<index>` and `convs2.<index>`. Returns what is
-    added to `x`.
-    """
-
-    def __call__(
-        self,
-        g: GraphBuilder,
-        x: str,
-        carried: Carried,
-        weights: Scope,
-        index: int,
-        name: str,
-        taps: int,
-        dilation: int,
-    ) -> str: ...
-
-
-Convolve = Callable[..., str]
-
-
 class Observed:
     """Makes float32 convolutions whose input's and output's extremes are taken.
 
@@ -62,13 +39,15 @@ class Observed:
     the extremes off otherwise, and keep all that they are taken of until the end (5 MB for each frame of mel).
     """
 
-    def __init__(self, convolution: Convolve) -> None:
+    def __init__(self, convolution: Convolution) -> None:
         self._convolution = convolution
         self._extremes: list[str] = []
         self.watched: list[str] = []
 
-    def __call__(self, g: GraphBuilder, x: str, carried: Carried, weights: Scope, name: str, *sizes: int) -> str:
-        y = self._convolution(g, self._watch(g, x, f"{name}/in"), carried, weights, name, *sizes)
+    def __call__(
+        self, g: GraphBuilder, x: str, carried: Carried, weights: Scope, name: str, kernel: int, dilation: int = 1
+    ) -> str:
+        y = self._convolution(g, self._watch(g, x, f"{name}/in"), carried, weights, name, kernel, dilation)
         return self._watch(g, y, f"{name}/out")
 
     def _watch(self, g: GraphBuilder, value: str, path: str) -> str:
@@ -92,37 +71,26 @@ class Int8:
     ranges: Ranges
     degree: int
 
-    def __call__(
-        self,
-        g: GraphBuilder,
-        x: str,
-        carried: Carried,
-        weights: Scope,
-        index: int,
-        name: str,
-        taps: int,
-        dilation: int,
-    ) -> str:
+    def __call__(self, g: GraphBuilder, x: str, carried: Carried, unit: Unit) -> str:
         y: Affine | None = None
-        for half, spacing in ((1, dilation), (2, 1)):
-            path = f"{name}/conv{half}"
-            entry = self.affine(g, f"{path}/in")
+        for half in unit.halves():
+            entry = self.affine(g, f"{half.path}/in")
             x = quantized_activation(
                 g,
                 x,
                 carried,
                 "begin",
-                weights.scope(f"activations.{2 * index + half - 1}"),
-                f"{name}/act{half}",
+                half.activation,
+                half.activation_path,
                 degree=self.degree,
-                reach=(taps - 1) * spacing // 2,
+                reach=half.reach,
                 y=entry,
                 quantized_x=y,
             )
-            y = self.affine(g, f"{path}/out")
-            x = self.convolution(g, x, entry, y, weights.scope(f"convs{half}.{index}"), path, spacing)
+            y = self.affine(g, f"{half.path}/out")
+            x = self.convolution(g, x, entry, y, half.convolution, half.path, half.dilation)
         assert y
-        return g.op("DequantizeLinear", [x, *y], f"{name}/dequantize")
+        return g.op("DequantizeLinear", [x, *y], f"{unit.path}/dequantize")
 
     def convolution(
         self, g: GraphBuilder, x: str, entry: Affine, leave: Affine, weights: Scope, name: str, dilation: int
@@ -170,7 +138,7 @@ def _affine(extremes: tuple[float, float]) -> tuple[np.float32, np.uint8]:
     return scale, np.uint8(np.clip(np.rint(-low / scale), 0, _LEVELS))
 
 
-def measure(assemble: Callable[[Convolve], GraphBuilder], convolution: Convolve, mels: Sequence[Array]) -> Ranges:
+def measure(assemble: Callable[[Convolution], GraphBuilder], convolution: Convolution, mels: Sequence[Array]) -> Ranges:
     """Runs the float32 graph over `mels` and returns the range of every convolution's input and output.
 
     Args:

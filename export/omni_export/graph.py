@@ -242,11 +242,12 @@ class GraphBuilder:
             )
             y = self.op("MatMul", [x, f"{name}.weight"], name)
             return self.op("Add", [y, bias_name], name) if bias_name else y
-        inputs = [x, *self.quantized(weight, f"{name}.weight", precision), *([bias_name] if bias_name else [])]
+        inputs = [x, *self.quantized(weight, f"{name}.weight", precision)]
+        biases = [bias_name] if bias_name else []
         sizes: dict[str, Any] = {"K": k, "N": n, "bits": precision.bits, "block_size": precision.group_size}
         if precision.group_size >= _SMALLEST_CALLED_GROUP:
-            return self.call(_linear_nbits(bool(bias_name)), inputs, name, **sizes)[0]
-        inputs[3:3] = ["", ""] if bias_name else []
+            return self.call(_linear_nbits(bool(biases)), [*inputs, *biases], name, **sizes)[0]
+        inputs += ["", "", *biases] if biases else []
         return self.op("MatMulNBits", inputs, name, domain=CONTRIB, accuracy_level=_INT8_ACTIVATIONS, **sizes)
 
     def quantized(self, weight: LazyTensor, name: str, precision: Precision, *, flat: bool = False) -> tuple[str, str]:

@@ -26,6 +26,22 @@ def test_a_prepared_bundle_answers_the_same(bundle: Path, tmp_path: Path, monkey
     assert (after["token_ids"], after["codec_tokens"]) == (before["token_ids"], before["codec_tokens"])
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "reason"),
+    [("OMNI_EDGE_KERNELS", "0", "OMNI_EDGE_KERNELS is 0"), ("PATH", "", "there is no C compiler; install one")],
+)
+def test_preparing_without_compiling_says_why(
+    variable: str, value: str, reason: str, mute_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMNI_EDGE_CACHE", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv(variable, value)
+    result = run_edge("prepare", mute_bundle)
+    assert result.exit_code == 0, result.output
+    assert f"Nothing is compiled ({reason})" in result.stderr
+    assert "preparing thinker" in result.stderr
+
+
 def test_preparing_what_is_no_bundle(tmp_path: Path) -> None:
     result = run_edge("prepare", tmp_path)
     assert result.exit_code == 3

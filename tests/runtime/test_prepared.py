@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from omni_edge import AudioClip, OmniEdge, ResourceError, Sampling, TurnDone
+from omni_edge import AudioClip, OmniEdge, ResourceError, Sampling, TurnDone, kernels
 from omni_edge.cache import cache_root
 from omni_edge.manifest import Bundle
 from omni_edge.prepared import PreparedGraphs
@@ -63,7 +63,9 @@ def test_weights_that_are_read_in_place_are_not_packed(
     roles: list[str] = []
     prepared.build(roles.append)
     assert set(roles) >= {"dit", "bigvgan"}
-    assert not {"thinker", "talker", "audio_encoder", "vision_encoder"}.intersection(roles)
+    linear = {"thinker", "talker", "audio_encoder", "vision_encoder"}
+    # Where the operators are compiled for a processor that lacks what the linear layers need, onnxruntime packs them.
+    assert linear.intersection(roles) == (set() if kernels.read_in_place(out / "thinker.onnx") else linear)
     compiled_reply = reply(OmniEdge.load(out, threads=1))
     shutil.rmtree(prepared.folder)
     monkeypatch.setenv("OMNI_EDGE_KERNELS", "0")

@@ -33,12 +33,15 @@ _COMPILER_SECONDS = 120
 _READS_IN_PLACE = b"LinearNBits"
 
 
+def switched_off() -> bool:
+    """Whether $OMNI_EDGE_KERNELS is 0: nothing is compiled, and what was is left alone."""
+    return os.environ.get(_SWITCH) == "0"
+
+
 def library() -> Path | None:
-    """The compiled operators; None where nobody has compiled them, or where $OMNI_EDGE_KERNELS is 0."""
-    if os.environ.get(_SWITCH) == "0":
-        return None
+    """The compiled operators; None where nobody has compiled them, or where they are `switched_off`."""
     path = _path()
-    return path if path.is_file() else None
+    return path if path.is_file() and not switched_off() else None
 
 
 def register(options: ort.SessionOptions) -> None:
@@ -65,18 +68,17 @@ def build() -> Path | None:
     """Compiles the operators for this machine, unless that is done already, and removes what other versions left.
 
     Returns:
-        the library; None where there is no C compiler, or where $OMNI_EDGE_KERNELS is 0.
+        the library; None where there is no C compiler, or where they are `switched_off`.
 
     Raises:
         ResourceError: the compiler fails, or the disk is full.
     """
-    compiler = _compiler()
     path = _path()
-    if os.environ.get(_SWITCH) == "0" or not (compiler or path.is_file()):
+    if switched_off() or path.is_file():
+        return library()
+    compiler = _compiler()
+    if compiler is None:
         return None
-    if path.is_file():
-        return path
-    assert compiler
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for other in path.parent.glob(f"{_PREFIX}*"):
@@ -94,8 +96,12 @@ def build() -> Path | None:
 
 
 def read_in_place(graph: Path) -> bool:
-    """Whether the compiled operators, if there are any, read a graph's weights where they lie in its file."""
-    return library() is not None and _READS_IN_PLACE in graph.read_bytes()
+    """Whether the compiled operators, if there are any, read a graph's weights where they lie in its file.
+
+    A library that was compiled for a processor without what the operator needs does not hold its name.
+    """
+    path = library()
+    return path is not None and all(_READS_IN_PLACE in file.read_bytes() for file in (path, graph))
 
 
 def _compiler() -> str | None:
