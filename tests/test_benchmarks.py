@@ -37,6 +37,7 @@ def test_the_comparison_runs_interleaved_and_keeps_every_result(tmp_path: Path) 
     head, *results = lines(path)
     assert head["machine"]["cores"] >= 1
     assert "--quick" in head["command"]
+    assert str(tmp_path) not in head["command"]
     decode = [line for line in results if line["figure"] == "decode 96"]
     assert [line["engine"] for line in decode] == ["omni", "reference", "reference", "omni"]
     assert all(line["rate"] == pytest.approx(line["steps"] / line["seconds"]) for line in decode)
