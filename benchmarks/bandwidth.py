@@ -1,50 +1,110 @@
-"""The memory bandwidth that bounds decoding: what one token's weights cost at the least.
+"""The memory bandwidth that bounds decoding, and how much of it a bundle's decoding uses.
 
     python benchmarks/bandwidth.py                                       # 2 GB, for 1 and 2 threads
-    python benchmarks/bandwidth.py --bundle /tmp/b3b                     # and what it allows that bundle's decoders
+    python benchmarks/bandwidth.py --bundle /tmp/omni-3b-mute            # and decoding, by turns with reading
 
-Two ways of reading memory from one end to the other: numpy's sum of an array, one slice per thread, and the operator
-that decoding consists of, an INT4 matrix (blocks of 128) times a vector, which is far larger than any cache.
+Ways of reading memory from one end to the other, a slice per thread: numpy's sum of an array; a loop in C that does
+nothing else, which the first C compiler found compiles for this processor; and an INT4 matrix (blocks of 128), far
+larger than any cache, times a vector in onnxruntime.
+
+With a bundle, each round reads in all these ways and decodes at each context, through the public API. A token's bytes
+are the Thinker's weights and the keys and values of its context; what they make per second, over the best reading of
+the same round, is the share of the bandwidth that decoding uses.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import datetime
+import json
 import os
+import platform
+import shutil
+import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import onnxruntime as ort
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from omni_edge import OmniEdge
+from omni_edge.bench.decoders import ThinkerProbe
+from omni_edge.bench.machine import machine
 from omni_edge.decoder import KVCache
 from omni_edge.footprint import graph_bytes
-from omni_edge.manifest import Bundle
 
 BLOCK = 128
 COLUMNS = 2048
 GIGABYTE = 1e9
+STEPS = 16
+CAPACITY = 4096
+LOOP = """
+#include <stddef.h>
+#include <stdint.h>
+uint64_t read_words(const uint64_t *words, size_t count) {
+    uint64_t bits = 0;
+    for (size_t i = 0; i < count; i += 8) {
+        __builtin_prefetch(words + i + 512, 0, 2);
+        for (size_t k = i; k < i + 8; k++) bits |= words[k];
+    }
+    return bits;
+}
+"""
+
+Reading = tuple[Callable[[], object], int]
 
 
-def sum_array(nbytes: int, threads: int) -> tuple[Callable[[], object], int]:
-    """Sums an array in as many slices as there are threads; returns the call and the bytes that it reads."""
-    slices = np.array_split(np.ones(nbytes // 8, np.int64), threads)
+@cache
+def words(count: int) -> NDArray[np.int64]:
+    """An array that all readings share."""
+    return np.ones(count, np.int64)
 
-    def read() -> None:
-        running = [threading.Thread(target=part.sum) for part in slices]
+
+def in_slices(nbytes: int, threads: int, read: Callable[[NDArray[np.int64]], object]) -> Reading:
+    """`read` of a slice of an array in each thread; returns the call and the bytes that it reads."""
+    lines = words(nbytes // 64 * 8).reshape(-1, 8)
+    slices = [part.ravel() for part in np.array_split(lines, threads)]
+
+    def call() -> None:
+        running = [threading.Thread(target=read, args=(part,)) for part in slices]
         for thread in running:
             thread.start()
         for thread in running:
             thread.join()
 
-    return read, sum(part.nbytes for part in slices)
+    return call, sum(part.nbytes for part in slices)
 
 
-def multiply(nbytes: int, threads: int) -> tuple[Callable[[], object], int]:
+def sum_array(nbytes: int, threads: int) -> Reading:
+    """Numpy's sum."""
+    return in_slices(nbytes, threads, np.sum)
+
+
+def loop(nbytes: int, threads: int) -> Reading | None:
+    """A loop in C; None without a compiler."""
+    compiler = next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
+    if compiler is None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        source, library = Path(folder, "loop.c"), Path(folder, "loop.so")
+        source.write_text(LOOP)
+        native = "-mcpu=native" if platform.machine() == "aarch64" else "-march=native"
+        subprocess.run([compiler, "-O3", native, "-shared", "-fPIC", source, "-o", library], check=True)
+        read_words = ctypes.CDLL(str(library)).read_words
+    read_words.argtypes, read_words.restype = [ctypes.c_void_p, ctypes.c_size_t], ctypes.c_uint64
+    return in_slices(nbytes, threads, lambda part: read_words(part.ctypes.data, part.size))
+
+
+def multiply(nbytes: int, threads: int) -> Reading:
     """An INT4 matrix times a vector, in onnxruntime."""
     rows = nbytes // (COLUMNS // 2 + COLUMNS // BLOCK * 4)
     weights = {
@@ -77,29 +137,34 @@ def multiply(nbytes: int, threads: int) -> tuple[Callable[[], object], int]:
     return lambda: session.run(None, feeds), sum(array.nbytes for array in weights.values())
 
 
-def rates(call: Callable[[], object], nbytes: int, runs: int) -> list[float]:
-    """GB/s of each run, after one that does not count."""
+WAYS: dict[str, Callable[[int, int], Reading | None]] = {
+    "sum of an array (numpy)": sum_array,
+    "loop over an array (C)": loop,
+    "INT4 matrix times vector (onnxruntime)": multiply,
+}
+
+
+def rate(call: Callable[[], object], nbytes: int) -> float:
+    """GB/s of one run."""
+    began = time.perf_counter()
     call()
-    found = []
-    for _ in range(runs):
-        began = time.perf_counter()
-        call()
-        found.append(nbytes / (time.perf_counter() - began) / GIGABYTE)
-    return found
+    return nbytes / (time.perf_counter() - began) / GIGABYTE
 
 
-def allowed(path: Path, contexts: list[int], bandwidth: float) -> list[str]:
-    """What the bytes of a token and `bandwidth` (GB/s) allow each decoder of a bundle, as rows of a table."""
-    manifest = Bundle(path).manifest
-    decoders = {"thinker": manifest.thinker, "talker": manifest.talker_decoder}
-    rows = []
-    for role, section in decoders.items():
-        for context in contexts if section else []:
-            weights = graph_bytes(manifest, role) / GIGABYTE
-            cache = (KVCache.allocate(section, 2).nbytes - KVCache.allocate(section, 1).nbytes) * context / GIGABYTE
-            most = bandwidth / (weights + cache)
-            rows.append(f"| {role} at {context} | {weights:.3f} | {cache:.3f} | {most:.1f} |")
-    return rows
+class Decoding:
+    """A bundle's Thinker, and what a token reads."""
+
+    def __init__(self, bundle: Path, threads: int) -> None:
+        engine = OmniEdge.load(bundle, threads=threads)
+        section = engine.manifest.thinker
+        self._probe = ThinkerProbe(engine, CAPACITY)
+        self._weights = graph_bytes(engine.manifest, "thinker")
+        self._position = KVCache.allocate(section, 2).nbytes - KVCache.allocate(section, 1).nbytes
+
+    def rate(self, context: int) -> float:
+        """GB/s of decoding at a context."""
+        seconds = sum(ended - began for began, ended in self._probe.decode(context, STEPS))
+        return (self._weights + context * self._position) * STEPS / seconds / GIGABYTE
 
 
 def main() -> None:
@@ -107,19 +172,41 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=2000, help="of the array and of the matrix")
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--threads", type=int, nargs="*", default=sorted({1, len(os.sched_getaffinity(0))}))
-    parser.add_argument("--bundle", type=Path, help="a bundle whose decoders are set against the bandwidth")
+    parser.add_argument("--bundle", type=Path, help="a bundle whose decoding is set against the bandwidth")
     parser.add_argument("--contexts", type=int, nargs="*", default=[128, 2048])
+    parser.add_argument("--json", type=Path, help="append every run to this file, as a line of JSON")
     arguments = parser.parse_args()
-    print("| reading | threads | GB/s (median) | range |\n| --- | --- | --- | --- |")
-    best = 0.0
-    for name, make in (("sum of an array (numpy)", sum_array), ("INT4 matrix times vector", multiply)):
-        for threads in arguments.threads:
-            found = rates(*make(arguments.megabytes * 1_000_000, threads), arguments.runs)
-            best = max(best, median(found))
-            print(f"| {name} | {threads} | {median(found):.1f} | {min(found):.1f} - {max(found):.1f} |", flush=True)
-    if arguments.bundle:
-        print(f"\n| at {best:.1f} GB/s | weights GB | KV cache GB | tokens/s at most |\n| --- | --- | --- | --- |")
-        print("\n".join(allowed(arguments.bundle, arguments.contexts, best)))
+    nbytes, threads = arguments.megabytes * 1_000_000, max(arguments.threads)
+    found: dict[tuple[str, int], list[float]] = {}
+    readings = {
+        (name, count): reading
+        for name, make in WAYS.items()
+        for count in arguments.threads
+        if (reading := make(nbytes, count))
+    }
+    decoding = Decoding(arguments.bundle, threads) if arguments.bundle else None
+    for number in range(arguments.runs + 1):
+        line: dict[tuple[str, int], float] = {key: rate(*reading) for key, reading in readings.items()}
+        for context in arguments.contexts if decoding else []:
+            line[f"decoding at {context}", threads] = decoding.rate(context)
+        for key, value in line.items() if number else []:  # the first round warms up
+            found.setdefault(key, []).append(value)
+    best = [max(runs) for runs in zip(*(found[key] for key in readings), strict=True)]
+    print("| reading | threads | GB/s (median) | range | of the best reading |\n| --- | --- | --- | --- | --- |")
+    for (name, count), runs in found.items():
+        share = median(run / most for run, most in zip(runs, best, strict=True))
+        print(f"| {name} | {count} | {median(runs):.1f} | {min(runs):.1f} - {max(runs):.1f} | {share:.0%} |")
+    if arguments.json:
+        record = {
+            "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "machine": asdict(machine()),
+            "readings": [
+                {"reading": name, "threads": count, "gigabytes_per_second": runs}
+                for (name, count), runs in found.items()
+            ],
+        }
+        with arguments.json.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
 
 
 if __name__ == "__main__":

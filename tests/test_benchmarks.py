@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -65,11 +66,28 @@ def test_a_peer_that_is_not_one_is_refused() -> None:
     assert "--bundle is needed" in run("benchmarks/compare.py", status=2)
 
 
-def test_the_bandwidth_of_a_small_array_is_measured() -> None:
-    table = run("benchmarks/bandwidth.py", "--megabytes", 8, "--runs", 2, "--threads", 1)
-    rows = [line.split("|") for line in table.splitlines()[2:]]
-    assert [row[1].strip() for row in rows] == ["sum of an array (numpy)", "INT4 matrix times vector"]
-    assert all(float(row[3]) > 0 for row in rows)
+def test_the_bandwidth_of_a_small_array_is_measured(tmp_path: Path) -> None:
+    raw = tmp_path / "raw.json"
+    table = run("benchmarks/bandwidth.py", "--megabytes", 8, "--runs", 2, "--threads", 1, "--json", raw)
+    rows = [[cell.strip() for cell in line.split("|")[1:]] for line in table.splitlines()[2:]]
+    ways = ["sum of an array (numpy)", "loop over an array (C)", "INT4 matrix times vector (onnxruntime)"]
+    assert [row[0] for row in rows] == [way for way in ways if shutil.which("cc") or "(C)" not in way]
+    assert all(float(row[2]) > 0 for row in rows)
+    assert max(int(row[4].rstrip("%")) for row in rows) <= 100
+    readings = json.loads(raw.read_text())["readings"]
+    assert [reading["reading"] for reading in readings] == [row[0] for row in rows]
+    assert all(len(reading["gigabytes_per_second"]) == 2 for reading in readings)
+
+
+def test_decoding_is_set_against_the_bandwidth(mute_bundle: Path, tmp_path: Path) -> None:
+    raw = tmp_path / "raw.json"
+    sizes = ("--megabytes", 8, "--runs", 1, "--threads", 1, "--contexts", 80)
+    table = run("benchmarks/bandwidth.py", *sizes, "--bundle", mute_bundle, "--json", raw)
+    *readings, decoding = json.loads(raw.read_text())["readings"]
+    assert decoding["reading"] == "decoding at 80"
+    (rate,), best = decoding["gigabytes_per_second"], max(each["gigabytes_per_second"][0] for each in readings)
+    assert rate > 0
+    assert table.splitlines()[-1].endswith(f"| {rate / best:.0%} |")
 
 
 def test_a_stage_of_the_reference_is_timed() -> None:

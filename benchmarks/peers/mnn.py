@@ -47,8 +47,10 @@ def build(text_model: Path, model: Path) -> None:
             "https_proxy": "http://127.0.0.1:9",
         }
         options = ["--export", "mnn", "--quant_bit", "4", "--quant_block", "64"]
-        command = [sys.executable, str(folder / "llmexport.py"), "--path", str(text_model), "--dst_path", str(model)]
-        subprocess.run([*command, *options], check=True, env=environment)
+        paths = ["--path", str(text_model.resolve()), "--dst_path", str(model.resolve())]
+        command = [sys.executable, str(folder / "llmexport.py"), *paths, *options]
+        # It leaves a log where it is started.
+        subprocess.run(command, check=True, env=environment, cwd=stand_in)
 
 
 class Mnn:

@@ -13,6 +13,7 @@ Source: transformers `Qwen2_5OmniThinkerTextModel`, `Qwen2_5OmniTalkerForConditi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -206,37 +207,14 @@ class _Layers:
         past = [graph.input(f"past.{index}.{kind}", cache_shape, dtype) for kind in ("key", "value")]
         inputs = [qkv, *past, self.last_slot, self.total, self.cos, self.sin]
         sizes = {"num_heads": heads, "kv_num_heads": kv_heads, "scale": config.head_dim**-0.5}
-        if self.cache_scales:
-            attended, *present = self._quantized_attention(inputs, index, path, **sizes)
-        else:
-            attended, *present = graph.call(cached_attention(), inputs, path, **sizes)
+        if scales := self.cache_scales:
+            for kind, values in (("key", scales.keys), ("value", scales.values)):
+                inputs.append(graph.const(values[index], f"{path}/{kind}_scale", inline=True))
+        attended, *present = graph.call(cached_attention(dtype), inputs, path, **sizes)
         for kind, value in zip(("key", "value"), present, strict=True):
             graph.output(value, f"present.{index}.{kind}", cache_shape, dtype)
         out = weights("o_proj.weight", (width, heads * config.head_dim))
         return graph.linear(attended, self._pad_columns(out), f"{path}/o_proj")
-
-    def _quantized_attention(self, inputs: list[str], index: int, path: str, **sizes: float) -> list[str]:
-        """Attention over an INT8 cache; its three outputs."""
-        scales = self.cache_scales
-        assert scales
-        names = [
-            self.graph.const(values[index], f"{path}/{kind}_scale", inline=True)
-            for kind, values in (("key", scales.keys), ("value", scales.values))
-        ]
-        outputs = [f"{path}/{name}" for name in ("attended", "present_key", "present_value")]
-        self.graph.op(
-            "GroupQueryAttention",
-            [inputs[0], "", "", *inputs[1:], "", "", "", *names],
-            path,
-            domain=CONTRIB,
-            outputs=outputs,
-            do_rotary=1,
-            k_quant_type="PER_CHANNEL",
-            v_quant_type="PER_CHANNEL",
-            kv_cache_bit_width=8,
-            **sizes,
-        )
-        return outputs
 
     def _mlp(self, x: str, weights: Scope, path: str) -> str:
         graph, config = self.graph, self.config
@@ -272,12 +250,21 @@ class _Layers:
         return tensor.map(pad, (rows, heads * self.head_dim))
 
 
-def cached_attention() -> Function:
-    """Q, K and V as one, past keys, past values, last slot, total, cos, sin -> attended, keys, values."""
-    f = Function("CachedAttention")
+def cached_attention(dtype: str = "float32") -> Function:
+    """Q, K and V as one, past keys, past values, last slot, total, cos, sin -> attended, keys, values.
+
+    With a cache in "int8", the steps of keys and of values are two more inputs.
+    """
+    int8 = dtype == "int8"
+    f = Function("CachedAttentionInt8" if int8 else "CachedAttention")
     qkv, *others = (f.input() for _ in range(7))
+    inputs = [qkv, "", "", *others]
+    quantized: dict[str, Any] = {}
+    if int8:
+        inputs += ["", "", "", f.input(), f.input()]
+        quantized = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
     sizes = {"num_heads": int, "kv_num_heads": int, "scale": float}
-    outputs = f.ops("GroupQueryAttention", [qkv, "", "", *others], 3, domain=CONTRIB, given=sizes, do_rotary=1)
+    outputs = f.ops("GroupQueryAttention", inputs, 3, domain=CONTRIB, given=sizes, do_rotary=1, **quantized)
     for value in outputs:
         f.output(value)
     return f

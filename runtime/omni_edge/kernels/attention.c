@@ -1,13 +1,15 @@
-/* Attention over a cache as one operator of onnxruntime: GroupQueryAttention, float32, causal, with rotary embedding.
+/* Attention over a cache as one operator of onnxruntime: GroupQueryAttention, causal, with rotary embedding.
  *
  * A bundle defines this operator as a function over onnxruntime's own, and runs everywhere as that. Where this library
  * is registered, the same node runs here, and reads the cache once for all query heads that share it.
  *
- *     CachedAttention (num_heads, kv_num_heads, scale)
+ *     CachedAttention (num_heads, kv_num_heads, scale)         a cache in float32
+ *     CachedAttentionInt8 (num_heads, kv_num_heads, scale)     a cache in int8, a step for each channel
  *
- * Inputs: 0 qkv float32 [1, S, (heads + 2 kv_heads) * d]; 1 past key and 2 past value float32 [1, kv_heads, capacity,
- * d]; 3 last slot int32 [1]: total - 1; 4 total int32 [1]: positions after this call, the S new ones are the last of
- * them; 5 cos and 6 sin float32 [capacity, d / 2]: a row per slot, for halves that rotate.
+ * Inputs: 0 qkv float32 [1, S, (heads + 2 kv_heads) * d]; 1 past key and 2 past value [1, kv_heads, capacity, d]; 3
+ * last slot int32 [1]: total - 1; 4 total int32 [1]: positions after this call, the S new ones are the last of them; 5
+ * cos and 6 sin float32 [capacity, d / 2]: a row per slot, for halves that rotate; of int8, 7 steps of keys and 8 of
+ * values float32 [kv_heads * d].
  * Outputs: 0 attended float32 [1, S, heads * d]; 1 present key and 2 present value, like 1 and 2: appended to in place
  * where they are the same memory, otherwise copied first. Slots from `total` on are neither used nor written.
  *
@@ -20,6 +22,9 @@
  *   A single position has one block of `group` rows for each key/value head, and is bound by memory: the cache is
  *   divided into spans, for all threads to read it, and what they have found is merged. Keys are used as they lie,
  *   and while one tile is worked on, the next is fetched.
+ *
+ * Of a cache in int8, a tile's codes become floats before they are used; the steps of keys are factors of the queries,
+ * those of values factors of the sums.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -59,7 +64,7 @@ enum { TASKS = 32, SPAN = 4 * TILE };
 /* What is not worth a dispatch: to append so many positions, so many multiplications of queries and keys. */
 enum { SMALL_APPEND = 16, SMALL = 1 << 16 };
 enum { WIDTH_STEP = 16, MOST_WIDTH = 256 };
-enum { QKV, PAST_KEY, PAST_VALUE, LAST_SLOT, TOTAL, COS, SIN, INPUTS };
+enum { QKV, PAST_KEY, PAST_VALUE, LAST_SLOT, TOTAL, COS, SIN, INPUTS, KEY_STEP = INPUTS, VALUE_STEP, INPUTS_INT8 };
 enum { ATTENDED, PRESENT_KEY, PRESENT_VALUE, OUTPUTS };
 
 typedef struct Attention {
@@ -70,8 +75,9 @@ typedef struct Attention {
 
 /* One run of the operator, shared by its threads. */
 typedef struct Run {
-    const float *qkv, *cos, *sin;
-    float *key, *value, *attended;
+    const float *qkv, *cos, *sin, *key_step, *value_step; /* steps: of a cache in int8 */
+    void *key, *value;
+    float *attended;
     int64_t length, heads, kv_heads, group, width, capacity, total;
     int64_t blocks, block, spans, span; /* of rows, of positions: how many and how large */
     float scale;
@@ -250,6 +256,10 @@ static float weigh(float *scores, int64_t seen, float *maximum, float *sum) {
     return factor[0];
 }
 
+static void multiply_each(const float *factors, int64_t n, float *restrict x) {
+    for (int64_t i = 0; i < n; i++) x[i] *= factors[i];
+}
+
 static void rotate(const float *x, const float *cos, const float *sin, int64_t half, float scale, float *restrict y) {
     for (int64_t i = 0; i < half; i++) {
         y[i] = scale * (x[i] * cos[i] - x[i + half] * sin[i]);
@@ -271,19 +281,56 @@ static int64_t rows_of(const Run *run, int64_t block) {
     return left < run->block ? left : run->block;
 }
 
+/* Where a slot of a key/value head begins in keys or values, and how many bytes `count` of their elements take. */
+static int64_t place_of(const Run *run, int64_t kv_head, int64_t slot) {
+    return (kv_head * run->capacity + slot) * run->width;
+}
+
+static size_t size_of(const Run *run, int64_t count) {
+    return (size_t)count * (run->key_step ? sizeof(int8_t) : sizeof(float));
+}
+
 static int64_t partial_size(const Run *run) { return run->block * (run->width + 2); }
 
-/* Puts a new position's keys and values into the cache. */
+/* A head's keys or values of a new position, into the cache. */
+static void put(const Run *run, const float *x, const float *steps, int64_t kv_head, int64_t slot, void *cache) {
+    const int64_t at = place_of(run, kv_head, slot);
+    if (!steps) {
+        memcpy((float *)cache + at, x, size_of(run, run->width));
+        return;
+    }
+    int8_t *restrict codes = (int8_t *)cache + at;
+    steps += kv_head * run->width;
+    for (int64_t k = 0; k < run->width; k++) {
+        const float code = rintf(x[k] * (1 / steps[k])); /* as GroupQueryAttention rounds */
+        codes[k] = (int8_t)(code < INT8_MIN ? INT8_MIN : code > INT8_MAX ? INT8_MAX : code);
+    }
+}
+
 static void append(void *argument, size_t position) {
     const Run *run = argument;
     const int64_t slot = run->total - run->length + (int64_t)position, half = run->width / 2;
     for (int64_t head = 0; head < run->kv_heads; head++) {
-        const int64_t at = (head * run->capacity + slot) * run->width;
+        float rotated[MOST_WIDTH];
         rotate(head_of(run, (int64_t)position, run->heads + head), run->cos + slot * half, run->sin + slot * half, half,
-               1.0f, run->key + at);
-        memcpy(run->value + at, head_of(run, (int64_t)position, run->heads + run->kv_heads + head),
-               (size_t)run->width * sizeof(float));
+               1.0f, rotated);
+        put(run, rotated, run->key_step, head, slot, run->key);
+        put(run, head_of(run, (int64_t)position, run->heads + run->kv_heads + head), run->value_step, head, slot,
+            run->value);
     }
+}
+
+/* Positions of keys or values as floats: as they lie, or in `room`, where codes become numbers of steps. */
+static const float *floats_of(const Run *run, const void *cache, int64_t kv_head, int64_t slot, int64_t n,
+                              int64_t next, float *restrict room) {
+    const int64_t at = place_of(run, kv_head, slot), width = run->width;
+    if (!run->key_step) return (const float *)cache + at;
+    const int8_t *codes = (const int8_t *)cache + at;
+    for (int64_t i = 0; i < n * width; i += WIDTH_STEP) {
+        FETCH(codes + i + next);
+        for (int64_t k = i; k < i + WIDTH_STEP; k++) room[k] = codes[k];
+    }
+    return room;
 }
 
 /* Tasks: for each block and key/value head, its spans. The last blocks see most and come first. */
@@ -293,21 +340,21 @@ static void attend(void *argument, size_t task) {
     const int64_t begin = (int64_t)task % run->spans * run->span, part = (int64_t)task / run->spans;
     const int64_t kv_head = part % run->kv_heads, block = run->blocks - 1 - part / run->kv_heads;
     const int64_t rows = rows_of(run, block), first = block * run->block;
-    const float *keys = run->key + kv_head * run->capacity * width;
-    const float *values = run->value + kv_head * run->capacity * width;
     float maxima[BLOCK], factors[BLOCK], totals[BLOCK * LANES];
-    float *queries = malloc((size_t)(2 * rows * width + rows * TILE + width * TILE) * sizeof(float));
+    float *queries = malloc((size_t)(2 * rows * width + rows * TILE + 3 * width * TILE) * sizeof(float));
     if (!queries) {
         __atomic_store_n(&run->failed, 1, __ATOMIC_RELAXED);
         return;
     }
-    float *scores = queries + rows * width, *columns = scores + rows * TILE, *sums = columns + width * TILE;
+    float *scores = queries + rows * width, *columns = scores + rows * TILE;
+    float *key_room = columns + width * TILE, *value_room = key_room + width * TILE, *sums = value_room + width * TILE;
     if (run->partial) sums = run->partial + (int64_t)task * partial_size(run);
 
     for (int64_t i = 0; i < rows; i++) {
         const int64_t position = (first + i) / run->group, slot = past + position;
         rotate(head_of(run, position, kv_head * run->group + (first + i) % run->group), run->cos + slot * half,
                run->sin + slot * half, half, run->scale, queries + i * width);
+        if (run->key_step) multiply_each(run->key_step + kv_head * width, width, queries + i * width);
         maxima[i] = -1e30f; /* finite, so that a row that sees nothing of the span gets no NaN */
     }
     memset(sums, 0, (size_t)(rows * width) * sizeof(float));
@@ -318,19 +365,22 @@ static void attend(void *argument, size_t task) {
     for (int64_t start = begin; start < end; start += TILE) {
         const int64_t n = end - start < TILE ? end - start : TILE;
         /* The thread that works on this span is likely to go on with the next one. */
-        const int64_t ahead = start + 2 * TILE <= run->total ? TILE * width : 0;
+        const int64_t next = start + 2 * TILE <= run->total ? TILE * width : 0;
+        const float *keys = floats_of(run, run->key, kv_head, start, n, next, key_room);
+        const float *values = floats_of(run, run->value, kv_head, start, n, next, value_room);
+        const int64_t ahead = keys == key_room ? 0 : next;
         /* Rows of earlier positions see nothing of the tile. */
         const int64_t earlier = (start - past) * run->group - first, blind = earlier > 0 ? earlier : 0;
         const Product products = {.a = queries + blind * width, .a_stride = width, .b = columns, .b_stride = TILE,
                                   .c = scores + blind * TILE, .c_stride = TILE, .rows = rows - blind, .depth = width,
                                   .columns = TILE};
-        const Product weighted = {.a = scores + blind * TILE, .a_stride = TILE, .b = values + start * width,
-                                  .b_stride = width, .c = sums + blind * width, .c_stride = width,
-                                  .factors = factors + blind, .rows = rows - blind, .depth = n, .columns = width};
+        const Product weighted = {.a = scores + blind * TILE, .a_stride = TILE, .b = values, .b_stride = width,
+                                  .c = sums + blind * width, .c_stride = width, .factors = factors + blind,
+                                  .rows = rows - blind, .depth = n, .columns = width};
         if (rows <= FEW) {
-            dot(queries, keys + start * width, rows, n, width, ahead, scores);
+            dot(queries, keys, rows, n, width, ahead, scores);
         } else {
-            transpose(keys + start * width, values + start * width, n, width, ahead, columns);
+            transpose(keys, values, n, width, ahead, columns);
             multiply(&products);
         }
         for (int64_t i = blind; i < rows; i++)
@@ -345,6 +395,7 @@ static void attend(void *argument, size_t task) {
     for (int64_t i = 0; i < rows; i++) {
         float total = 0;
         for (int lane = 0; lane < LANES; lane++) total += totals[i * LANES + lane];
+        if (run->value_step) multiply_each(run->value_step + kv_head * width, width, sums + i * width);
         if (run->partial) {
             sums[run->block * width + i] = maxima[i];
             sums[run->block * (width + 1) + i] = total;
@@ -399,30 +450,32 @@ static Status *each(const Api *api, const Context *context, void (*call)(void *,
 }
 
 /* A cache that goes on in an output: where that is other memory, with what was there before. */
-static Status *present(const Run *run, const Api *api, Context *context, size_t index, const float *past,
-                       float **data) {
-    const int64_t shape[4] = {1, run->kv_heads, run->capacity, run->width}, stride = run->capacity * run->width;
-    const size_t before = (size_t)((run->total - run->length) * run->width) * sizeof(float);
-    TRY(output_data(api, context, index, shape, 4, (void **)data));
-    for (int64_t head = 0; *data != past && head < run->kv_heads; head++)
-        memcpy(*data + head * stride, past + head * stride, before);
+static Status *present(const Run *run, const Api *api, Context *context, size_t index, const void *past, void **data) {
+    const int64_t shape[4] = {1, run->kv_heads, run->capacity, run->width};
+    const size_t stride = size_of(run, run->capacity * run->width);
+    const size_t before = size_of(run, (run->total - run->length) * run->width);
+    TRY(output_data(api, context, index, shape, 4, data));
+    for (size_t head = 0; *data != past && head < (size_t)run->kv_heads; head++)
+        memcpy((char *)*data + head * stride, (const char *)past + head * stride, before);
     return NULL;
 }
 
 static Status *compute(void *opaque, Context *context) {
     const Attention *attention = opaque;
     const Api *api = attention->kernel.api;
-    static const size_t ranks[INPUTS] = {3, 4, 4, 1, 1, 2, 2};
-    Tensor in[INPUTS] = {{0}};
+    static const size_t ranks[INPUTS_INT8] = {3, 4, 4, 1, 1, 2, 2, 1, 1};
+    const size_t inputs = attention->kernel.kind->inputs;
+    Tensor in[INPUTS_INT8] = {{0}};
     TRY(input_tensors(&attention->kernel, context, in));
     int fits = 1;
-    for (size_t i = 0; i < INPUTS; i++) fits = fits && in[i].rank == ranks[i];
+    for (size_t i = 0; i < inputs; i++) fits = fits && in[i].rank == ranks[i];
     const int64_t *qkv = in[QKV].shape, *past = in[PAST_KEY].shape, length = qkv[1], width = past[3];
     fits = fits && in[LAST_SLOT].elements == 1 && in[TOTAL].elements == 1 && qkv[0] == 1 && length > 0 &&
            past[0] == 1 && past[1] == attention->kv_heads && width > 0 && width <= MOST_WIDTH &&
            width % WIDTH_STEP == 0 && qkv[2] == (attention->heads + 2 * attention->kv_heads) * width &&
            in[COS].shape[1] == width / 2 && in[SIN].shape[1] == width / 2 &&
            !memcmp(past, in[PAST_VALUE].shape, 4 * sizeof(*past));
+    for (size_t i = INPUTS; i < inputs; i++) fits = fits && in[i].shape[0] == attention->kv_heads * width;
     const int64_t total = fits ? *(const int32_t *)in[TOTAL].data : 0;
     fits = fits && total >= length && total <= past[2] && total <= in[COS].shape[0] && total <= in[SIN].shape[0] &&
            *(const int32_t *)in[LAST_SLOT].data == total - 1;
@@ -432,6 +485,8 @@ static Status *compute(void *opaque, Context *context) {
         .qkv = in[QKV].data,
         .cos = in[COS].data,
         .sin = in[SIN].data,
+        .key_step = in[KEY_STEP].data,
+        .value_step = in[VALUE_STEP].data,
         .length = length,
         .heads = attention->heads,
         .kv_heads = attention->kv_heads,
@@ -473,7 +528,12 @@ static Status *create(const Operator *operator, const Api *api, const KernelInfo
 static const Kind KIND_OF_ATTENTION =
     KIND("CachedAttention", create, compute, INPUTS, OUTPUTS, ELEMENT_FLOAT, ELEMENT_FLOAT, ELEMENT_FLOAT,
          ELEMENT_INT32, ELEMENT_INT32, ELEMENT_FLOAT, ELEMENT_FLOAT, ELEMENT_FLOAT, ELEMENT_FLOAT, ELEMENT_FLOAT);
+static const Kind KIND_OF_ATTENTION_INT8 =
+    KIND("CachedAttentionInt8", create, compute, INPUTS_INT8, OUTPUTS, ELEMENT_FLOAT, ELEMENT_INT8, ELEMENT_INT8,
+         ELEMENT_INT32, ELEMENT_INT32, ELEMENT_FLOAT, ELEMENT_FLOAT, ELEMENT_FLOAT, ELEMENT_FLOAT, ELEMENT_FLOAT,
+         ELEMENT_INT8, ELEMENT_INT8);
 
 Status *add_attention(const Api *api, Domain *domain) {
-    return api_add_operator(api)(domain, &KIND_OF_ATTENTION.operator);
+    TRY(api_add_operator(api)(domain, &KIND_OF_ATTENTION.operator));
+    return api_add_operator(api)(domain, &KIND_OF_ATTENTION_INT8.operator);
 }
