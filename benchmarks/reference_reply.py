@@ -114,6 +114,7 @@ def reply(checkpoint: Path, text_tokens: int, codec_tokens: int, threads: int) -
             thinker_max_new_tokens=text_tokens,
             thinker_min_new_tokens=text_tokens,
             talker_max_new_tokens=codec_tokens,
+            talker_min_new_tokens=codec_tokens,
             talker_bad_words_ids=[[token] for token in silent] or None,
         )
     total = time.perf_counter() - began
