@@ -64,6 +64,8 @@ enum { TASKS = 32, SPAN = 4 * TILE };
 /* What is not worth a dispatch: to append so many positions, so many multiplications of queries and keys. */
 enum { SMALL_APPEND = 16, SMALL = 1 << 16 };
 enum { WIDTH_STEP = 16, MOST_WIDTH = 256 };
+/* Bytes that the caches fetch at a time. */
+enum { LINE = 64 };
 enum { QKV, PAST_KEY, PAST_VALUE, LAST_SLOT, TOTAL, COS, SIN, INPUTS, KEY_STEP = INPUTS, VALUE_STEP, INPUTS_INT8 };
 enum { ATTENDED, PRESENT_KEY, PRESENT_VALUE, OUTPUTS };
 
@@ -214,9 +216,8 @@ static void dot(const float *queries, const float *keys, int64_t rows, int64_t n
     }
 }
 
-/* keys[n][width] to columns[width][TILE], and any numbers beyond n. Fetches the next keys and these keys' values. */
-static void transpose(const float *keys, const float *values, int64_t n, int64_t width, int64_t ahead,
-                      float *columns) {
+/* keys[n][width] to columns[width][TILE], and any numbers beyond n. What lies `ahead` is fetched. */
+static void transpose(const float *keys, int64_t n, int64_t width, int64_t ahead, float *columns) {
     for (int64_t j = 0; j < TILE; j += LANES)
         for (int64_t k = 0; k < width; k += LANES) {
             Vector a[LANES], b[LANES];
@@ -224,7 +225,6 @@ static void transpose(const float *keys, const float *values, int64_t n, int64_t
                 const int64_t at = (j + i < n ? j + i : n - 1) * width + k;
                 a[i] = load(keys + at);
                 FETCH(keys + at + ahead);
-                FETCH(values + at);
             }
             for (int stage = 1; stage < LANES; stage *= 2) {
                 for (int i = 0; i < LANES / 2; i++) {
@@ -325,10 +325,10 @@ static const float *floats_of(const Run *run, const void *cache, int64_t kv_head
                               int64_t next, float *restrict room) {
     const int64_t at = place_of(run, kv_head, slot), width = run->width;
     if (!run->key_step) return (const float *)cache + at;
-    const int8_t *codes = (const int8_t *)cache + at;
-    for (int64_t i = 0; i < n * width; i += WIDTH_STEP) {
-        FETCH(codes + i + next);
-        for (int64_t k = i; k < i + WIDTH_STEP; k++) room[k] = codes[k];
+    for (int64_t j = 0; j < n; j++) {
+        const int8_t *codes = (const int8_t *)cache + at + j * width;
+        for (int64_t k = 0; k < width; k += LINE) FETCH(codes + k + next);
+        for (int64_t k = 0; k < width; k++) room[j * width + k] = codes[k];
     }
     return room;
 }
@@ -341,13 +341,13 @@ static void attend(void *argument, size_t task) {
     const int64_t kv_head = part % run->kv_heads, block = run->blocks - 1 - part / run->kv_heads;
     const int64_t rows = rows_of(run, block), first = block * run->block;
     float maxima[BLOCK], factors[BLOCK], totals[BLOCK * LANES];
-    float *queries = malloc((size_t)(2 * rows * width + rows * TILE + 3 * width * TILE) * sizeof(float));
+    float *queries = malloc((size_t)(2 * rows * width + rows * TILE + 2 * width * TILE) * sizeof(float));
     if (!queries) {
         __atomic_store_n(&run->failed, 1, __ATOMIC_RELAXED);
         return;
     }
     float *scores = queries + rows * width, *columns = scores + rows * TILE;
-    float *key_room = columns + width * TILE, *value_room = key_room + width * TILE, *sums = value_room + width * TILE;
+    float *room = columns + width * TILE, *sums = room + width * TILE;
     if (run->partial) sums = run->partial + (int64_t)task * partial_size(run);
 
     for (int64_t i = 0; i < rows; i++) {
@@ -366,26 +366,26 @@ static void attend(void *argument, size_t task) {
         const int64_t n = end - start < TILE ? end - start : TILE;
         /* The thread that works on this span is likely to go on with the next one. */
         const int64_t next = start + 2 * TILE <= run->total ? TILE * width : 0;
-        const float *keys = floats_of(run, run->key, kv_head, start, n, next, key_room);
-        const float *values = floats_of(run, run->value, kv_head, start, n, next, value_room);
-        const int64_t ahead = keys == key_room ? 0 : next;
+        const float *keys = floats_of(run, run->key, kv_head, start, n, next, room);
+        const int64_t ahead = keys == room ? 0 : next; /* codes have been fetched */
         /* Rows of earlier positions see nothing of the tile. */
         const int64_t earlier = (start - past) * run->group - first, blind = earlier > 0 ? earlier : 0;
         const Product products = {.a = queries + blind * width, .a_stride = width, .b = columns, .b_stride = TILE,
                                   .c = scores + blind * TILE, .c_stride = TILE, .rows = rows - blind, .depth = width,
                                   .columns = TILE};
-        const Product weighted = {.a = scores + blind * TILE, .a_stride = TILE, .b = values, .b_stride = width,
-                                  .c = sums + blind * width, .c_stride = width, .factors = factors + blind,
-                                  .rows = rows - blind, .depth = n, .columns = width};
         if (rows <= FEW) {
             dot(queries, keys, rows, n, width, ahead, scores);
         } else {
-            transpose(keys, values, n, width, ahead, columns);
+            transpose(keys, n, width, ahead, columns);
             multiply(&products);
         }
         for (int64_t i = blind; i < rows; i++)
             factors[i] = weigh(scores + i * TILE, past + (first + i) / run->group + 1 - start, maxima + i,
                                totals + i * LANES);
+        const Product weighted = {.a = scores + blind * TILE, .a_stride = TILE,
+                                  .b = floats_of(run, run->value, kv_head, start, n, next, room), .b_stride = width,
+                                  .c = sums + blind * width, .c_stride = width, .factors = factors + blind,
+                                  .rows = rows - blind, .depth = n, .columns = width};
         if (rows <= FEW)
             multiply_few(&weighted, ahead);
         else
