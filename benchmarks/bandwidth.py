@@ -47,15 +47,20 @@ COLUMNS = 2048
 GIGABYTE = 1e9
 STEPS = 16
 CAPACITY = 4096
+# Reads from several places by turns, which is faster than one after the other.
 LOOP = """
 #include <stddef.h>
 #include <stdint.h>
+enum { PLACES = 8, LINE = 8, AHEAD = 128 };
 uint64_t read_words(const uint64_t *words, size_t count) {
+    const size_t each = count / PLACES / LINE * LINE;
     uint64_t bits = 0;
-    for (size_t i = 0; i < count; i += 8) {
-        __builtin_prefetch(words + i + 512, 0, 2);
-        for (size_t k = i; k < i + 8; k++) bits |= words[k];
-    }
+    for (size_t i = 0; i < each; i += LINE)
+        for (int place = 0; place < PLACES; place++) {
+            const uint64_t *line = words + place * each + i;
+            __builtin_prefetch(line + AHEAD, 0, 2);
+            for (int k = 0; k < LINE; k++) bits |= line[k];
+        }
     return bits;
 }
 """

@@ -97,3 +97,13 @@ def test_a_stage_of_the_reference_is_timed() -> None:
     assert result["unit"] == "RTF"
     assert len(result["runs"]) == 1
     assert result["runs"][0] > 0
+
+
+def test_a_reply_of_the_reference_is_timed() -> None:
+    lengths = ("--text-tokens", 3, "--codec-tokens", 24)
+    (line,) = run("benchmarks/reference_reply.py", "--quick", *lengths, "--threads", 1).splitlines()
+    result = json.loads(line)
+    stages = [result[name] for name in ("thinker", "talker", "token2wav")]
+    assert min(stages) > 0
+    assert sum(stages) <= result["total"]
+    assert result["audio_seconds"] > 0

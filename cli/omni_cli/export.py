@@ -69,7 +69,7 @@ def export(
         typer.Option(
             "--kv-cache",
             metavar="fp32|int8",
-            help="Type of the Thinker's cache. int8: a quarter of the memory, faster in long contexts.",
+            help="Type of the Thinker's cache. int8: a quarter of the memory.",
         ),
     ] = CacheKind.fp32,
     voice: Annotated[

@@ -59,7 +59,7 @@ class ExportOptions:
         text_only: leave the Talker and token2wav out.
         force: replace an existing bundle.
         resume: go on from an interrupted export of the same checkpoint with the same options.
-        int8_cache: the Thinker keeps keys and values as INT8: a quarter of the memory, and faster in long contexts.
+        int8_cache: the Thinker keeps keys and values as INT8: a quarter of the memory.
     """
 
     precision: Precision
