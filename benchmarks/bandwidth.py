@@ -4,7 +4,7 @@
     python benchmarks/bandwidth.py --bundle /tmp/omni-3b-mute            # and decoding, by turns with reading
 
 Ways of reading memory from one end to the other, a slice per thread: numpy's sum of an array; a loop in C that does
-nothing else, which the first C compiler found compiles for this processor; and an INT4 matrix (blocks of 128), far
+nothing else, compiled for this processor where there is a C compiler; and an INT4 matrix (blocks of 128), far
 larger than any cache, times a vector in onnxruntime.
 
 With a bundle, each round reads in all these ways and decodes at each context, through the public API. A token's bytes
@@ -20,7 +20,6 @@ import datetime
 import json
 import os
 import platform
-import shutil
 import subprocess
 import tempfile
 import threading
@@ -36,7 +35,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from omni_edge import OmniEdge
+from omni_edge import OmniEdge, kernels
 from omni_edge.bench.decoders import ThinkerProbe
 from omni_edge.bench.machine import machine
 from omni_edge.decoder import KVCache
@@ -46,6 +45,8 @@ BLOCK = 128
 COLUMNS = 2048
 GIGABYTE = 1e9
 STEPS = 16
+# Of a cache, which slices do not share.
+LINE_BYTES, LINE_WORDS = 64, 8
 CAPACITY = 4096
 # Reads from several places by turns, which is faster than one after the other.
 LOOP = """
@@ -76,7 +77,7 @@ def words(count: int) -> NDArray[np.int64]:
 
 def in_slices(nbytes: int, threads: int, read: Callable[[NDArray[np.int64]], object]) -> Reading:
     """`read` of a slice of an array in each thread; returns the call and the bytes that it reads."""
-    lines = words(nbytes // 64 * 8).reshape(-1, 8)
+    lines = words(nbytes // LINE_BYTES * LINE_WORDS).reshape(-1, LINE_WORDS)
     slices = [part.ravel() for part in np.array_split(lines, threads)]
 
     def call() -> None:
@@ -96,14 +97,14 @@ def sum_array(nbytes: int, threads: int) -> Reading:
 
 def loop(nbytes: int, threads: int) -> Reading | None:
     """A loop in C; None without a compiler."""
-    compiler = next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
+    compiler = kernels.find_compiler()
     if compiler is None:
         return None
     with tempfile.TemporaryDirectory() as folder:
         source, library = Path(folder, "loop.c"), Path(folder, "loop.so")
         source.write_text(LOOP)
         native = "-mcpu=native" if platform.machine() == "aarch64" else "-march=native"
-        subprocess.run([compiler, "-O3", native, "-shared", "-fPIC", source, "-o", library], check=True)
+        subprocess.run([*compiler.split(), "-O3", native, "-shared", "-fPIC", source, "-o", library], check=True)
         read_words = ctypes.CDLL(str(library)).read_words
     read_words.argtypes, read_words.restype = [ctypes.c_void_p, ctypes.c_size_t], ctypes.c_uint64
     return in_slices(nbytes, threads, lambda part: read_words(part.ctypes.data, part.size))

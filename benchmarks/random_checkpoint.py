@@ -20,6 +20,8 @@ from transformers import Qwen2_5OmniConfig, Qwen2_5OmniForConditionalGeneration
 
 SHARD_BYTES = 4 << 30
 POOL_VALUES = 1 << 24
+# The reference asks for it, and its configuration has no default.
+VISION_START = 151652
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 # In memory the reference nests one level deeper than the published files do.
 PUBLISHED_NAMES = {
@@ -82,8 +84,7 @@ def configuration(size: str) -> Qwen2_5OmniConfig:
             "text_config": {**TEXT[size], "rope_parameters": rope([16, 24, 24]), "tie_word_embeddings": False},
             "audio_config": {"output_dim": hidden},
             "vision_config": {"hidden_size": 1280, "out_hidden_size": hidden},
-            # The reference asks for it, and its configuration has no default.
-            "vision_start_token_id": 151652,
+            "vision_start_token_id": VISION_START,
         },
         talker_config={**talker, "rope_parameters": rope(talker.pop("mrope_section"))},
         token2wav_config={"dit_config": {}, "bigvgan_config": {}},

@@ -27,9 +27,11 @@ from transformers import Qwen2_5OmniForConditionalGeneration, WhisperFeatureExtr
 
 from omni_export.checkpoint import Checkpoint
 from omni_export.config import OmniConfig
+from omni_export.dit import SAMPLE_RATE
 from omni_export.reference import ReferenceModules
 
 TESTS = Path(__file__).parents[1] / "tests"
+# Of the question; its reply has SAMPLE_RATE.
 RATE = 16_000
 SECONDS = 5.0
 PROMPT = 64
@@ -123,7 +125,7 @@ def reply(checkpoint: Path, text_tokens: int, codec_tokens: int, threads: int) -
         "load": loaded,
         **seconds,
         "total": total,
-        "audio_seconds": samples.numel() / 24_000,
+        "audio_seconds": samples.numel() / SAMPLE_RATE,
         "threads": threads,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }

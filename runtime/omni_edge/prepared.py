@@ -44,7 +44,7 @@ class PreparedGraphs:
     def of(cls, bundle: Bundle, root: Path | None = None) -> PreparedGraphs:
         """Those of `bundle` below `root` (None: the user's cache folder)."""
         manifest = digest((bundle.path / MANIFEST_NAME).read_bytes())
-        machine = digest(f"{runtime_version()} {processor()} {kernels.library()}".encode())
+        machine = digest(f"{runtime_version()} {processor()} {kernels.compiled()}".encode())
         return cls(bundle, (root or cache_root()) / f"{manifest}-{machine}")
 
     def graph(self, role: str) -> Path | None:

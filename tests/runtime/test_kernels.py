@@ -27,17 +27,17 @@ def compiler(path: Path, script: str) -> str:
 
 
 def test_a_library_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert kernels.library() is None
+    assert kernels.compiled() is None
     built = kernels.build()
     if built is None:
         pytest.skip("needs a C compiler")
-    assert built == kernels.library()
+    assert built == kernels.compiled()
     assert built.parent == cache_root()
     ort.SessionOptions().register_custom_ops_library(str(built))
     monkeypatch.setenv("CC", "/no/such/compiler")
     assert kernels.build() == built
     monkeypatch.setenv("OMNI_EDGE_KERNELS", "0")
-    assert kernels.library() is None
+    assert kernels.compiled() is None
     assert kernels.build() is None
 
 
@@ -51,8 +51,8 @@ def test_another_processor_or_version_compiles_anew(cache: Path, monkeypatch: py
     if kernels.build() is None:
         pytest.skip("needs a C compiler")
     monkeypatch.setattr(kernels, "_version", lambda: "0123456789abcdef")
-    assert kernels.library() is None
-    assert kernels.build() == kernels.library()
+    assert kernels.compiled() is None
+    assert kernels.build() == kernels.compiled()
     assert [path.stem for path in cache.iterdir()] == ["kernels-0123456789abcdef"]
 
 

@@ -151,5 +151,5 @@ def versions() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         **packages,
-        "operators": "compiled" if kernels.library() else "standard",
+        "operators": "compiled" if kernels.compiled() else "standard",
     }

@@ -38,7 +38,7 @@ def switched_off() -> bool:
     return os.environ.get(_SWITCH) == "0"
 
 
-def library() -> Path | None:
+def compiled() -> Path | None:
     """The compiled operators; None where nobody has compiled them, or where they are `switched_off`."""
     path = _path()
     return path if path.is_file() and not switched_off() else None
@@ -50,7 +50,7 @@ def register(options: ort.SessionOptions) -> None:
     Raises:
         ResourceError: the library does not load.
     """
-    if path := library():
+    if path := compiled():
         _register(options, path)
 
 
@@ -75,8 +75,8 @@ def build() -> Path | None:
     """
     path = _path()
     if switched_off() or path.is_file():
-        return library()
-    compiler = _compiler()
+        return compiled()
+    compiler = find_compiler()
     if compiler is None:
         return None
     try:
@@ -100,11 +100,12 @@ def read_in_place(graph: Path) -> bool:
 
     A library that was compiled for a processor without what the operator needs does not hold its name.
     """
-    path = library()
+    path = compiled()
     return path is not None and all(_READS_IN_PLACE in file.read_bytes() for file in (path, graph))
 
 
-def _compiler() -> str | None:
+def find_compiler() -> str | None:
+    """The command of a C compiler: $CC, or the first that there is; None where there is none."""
     named = os.environ.get("CC")
     return named or next((found for name in _COMPILERS if (found := shutil.which(name))), None)
 
