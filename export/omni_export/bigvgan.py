@@ -142,8 +142,7 @@ def _assemble(weights: Scope, config: BigVGANConfig, residual: Residual, precisi
         for block, (size, dilations) in enumerate(shapes):
             scope, y = weights.scope(f"resblocks.{level * blocks + block}"), x
             for index, dilation in enumerate(dilations):
-                unit = Unit(scope, index, f"{path}/{block}/{index}", size, dilation)
-                y = g.op("Add", [y, residual(g, y, carried, unit)], unit.path)
+                y = residual(g, y, carried, Unit(scope, index, f"{path}/{block}/{index}", size, dilation))
             branches.append(y)
         carried.close()
         keep = g.op("Gather", ["keep", g.const([level])], f"{path}/keep")
@@ -225,7 +224,8 @@ class Float32:
     convolution: Convolution
 
     def __call__(self, g: GraphBuilder, x: str, carried: Carried, unit: Unit) -> str:
+        y = x
         for half in unit.halves():
-            x = activation(g, x, carried, "begin", half.activation, half.activation_path, degree=EXACT_DEGREE)
-            x = self.convolution(g, x, carried, half.convolution, half.path, half.taps, half.dilation)
-        return x
+            y = activation(g, y, carried, "begin", half.activation, half.activation_path, degree=EXACT_DEGREE)
+            y = self.convolution(g, y, carried, half.convolution, half.path, half.taps, half.dilation)
+        return g.op("Add", [x, y], unit.path)

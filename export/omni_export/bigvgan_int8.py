@@ -21,7 +21,8 @@ from omni_edge.graph import Graph
 from omni_export.carried import Carried
 from omni_export.checkpoint import Scope
 from omni_export.graph import GraphBuilder
-from omni_export.residual import Convolution, Unit
+from omni_export.panel_conv import panel_conv, panels_of, panels_shape
+from omni_export.residual import Convolution, Half, Unit
 from omni_export.snake import Affine, quantized_activation
 from omni_quant import quantize_channelwise
 
@@ -65,65 +66,80 @@ class Observed:
 class Int8:
     """Residual units with uint8 activations of known range and one weight scale per output channel.
 
-    Between the two convolutions of a unit nothing but bytes is passed on.
+    Between the two convolutions of a unit nothing but bytes is passed on; what the second one adds is not rounded.
     """
 
     ranges: Ranges
     degree: int
 
     def __call__(self, g: GraphBuilder, x: str, carried: Carried, unit: Unit) -> str:
-        y: Affine | None = None
-        for half in unit.halves():
-            entry = self.affine(g, f"{half.path}/in")
-            x = quantized_activation(
-                g,
-                x,
-                carried,
-                "begin",
-                half.activation,
-                half.activation_path,
-                degree=self.degree,
-                reach=half.reach,
-                y=entry,
-                quantized_x=y,
-            )
-            y = self.affine(g, f"{half.path}/out")
-            x = self.convolution(g, x, entry, y, half.convolution, half.path, half.dilation)
-        assert y
-        return g.op("DequantizeLinear", [x, *y], f"{unit.path}/dequantize")
+        first, second = unit.halves()
+        y = self.activation(g, x, None, carried, first)
+        y = self.convolution(g, y, first)
+        y = self.activation(g, y, self.affine(g, f"{first.path}/out"), carried, second)
+        return self.convolution(g, y, second, rest=x)
 
-    def convolution(
-        self, g: GraphBuilder, x: str, entry: Affine, leave: Affine, weights: Scope, name: str, dilation: int
-    ) -> str:
-        """A convolution of `x`, uint8 [1, C, 1, reach + T], quantized as `entry`; uint8 [1, C, 1, T] as `leave`."""
-        weight, bias = weights("weight"), weights("bias")
-        outputs, inputs, taps = weight.shape
-        x_scale, _ = _affine(self.ranges[f"{name}/in"])
+    def activation(self, g: GraphBuilder, x: str, quantized_x: Affine | None, carried: Carried, half: Half) -> str:
+        """The snake of a half, for its convolution: uint8 as `<path>/in`; x is float32, or uint8 as `quantized_x`."""
+        return quantized_activation(
+            g,
+            x,
+            carried,
+            "begin",
+            half.activation,
+            half.activation_path,
+            degree=self.degree,
+            reach=half.reach,
+            y=self.affine(g, f"{half.path}/in"),
+            quantized_x=quantized_x,
+        )
+
+    def convolution(self, g: GraphBuilder, x: str, half: Half, rest: str | None = None) -> str:
+        """The convolution of a half: uint8 as `<path>/out`, or float32 added to `rest`.
+
+        Args:
+            g: the graph.
+            x: uint8 [1, C, 1, reach + T], as `<path>/in`.
+            half: names it.
+            rest: float32 [1, C, 1, T].
+        """
+        entry, leave = self.affine(g, f"{half.path}/in"), self.affine(g, f"{half.path}/out")
+        *matrix, bias = self.weights(g, half)
+        inputs = [x, *entry, *matrix, *leave, bias]
+        return g.call(
+            panel_conv(added=rest is not None),
+            [*inputs, rest] if rest else inputs,
+            half.path,
+            dilation=half.dilation,
+            dilations=[1, half.dilation],
+            pads=[0, 0, 0, half.reach],
+        )[0]
+
+    def weights(self, g: GraphBuilder, half: Half) -> list[str]:
+        """Codes, their sums, scales and zero points of a convolution's weights, and its bias."""
+        weight, bias = half.convolution("weight"), half.convolution("bias")
+        channels, _, taps = weight.shape
+        x_scale, _ = _affine(self.ranges[f"{half.path}/in"])
 
         def produce() -> Iterable[NDArray[np.generic]]:
             result = quantize_channelwise(weight.load())
             steps = result.scales.astype(np.float64) * float(x_scale)
             limit = np.iinfo(np.int32).max
-            codes = np.clip(np.rint(bias.load() / steps), -limit, limit).astype(np.int32)
-            return [result.codes.reshape(outputs, inputs, 1, taps), result.scales, codes]
+            biases = np.clip(np.rint(bias.load() / steps), -limit, limit).astype(np.int32)
+            return [panels_of(result.codes), result.codes.sum((1, 2), dtype=np.int32), result.scales, biases]
 
-        w, scales, b = g.computed(
+        each, name = (channels,), half.path
+        codes, sums, scales, biases = g.computed(
             [
-                (f"{name}.weight_S8", np.dtype(np.int8), (outputs, inputs, 1, taps)),
-                (f"{name}.weight_scales", np.dtype(np.float32), (outputs,)),
-                (f"{name}.bias_S32", np.dtype(np.int32), (outputs,)),
+                (f"{name}.weight_S8", np.dtype(np.int8), panels_shape(channels, taps)),
+                (f"{name}.weight_sums", np.dtype(np.int32), each),
+                (f"{name}.weight_scales", np.dtype(np.float32), each),
+                (f"{name}.bias_S32", np.dtype(np.int32), each),
             ],
             produce,
         )
-        zeros = g.const(np.zeros(outputs, np.int8), f"const/zeros/{outputs}")
-        return g.op(
-            "QLinearConv",
-            [x, *entry, w, scales, zeros, *leave, b],
-            name,
-            dilations=[1, dilation],
-            pads=[0, 0, 0, (taps - 1) * dilation // 2],
-            kernel_shape=[1, taps],
-        )
+        zeros = g.const(np.zeros(channels, np.int8), f"const/zeros/{channels}")
+        return [codes, sums, scales, zeros, biases]
 
     def affine(self, g: GraphBuilder, path: str) -> Affine:
         """How the value `path` is quantized."""

@@ -9,6 +9,8 @@ be of any length.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from omni_edge.errors import CheckpointError
@@ -17,8 +19,8 @@ from omni_export.bigvgan import Reach, samples_per_frame
 from omni_export.checkpoint import Scope
 from omni_export.config import BigVGANConfig, DiTConfig
 from omni_export.dit_blocks import Blocks
+from omni_export.dit_functions import block_attention, gated_norm, gelu_tanh, window_attention
 from omni_export.dit_time import FINAL_MODULATIONS, MODULATIONS
-from omni_export.function import CONTRIB
 from omni_export.graph import GraphBuilder, Precision
 from omni_export.lazy import LazyTensor
 
@@ -96,6 +98,14 @@ def _check(config: DiTConfig) -> None:
             )
 
 
+@dataclass(frozen=True)
+class Added:
+    """What is still to be added to the values of a layer: gate * delta."""
+
+    delta: str
+    gate: str
+
+
 class _Dit:
     """The `dit` graph under construction."""
 
@@ -130,12 +140,12 @@ class _Dit:
         length = g.op("Shape", [mel], "/length", start=1, end=2)
         self.blocks = Blocks.entering(g, self.rows, c.block_size, length, "frames", "left_valid")
         x = self._embed(mel, codec, speaker)
-        table = g.op("Reshape", [modulation, g.const([-1, c.hidden_size])], "/modulation")
-        delta = ""
+        rows = self._rows(modulation, c.num_layers * MODULATIONS, "/modulation")
+        added: Added | None = None
         for layer in range(c.num_layers):
-            x, delta = self._layer(x, delta, table, layer)
-        scale, shift = (self._row(final, index, f"/norm_out/{index}") for index in range(FINAL_MODULATIONS))
-        x = self._norm(self._sum(x, delta, "/norm_out"), scale, shift, "/norm_out")
+            x, added = self._layer(x, added, rows[layer * MODULATIONS :], layer)
+        scale, shift = self._rows(final, FINAL_MODULATIONS, "/final_modulation")
+        _, x = self._norm(x, added, scale, shift, "/norm_out")
         out = self.weights.scope("proj_out")
         x = g.linear(x, out("weight", (c.mel_dim, c.hidden_size)), "/proj_out", bias=out("bias"), precision=_FLOAT32)
         shape = g.op("Concat", [self.rows, g.const([-1, c.mel_dim])], "/velocity/shape", axis=0)
@@ -179,43 +189,45 @@ class _Dit:
 
     # -- a layer -------------------------------------------------------------------------------------------------
 
-    def _row(self, table: str, index: int, name: str) -> str:
-        return self.g.op("Gather", [table, self.g.const(index)], name, axis=0)
+    def _rows(self, table: str, count: int, name: str) -> list[str]:
+        """The rows of a table [..., hidden], [1, hidden] each."""
+        flat = self.g.op("Reshape", [table, self.g.const([-1, self.config.hidden_size])], name)
+        rows = [f"{name}/{index}" for index in range(count)]
+        self.g.op("Split", [flat], name, outputs=rows, axis=0, num_outputs=count)
+        return rows
 
-    def _sum(self, x: str, delta: str, name: str) -> str:
-        """What a layer has left to be added, added."""
-        # Not SkipLayerNormalization, which does both in one: measured, that kernel takes nine times as long.
-        return self.g.op("Add", [x, delta], f"{name}/sum") if delta else x
+    def _norm(self, x: str, added: Added | None, scale: str, shift: str, name: str) -> tuple[str, str]:
+        """`x` with what is still to be added to it, and the norm of that."""
+        if added:
+            inputs = [x, added.delta, added.gate, scale, shift]
+            x, normed = self.g.call(gated_norm(), inputs, name, epsilon=_NORM_EPSILON)
+            return x, normed
+        return x, self.g.op("LayerNormalization", [x, scale, shift], name, axis=-1, epsilon=_NORM_EPSILON)
 
-    def _norm(self, x: str, scale: str, shift: str, name: str) -> str:
-        return self.g.op("LayerNormalization", [x, scale, shift], name, axis=-1, epsilon=_NORM_EPSILON)
-
-    def _layer(self, x: str, delta: str, table: str, layer: int) -> tuple[str, str]:
-        """Reference: `DiTDecoderLayer`. Returns (x, what is still to be added to it)."""
+    def _layer(self, x: str, added: Added | None, modulation: list[str], layer: int) -> tuple[str, Added]:
+        """Reference: `DiTDecoderLayer`. Its `modulation` comes first. Returns (x, what is still to be added to it)."""
         g = self.g
         name = f"/layers.{layer}"
         weights = self.weights.scope(f"transformer_blocks.{layer}")
-        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = (
-            self._row(table, layer * MODULATIONS + index, f"{name}/modulation.{index}") for index in range(MODULATIONS)
-        )
-        x = self._sum(x, delta, f"{name}/attn_norm")
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation[:MODULATIONS]
         if layer in self.ahead:
-            x = self._join(x, self.ahead.index(layer), f"{name}/held")
-        normed = self._norm(x, scale, shift, f"{name}/attn_norm")
+            x, added = self._join(x, added, self.ahead.index(layer), f"{name}/held"), None
+        x, normed = self._norm(x, added, scale, shift, f"{name}/attn_norm")
         attended = self._attention(normed, weights.scope("attn"), layer, f"{name}/attn")
         if layer in self.ahead:
             x = self.blocks.going(x, self.config.hidden_size, f"{name}/going")
             self.blocks = self.blocks.beyond()
-        x = self._sum(x, g.op("Mul", [attended, gate], f"{name}/attn/gate"), f"{name}/ff_norm")
-        normed = self._norm(x, mlp_scale, mlp_shift, f"{name}/ff_norm")
-        y = self._linears(normed, weights.scope("ff.ff"), ("0",), f"{name}/ff")[0]
-        y = g.op("Gelu", [y], f"{name}/ff/gelu", approximate="tanh")
-        y = self._linears(y, weights.scope("ff.ff"), ("3",), f"{name}/ff")[0]
-        return x, g.op("Mul", [y, mlp_gate], f"{name}/ff/gate")
+        x, normed = self._norm(x, Added(attended, gate), mlp_scale, mlp_shift, f"{name}/ff_norm")
+        feed = weights.scope("ff.ff")
+        y = self._linear(normed, [feed.scope("0")], f"{name}/ff.0")
+        (y,) = g.call(gelu_tanh(), [y], f"{name}/ff")
+        return x, Added(self._linear(y, [feed.scope("3")], f"{name}/ff.3"), mlp_gate)
 
-    def _join(self, x: str, index: int, name: str) -> str:
-        """The blocks that look-ahead layer number `index` has held back, then those of `x`."""
+    def _join(self, x: str, added: Added | None, index: int, name: str) -> str:
+        """The blocks that look-ahead layer number `index` has held back, then those of `x` with what is `added`."""
         g, width = self.g, self.config.hidden_size
+        if added:
+            x = g.op("Add", [x, g.op("Mul", [added.delta, added.gate], f"{name}/gate")], f"{name}/sum")
         # What enters the layer is held, not what it made of it: its Q, K and V are computed once more for this block,
         # 2 % of an evaluation, rather than kept in four times the memory.
         held = g.op("Gather", ["held", g.const(index)], name, axis=0)
@@ -226,18 +238,13 @@ class _Dit:
         self.held.append(g.op("Unsqueeze", [blocks.held(x, width, f"{name}/next"), g.const([0])], f"{name}/next/layer"))
         return x
 
-    def _linears(self, x: str, weights: Scope, parts: tuple[str, ...], name: str) -> list[str]:
-        """Linear layers on the same input, which INT8 quantizes once."""
+    def _linear(self, x: str, layers: list[Scope], name: str) -> str:
+        """Linear layers on the same input; their outputs side by side."""
         g = self.g
+        weight, bias = (LazyTensor.stack([layer(part) for layer in layers]) for part in ("weight", "bias"))
         if g.precision.kind == "fp32":
-            return [
-                g.linear(x, weights(f"{part}.weight"), f"{name}/{part}", bias=weights(f"{part}.bias")) for part in parts
-            ]
-        quantized = g.quantize_input(x, f"{name}/{'_'.join(parts)}/input")
-        return [
-            g.dynamic_linear(quantized, weights(f"{part}.weight"), f"{name}/{part}", bias=weights(f"{part}.bias"))
-            for part in parts
-        ]
+            return g.linear(x, weight, name, bias=bias)
+        return g.dynamic_linear(g.quantize_input(x, f"{name}/input"), weight, name, bias=bias)
 
     def _attention(self, x: str, weights: Scope, layer: int, name: str) -> str:
         """Reference: `DiTAttention`, on [G * blocks, block, hidden]."""
@@ -251,51 +258,34 @@ class _Dit:
             )
             if sees
         )
-        query, key, value = self._linears(x, weights, ("to_q", "to_k", "to_v"), name)
-        # A window's first block stands at position 0, so the same key has another angle as its own block's than as
-        # its neighbour's.
-        keys = {
-            offset: self._rotary(key, place * c.block_size, f"{name}/rotary/key.{place}")
-            for place, offset in enumerate(window)
-        }
-        query = self._rotary(query, window.index(0) * c.block_size, f"{name}/rotary/query")
-        query = self.blocks.going(query, self.inner, f"{name}/query")
-        if len(window) > 1:
-            cache = self.backward.index(layer) if -1 in window else None
-            key = self._windows(keys, cache, "left_keys", self.keys, f"{name}/keys")
-            value = self._windows(dict.fromkeys(window, value), cache, "left_values", self.values, f"{name}/values")
+        qkv = self._linear(x, [weights.scope(part) for part in ("to_q", "to_k", "to_v")], f"{name}/qkv")
+        sizes = {"num_heads": c.num_heads, "rotary_embedding_dim": c.head_dim}
+        shared = [self.cos, self.sin, self.blocks.bias(window)]
+        if window == (0,):
+            (attended,) = g.call(block_attention(), [qkv, *shared], name, **sizes)
         else:
-            key = keys[0]
-        attended = g.op(
-            "MultiHeadAttention",
-            [query, key, value, "", "", self.blocks.bias(window)],
-            f"{name}/heads",
-            domain=CONTRIB,
-            num_heads=c.num_heads,
-        )
-        return self._linears(attended, weights, ("to_out.0",), name)[0]
+            query, key, value = (f"{name}/{part}" for part in ("query", "key", "value"))
+            g.op("Split", [qkv], name, outputs=[query, key, value], axis=-1, num_outputs=3)
+            cache = self.backward.index(layer) if -1 in window else None
+            query = self.blocks.going(query, self.inner, f"{name}/query")
+            key = self._windows(key, window, cache, "left_keys", self.keys, f"{name}/keys")
+            value = self._windows(value, window, cache, "left_values", self.values, f"{name}/values")
+            # Positions count from the window's first block.
+            place = g.const([window.index(0) * c.block_size])
+            (attended,) = g.call(window_attention(), [query, key, value, place, *shared], name, **sizes)
+        return self._linear(attended, [weights.scope("to_out.0")], f"{name}/out")
 
-    def _rotary(self, x: str, offset: int, name: str) -> str:
-        """Rotates head 0 alone: one wide "head" whose first `head_dim` values turn."""
-        return self.g.op(
-            "RotaryEmbedding",
-            [x, self.g.const([offset]), self.cos, self.sin],
-            name,
-            domain=CONTRIB,
-            interleaved=1,
-            num_heads=1,
-            rotary_embedding_dim=self.config.head_dim,
-        )
-
-    def _windows(self, x: dict[int, str], cache: int | None, left: str, kept: list[str], name: str) -> str:
+    def _windows(
+        self, x: str, window: tuple[int, ...], cache: int | None, left: str, kept: list[str], name: str
+    ) -> str:
         """See `Blocks.windows`. `cache` is this layer's row of `left`; the block that a later run looks back to goes to
         `kept`.
         """
         g = self.g
         if cache is None:
-            return self.blocks.windows(x, self.inner, None, name)
-        going = self.blocks.going(x[-1], self.inner, f"{name}/going")
+            return self.blocks.windows(x, window, self.inner, None, name)
+        going = self.blocks.going(x, self.inner, f"{name}/going")
         last = g.op("Gather", [self.blocks.split(going, self.inner, f"{name}/split"), "keep"], f"{name}/keep", axis=1)
         kept.append(g.op("Transpose", [last], f"{name}/kept", perm=[1, 0, 2, 3]))
         row = g.op("Gather", [left, g.const(cache)], f"{name}/row", axis=0)
-        return self.blocks.windows(x, self.inner, row, name)
+        return self.blocks.windows(x, window, self.inner, row, name)

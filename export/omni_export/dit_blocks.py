@@ -7,8 +7,6 @@ the next one has come that far: it may hold the last one back, to go on with it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from omni_export.graph import GraphBuilder
@@ -93,11 +91,12 @@ class Blocks:
         x = self.split(x, width, f"{name}/split")
         return self._g.op("Slice", [x, self._going, self._g.const([_END]), self._g.const([1])], name)
 
-    def windows(self, x: Mapping[int, str], width: int, left: str | None, name: str) -> str:
+    def windows(self, x: str, window: tuple[int, ...], width: int, left: str | None, name: str) -> str:
         """What each block that goes on sees: [G * blocks, window * size, width].
 
         Args:
-            x: for each offset of the window (-1, 0, 1), in order, the values to take from.
+            x: the values.
+            window: its blocks' offsets (-1, 0, 1), in order.
             width: of the values.
             left: [G, size, width], those of the block before all; None where none looks back.
             name: path.
@@ -105,8 +104,9 @@ class Blocks:
         g = self._g
         zero, axis = g.const([0]), g.const([1])
         parts = []
-        for offset, tensor in x.items():
-            part = self.split(tensor, width, f"{name}/{offset}")
+        split = self.split(x, width, f"{name}/blocks")
+        for offset in window:
+            part = split
             if offset < 0:
                 assert left is not None
                 before = g.op("Unsqueeze", [left, axis], f"{name}/left")

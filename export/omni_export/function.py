@@ -13,7 +13,11 @@ from onnx import helper, numpy_helper
 OPSET = 21
 CONTRIB = "com.microsoft"
 OWN = "omni.edge"
-_ATTRIBUTE_TYPES = {int: onnx.AttributeProto.INT, float: onnx.AttributeProto.FLOAT}
+_ATTRIBUTE_TYPES = {
+    int: onnx.AttributeProto.INT,
+    float: onnx.AttributeProto.FLOAT,
+    tuple: onnx.AttributeProto.INTS,
+}
 
 
 class Function:
@@ -43,10 +47,17 @@ class Function:
             node.input[:] = [name if each == value else each for each in node.input]
             node.output[:] = [name if each == value else each for each in node.output]
 
+    def attribute(self, name: str) -> None:
+        """Declares an attribute; those that nodes are `given` are declared with them."""
+        if name not in self._attributes:
+            self._attributes.append(name)
+
     def op(
         self, kind: str, inputs: Sequence[str], *, given: Mapping[str, type] | None = None, **attributes: Any
     ) -> str:
-        """Adds a node; returns its first output. Attributes `given` (name -> int or float) come with a call."""
+        """Adds a node; returns its first output. Attributes `given` (name -> int, float or tuple of int) come with
+        a call.
+        """
         return self.ops(kind, inputs, 1, given=given, **attributes)[0]
 
     def ops(
@@ -64,8 +75,7 @@ class Function:
         node = helper.make_node(kind, list(inputs), outputs, domain=domain, **attributes)
         for name, type_ in (given or {}).items():
             node.attribute.add(name=name, ref_attr_name=name, type=_ATTRIBUTE_TYPES[type_])
-            if name not in self._attributes:
-                self._attributes.append(name)
+            self.attribute(name)
         self._nodes.append(node)
         return outputs
 

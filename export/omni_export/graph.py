@@ -163,7 +163,7 @@ class GraphBuilder:
         self._nodes.append(node)
         return names[0]
 
-    def call(self, function: Function, inputs: Sequence[str], name: str, **attributes: float) -> list[str]:
+    def call(self, function: Function, inputs: Sequence[str], name: str, **attributes: Any) -> list[str]:
         """Adds a node that calls `function`, which joins the model; returns its outputs."""
         proto = self._functions.setdefault(function.name, function.proto())
         names = [f"{name}/{function.name}_{output}" for output in proto.output]

@@ -60,7 +60,7 @@ class Unit:
 
 
 class Residual(Protocol):
-    """How a unit becomes nodes; returns what is added to `x`."""
+    """How a unit becomes nodes; returns `x` with what it adds to it."""
 
     def __call__(self, g: GraphBuilder, x: str, carried: Carried, unit: Unit) -> str: ...
 

@@ -29,6 +29,7 @@ from omni_export.checkpoint import Checkpoint
 from omni_export.config import BigVGANConfig, OmniConfig
 from omni_export.graph import GraphBuilder, Precision
 from omni_export.lazy import LazyTensor
+from omni_export.residual import Half
 from vocoders import Parts, build_parts, snr
 
 TIME = 0.37
@@ -372,10 +373,10 @@ def test_an_int8_convolution_is_the_convolution(tmp_path: Path) -> None:
     """One convolution, dilated, of signed and shifted values: 8 bits on each side leave about 40 dB; measured 40."""
     generator = torch.Generator().manual_seed(0)
     weights = {
-        "weight": torch.randn(24, 16, 7, generator=generator) * torch.linspace(0.01, 1, 24)[:, None, None],
+        "weight": torch.randn(24, 24, 7, generator=generator) * torch.linspace(0.01, 1, 24)[:, None, None],
         "bias": torch.randn(24, generator=generator),
     }
-    x = torch.randn(1, 16, 200, generator=generator) + 1
+    x = torch.randn(1, 24, 200, generator=generator) + 1
     wanted = torch.nn.functional.conv1d(x, weights["weight"], weights["bias"], padding=9, dilation=3)
     ranges = {
         "/conv/in": (float(x.min()), float(x.max())),
@@ -383,9 +384,10 @@ def test_an_int8_convolution_is_the_convolution(tmp_path: Path) -> None:
     }
     g = GraphBuilder("conv")
     int8 = Int8(ranges, snake.FAST_DEGREE)
-    entry, leave = int8.affine(g, "/conv/in"), int8.affine(g, "/conv/out")
-    quantized = g.op("QuantizeLinear", [g.input("x", [1, 16, 1, "time"]), *entry], "/x")
-    y = int8.convolution(g, quantized, entry, leave, _StateDict(weights), "/conv", 3)  # type: ignore[arg-type]
+    quantized = g.op("QuantizeLinear", [g.input("x", [1, 24, 1, "time"]), *int8.affine(g, "/conv/in")], "/x")
+    scope: Any = _StateDict(weights)
+    y = int8.convolution(g, quantized, Half(scope, scope, "/act", "/conv", taps=7, dilation=3))
+    leave = int8.affine(g, "/conv/out")
     g.output(g.op("DequantizeLinear", [y, *leave], "/y"), "y", [1, 24, 1, "time"])
     # What lies to the left of the signal is part of it: here zeros, as at an utterance's beginning.
     feeds = {"x": np.pad(x[:, :, None].numpy(), [(0, 0)] * 3 + [(9, 0)])}

@@ -31,27 +31,14 @@
 #include <string.h>
 
 #include "operator.h"
+#include "vectors.h"
 
-/* A vector of the machine; and how many rows and vectors of columns a product holds in its 16 or 32 registers: one of
- * many rows, one of a few that is as fast as memory, and one of queries and keys. */
-#if defined(__AVX512F__)
-enum { LANES = 16, ROWS = 6, COLUMNS = 4, FEW_ROWS = 8, FEW_COLUMNS = 2, DOT_ROWS = 4, DOT_KEYS = 4 };
-#define LOW_MASK 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
-#define HIGH_MASK 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
-#elif defined(__AVX__)
-enum { LANES = 8, ROWS = 6, COLUMNS = 2, FEW_ROWS = 6, FEW_COLUMNS = 2, DOT_ROWS = 2, DOT_KEYS = 4 };
-#define LOW_MASK 0, 8, 1, 9, 2, 10, 3, 11
-#define HIGH_MASK 4, 12, 5, 13, 6, 14, 7, 15
+/* Queries and keys of a tile of scores in registers, where there are few rows. */
+#if defined(__AVX512F__) || defined(__aarch64__)
+enum { DOT_ROWS = 4, DOT_KEYS = 4 };
 #else
-#if defined(__aarch64__)
-enum { LANES = 4, ROWS = 6, COLUMNS = 4, FEW_ROWS = 8, FEW_COLUMNS = 2, DOT_ROWS = 4, DOT_KEYS = 4 };
-#else
-enum { LANES = 4, ROWS = 6, COLUMNS = 2, FEW_ROWS = 6, FEW_COLUMNS = 2, DOT_ROWS = 2, DOT_KEYS = 4 };
+enum { DOT_ROWS = 2, DOT_KEYS = 4 };
 #endif
-#define LOW_MASK 0, 4, 1, 5
-#define HIGH_MASK 2, 6, 3, 7
-#endif
-enum { MOST_ROWS = 8, MOST_COLUMNS = 4 };
 
 /* Positions at a time: their keys, transposed, stay in the first-level cache. */
 enum { TILE = 64 };
@@ -87,89 +74,6 @@ typedef struct Run {
     int failed;
 } Run;
 
-typedef float Vector __attribute__((vector_size(4 * LANES)));
-typedef uint32_t Bits __attribute__((vector_size(4 * LANES)));
-typedef float Unaligned __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-
-#define INLINE static inline __attribute__((always_inline))
-#if defined(__clang__)
-#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (Bits){__VA_ARGS__})
-#endif
-#define FETCH(address) __builtin_prefetch(address, 0, 2) /* to the second-level cache */
-
-INLINE Vector load(const float *from) { return *(const Unaligned *)from; }
-INLINE void store(float *to, Vector vector) { *(Unaligned *)to = vector; }
-/* The lower and the upper halves of a and b, interleaved. */
-INLINE Vector low(Vector a, Vector b) { return SHUFFLE(a, b, LOW_MASK); }
-INLINE Vector high(Vector a, Vector b) { return SHUFFLE(a, b, HIGH_MASK); }
-
-INLINE Vector larger(Vector a, Vector b) {
-    const Bits first = (Bits)(a > b);
-    return (Vector)(((Bits)a & first) | ((Bits)b & ~first));
-}
-
-/* 2^x for x <= 0, to 2e-7 of it; 0 below 2^-126. */
-INLINE Vector power(Vector x) {
-    const Vector shifted = x + 12582912.0f; /* 1.5 * 2^23: leaves the nearest integer in the lowest bits */
-    const Vector r = x - (shifted - 12582912.0f);
-    const Vector p = 1.00000007f + r * (0.693146967f + r * (0.240221197f + r * (0.0555071327f + r * (0.00967554133f +
-                     r * 0.00132764715f))));
-    return (Vector)(((Bits)p + ((Bits)shifted << 23)) & (Bits)(x >= -126.0f));
-}
-
-/* c = factors * c + a b of a[rows][depth] and b[depth][columns], rows `stride`s apart; without factors, c = a b. */
-typedef struct Product {
-    const float *a, *b, *factors;
-    float *c;
-    int64_t a_stride, b_stride, c_stride, rows, depth, columns;
-} Product;
-
-/* With `fetch`, what lies `ahead` of b is fetched. */
-INLINE void multiply_tile(const int rows, const int columns, const int fetch, const Product *p, int64_t row,
-                          int64_t column, int64_t ahead) {
-    const float *a = p->a + row * p->a_stride, *b = p->b + column;
-    float *c = p->c + row * p->c_stride + column;
-    Vector sums[MOST_ROWS][MOST_COLUMNS], right[MOST_COLUMNS];
-    for (int i = 0; i < rows; i++)
-        for (int j = 0; j < columns; j++)
-            sums[i][j] = p->factors ? p->factors[row + i] * load(c + i * p->c_stride + j * LANES) : (Vector){0};
-    for (int64_t k = 0; k < p->depth; k++, b += p->b_stride) {
-        for (int j = 0; j < columns; j++) {
-            right[j] = load(b + j * LANES);
-            if (fetch) FETCH(b + j * LANES + ahead);
-        }
-        for (int i = 0; i < rows; i++)
-            for (int j = 0; j < columns; j++) sums[i][j] += a[i * p->a_stride + k] * right[j];
-    }
-    for (int i = 0; i < rows; i++)
-        for (int j = 0; j < columns; j++) store(c + i * p->c_stride + j * LANES, sums[i][j]);
-}
-
-INLINE void multiply_shape(const int most_rows, const int most_columns, const int fetch, const Product *p,
-                           int64_t ahead) {
-    const int64_t pieces = (p->rows + most_rows - 1) / most_rows;
-    for (int64_t column = 0, columns; column < p->columns; column += columns * LANES) {
-        columns = p->columns - column < most_columns * LANES ? 1 : most_columns;
-        /* As even as possible: seven rows are better done as four and three than as six and one. */
-        for (int64_t piece = 0; piece < pieces; piece++) {
-            const int64_t row = piece * p->rows / pieces, stop = (piece + 1) * p->rows / pieces;
-#define CASE(n)                                                             \
-    case n:                                                                 \
-        if (n > most_rows) break;                                           \
-        if (columns == 1)                                                   \
-            multiply_tile(n, 1, fetch, p, row, column, ahead);              \
-        else                                                                \
-            multiply_tile(n, most_columns, fetch, p, row, column, ahead);   \
-        break;
-            switch (stop - row) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) }
-#undef CASE
-        }
-    }
-}
-
-static void multiply(const Product *p) { multiply_shape(ROWS, COLUMNS, 0, p, 0); }
 static void multiply_few(const Product *p, int64_t ahead) { multiply_shape(FEW_ROWS, FEW_COLUMNS, 1, p, ahead); }
 
 INLINE void dot_tile(const int rows, const float *queries, const float *const *keys, int64_t width, int64_t ahead,
@@ -214,27 +118,6 @@ static void dot(const float *queries, const float *keys, int64_t rows, int64_t n
             }
         }
     }
-}
-
-/* keys[n][width] to columns[width][TILE], and any numbers beyond n. What lies `ahead` is fetched. */
-static void transpose(const float *keys, int64_t n, int64_t width, int64_t ahead, float *columns) {
-    for (int64_t j = 0; j < TILE; j += LANES)
-        for (int64_t k = 0; k < width; k += LANES) {
-            Vector a[LANES], b[LANES];
-            for (int i = 0; i < LANES; i++) {
-                const int64_t at = (j + i < n ? j + i : n - 1) * width + k;
-                a[i] = load(keys + at);
-                FETCH(keys + at + ahead);
-            }
-            for (int stage = 1; stage < LANES; stage *= 2) {
-                for (int i = 0; i < LANES / 2; i++) {
-                    b[2 * i] = low(a[i], a[i + LANES / 2]);
-                    b[2 * i + 1] = high(a[i], a[i + LANES / 2]);
-                }
-                memcpy(a, b, sizeof(a));
-            }
-            for (int i = 0; i < LANES; i++) store(columns + (k + i) * TILE + j, a[i]);
-        }
 }
 
 /* A row's scores become weights; it sees the first `seen` positions of the tile. Updates the row's maximum and its
@@ -376,7 +259,7 @@ static void attend(void *argument, size_t task) {
         if (rows <= FEW) {
             dot(queries, keys, rows, n, width, ahead, scores);
         } else {
-            transpose(keys, n, width, ahead, columns);
+            transpose(keys, width, n, width, ahead, columns, TILE);
             multiply(&products);
         }
         for (int64_t i = blind; i < rows; i++)

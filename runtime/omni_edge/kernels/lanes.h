@@ -105,6 +105,9 @@ INLINE ints load(const void *from) {
     return v;
 }
 
+INLINE floats smaller(floats a, floats b) { return (floats)(((ints)a & (a < b)) | ((ints)b & ~(a < b))); }
+INLINE floats larger(floats a, floats b) { return (floats)(((ints)a & (a > b)) | ((ints)b & ~(a > b))); }
+
 /* Into the second-level cache, which has more requests under way than the first; it may lie beyond what is mapped. */
 INLINE void fetch(const void *from, int64_t ahead) {
     __builtin_prefetch((const void *)((uintptr_t)from + (uintptr_t)ahead), 0, 2);

@@ -59,10 +59,6 @@ typedef struct Run {
     int32_t *x_zeros; /* [m, blocks]: what the weights' zero point adds to a block's sum, negated */
 } Run;
 
-static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
-static inline int64_t quotient_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 /* -- activations -- */
 
 /* The largest absolute value. */

@@ -6,6 +6,10 @@
 
 enum { MOST_TENSORS = 16, MOST_DIMENSIONS = 8 };
 
+static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline int64_t quotient_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 #define TRY(call)                    \
     do {                             \
         Status *status_ = (call);    \
@@ -82,7 +86,10 @@ Status *output_data(const Api *, Context *, size_t index, const int64_t *shape, 
 
 /* Each file's operators; none where the processor does not have what they need. */
 Status *add_attention(const Api *, Domain *);
+Status *add_block_attention(const Api *, Domain *);
+Status *add_gated(const Api *, Domain *);
 Status *add_linear(const Api *, Domain *);
+Status *add_panel_conv(const Api *, Domain *);
 Status *add_snake(const Api *, Domain *);
 
 #endif

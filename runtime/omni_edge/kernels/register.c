@@ -15,7 +15,10 @@ EXPORT Status *RegisterCustomOps(SessionOptions *options, const ApiBase *base) {
     if (!api) return NULL;
     TRY(api_create_domain(api)("omni.edge", &domain));
     TRY(add_attention(api, domain));
+    TRY(add_block_attention(api, domain));
+    TRY(add_gated(api, domain));
     TRY(add_linear(api, domain));
+    TRY(add_panel_conv(api, domain));
     TRY(add_snake(api, domain));
     return api_add_domain(api)(options, domain);
 }

@@ -1,0 +1,172 @@
+/* Attention of blocks of frames to a few blocks around them, as the DiT's, with its rotary embedding.
+ *
+ *     BlockAttention    qkv float32 [B, T, 3 W], cos, sin, bias [B, 1, T, T]: each block to itself
+ *     WindowAttention   query float32 [B, T, W], keys and values [B, S, W], place int64 [1], cos, sin, bias
+ *                       [B, 1, T, S]: to a window that begins `place` frames before the block
+ *
+ * Both give float32 [B, T, W], and have the attribute num_heads. cos and sin, float32 [positions, W / heads / 2], turn
+ * the first head alone, its values by pairs; positions count from the window's first frame. Scores get the bias added.
+ *
+ * A task is a head of a block: all of it stays in the second-level cache, most of it in the first.
+ */
+#include <math.h>
+#include <stdlib.h>
+
+#include "operator.h"
+#include "vectors.h"
+
+enum { QUERY, KEYS, VALUES, PLACE, APART, PACKED = 1 };
+enum { COS, SIN, BIAS, OTHERS }; /* behind the APART ones, or the PACKED one */
+
+typedef struct Attention {
+    Kernel kernel; /* first, so that a pointer to one is a pointer to the other */
+    int64_t heads;
+} Attention;
+
+/* One run of the operator, shared by its threads. */
+typedef struct Run {
+    const float *query, *keys, *values, *cos, *sin, *bias;
+    float *y;
+    int64_t heads, width, length, window, place; /* width: of a head */
+    int64_t stride;                              /* from a row of query, keys or values to the next */
+    int failed;
+} Run;
+
+static int64_t whole_vectors(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
+
+/* Rows of a head, `stride` values apart. */
+typedef struct Rows {
+    const float *at;
+    int64_t stride;
+} Rows;
+
+/* Rows in `room`, filled up with zeros to whole vectors. */
+static Rows copy(const Run *run, Rows rows, int64_t n, float *room) {
+    const int64_t stride = whole_vectors(run->width);
+    for (int64_t i = 0; i < n; i++) {
+        memcpy(room + i * stride, rows.at + i * rows.stride, (size_t)run->width * sizeof(float));
+        for (int64_t k = run->width; k < stride; k++) room[i * stride + k] = 0;
+    }
+    return (Rows){room, stride};
+}
+
+static void turn(const Run *run, float *x, int64_t rows, int64_t position) {
+    const int64_t half = run->width / 2;
+    for (int64_t i = 0; i < rows; i++, x += whole_vectors(run->width)) {
+        const float *cos = run->cos + (position + i) * half, *sin = run->sin + (position + i) * half;
+        for (int64_t k = 0; k < half; k++) {
+            const float even = x[2 * k], odd = x[2 * k + 1];
+            x[2 * k] = even * cos[k] - odd * sin[k];
+            x[2 * k + 1] = odd * cos[k] + even * sin[k];
+        }
+    }
+}
+
+/* A row's scores, `wide` of them, become weights whose sum is 1. */
+static void weigh(const Run *run, float *scores, const float *bias, float scale, int64_t wide) {
+    const float log2e = 1.44269504f; /* weights are powers of 2, not of e */
+    for (int64_t j = 0; j < run->window; j++) scores[j] = (scores[j] * scale + bias[j]) * log2e;
+    for (int64_t j = run->window; j < wide; j++) scores[j] = -INFINITY;
+    Vector top = load(scores), sum = {0};
+    for (int64_t j = LANES; j < wide; j += LANES) top = larger(top, load(scores + j));
+    for (int stage = 1; stage < LANES; stage *= 2) top = larger(low(top, top), high(top, top));
+    for (int64_t j = 0; j < wide; j += LANES) {
+        const Vector weight = power(load(scores + j) - top);
+        store(scores + j, weight);
+        sum += weight;
+    }
+    float total = 0;
+    for (int lane = 0; lane < LANES; lane++) total += sum[lane];
+    for (int64_t j = 0; j < wide; j += LANES) store(scores + j, load(scores + j) * (1.0f / total));
+}
+
+static void attend(void *argument, size_t task) {
+    Run *run = argument;
+    const int64_t block = (int64_t)task / run->heads, head = (int64_t)task % run->heads, width = run->width;
+    const int64_t rows = run->length, window = run->window, room = whole_vectors(width), wide = whole_vectors(window);
+    float *queries = malloc((size_t)(2 * rows * room + 2 * window * room + room * wide + rows * wide) * sizeof(float));
+    if (!queries) {
+        __atomic_store_n(&run->failed, 1, __ATOMIC_RELAXED);
+        return;
+    }
+    float *sums = queries + rows * room, *keys = sums + rows * room, *values = keys + window * room;
+    float *columns = values + window * room, *scores = columns + room * wide;
+
+    Rows query = {run->query + block * rows * run->stride + head * width, run->stride};
+    Rows key = {run->keys + block * window * run->stride + head * width, run->stride};
+    Rows value = {run->values + block * window * run->stride + head * width, run->stride};
+    float *y = run->y + block * rows * run->heads * width + head * width;
+    const int whole = room == width; /* vectors; otherwise nothing is used as it lies */
+    if (!head || !whole) {
+        query = copy(run, query, rows, queries);
+        key = copy(run, key, window, keys);
+    }
+    if (!head) {
+        turn(run, queries, rows, run->place);
+        turn(run, keys, window, 0);
+    }
+    if (!whole) value = copy(run, value, window, values);
+    transpose(key.at, key.stride, window, room, 0, columns, wide);
+    const Product products = {.a = query.at, .a_stride = query.stride, .b = columns, .b_stride = wide, .c = scores,
+                              .c_stride = wide, .rows = rows, .depth = width, .columns = wide};
+    multiply_narrow(&products);
+    const float *bias = run->bias + block * rows * window, scale = 1.0f / sqrtf((float)width);
+    for (int64_t i = 0; i < rows; i++) weigh(run, scores + i * wide, bias + i * window, scale, wide);
+    const Product weighted = {.a = scores, .a_stride = wide, .b = value.at, .b_stride = value.stride,
+                              .c = whole ? y : sums, .c_stride = whole ? run->heads * width : room, .rows = rows,
+                              .depth = window, .columns = room};
+    multiply(&weighted);
+    for (int64_t i = 0; !whole && i < rows; i++)
+        memcpy(y + i * run->heads * width, sums + i * room, (size_t)width * sizeof(float));
+    free(queries);
+}
+
+static Status *compute(void *opaque, Context *context) {
+    const Attention *attention = opaque;
+    const Api *api = attention->kernel.api;
+    Tensor in[APART + OTHERS] = {{0}};
+    TRY(input_tensors(&attention->kernel, context, in));
+    const int packed = attention->kernel.kind->inputs == PACKED + OTHERS;
+    const Tensor *query = in, *keys = packed ? in : in + KEYS, *values = packed ? in : in + VALUES;
+    const Tensor *others = in + (packed ? PACKED : APART), *cos = others + COS, *sin = others + SIN;
+    int fits = query->rank == 3 && keys->rank == 3 && cos->rank == 2 && sin->rank == 2;
+    const int64_t blocks = query->shape[0], stride = query->shape[2], all = packed ? stride / 3 : stride;
+    Run run = {.heads = attention->heads, .width = all / attention->heads, .length = query->shape[1],
+               .window = keys->shape[1], .stride = stride, .query = query->data,
+               .keys = keys->data, .values = values->data, .cos = cos->data, .sin = sin->data,
+               .bias = others[BIAS].data};
+    if (packed)
+        run.keys = run.query + all, run.values = run.query + 2 * all;
+    else if (in[PLACE].elements == 1)
+        run.place = *(const int64_t *)in[PLACE].data;
+    const int64_t positions = run.window > run.place + run.length ? run.window : run.place + run.length;
+    fits = fits && run.width > 0 && run.width % 2 == 0 && stride == (packed ? 3 : 1) * run.heads * run.width &&
+           keys->shape[0] == blocks && keys->shape[2] == stride && keys->elements == values->elements &&
+           others[BIAS].elements == (size_t)(blocks * run.length * run.window) && run.window > 0 && run.place >= 0 &&
+           cos->shape[0] >= positions && cos->shape[1] == run.width / 2 && sin->elements == cos->elements;
+    if (!fits) return refuse(api, "A block attention's inputs do not fit together.");
+    const int64_t shape[3] = {blocks, run.length, all};
+    TRY(output_data(api, context, 0, shape, 3, (void **)&run.y));
+    TRY(api_parallel_for(api)(context, attend, (size_t)(blocks * run.heads), 0, &run));
+    return run.failed ? out_of_memory(api) : NULL;
+}
+
+static Status *create(const Operator *operator, const Api *api, const KernelInfo *info, void **kernel) {
+    Attention attention = {.kernel = {(const Kind *)operator, api}};
+    TRY(api_attribute_int64(api)(info, "num_heads", &attention.heads));
+    if (attention.heads < 1) return refuse(api, "An attention's heads do not fit together.");
+    return keep_kernel(api, &attention, sizeof(attention), kernel);
+}
+
+#define F ELEMENT_FLOAT
+
+static const Kind KINDS[] = {
+    KIND("BlockAttention", create, compute, PACKED + OTHERS, 1, F, F, F, F, F),
+    KIND("WindowAttention", create, compute, APART + OTHERS, 1, F, F, F, ELEMENT_INT64, F, F, F, F),
+};
+
+Status *add_block_attention(const Api *api, Domain *domain) {
+    for (size_t i = 0; i < sizeof(KINDS) / sizeof(KINDS[0]); i++)
+        TRY(api_add_operator(api)(domain, &KINDS[i].operator));
+    return NULL;
+}

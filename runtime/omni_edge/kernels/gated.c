@@ -1,0 +1,136 @@
+/* What stands between the linear layers of a transformer with modulated norms (the DiT).
+ *
+ *     GatedNorm (epsilon)   x, delta float32 [..., K], gate, scale, shift [K]
+ *                           -> sum = x + gate * delta, norm(sum) * scale + shift, both [..., K]
+ *     GeluTanh              float32 [...] -> the same, in tanh's form
+ */
+#include <math.h>
+#include <stdlib.h>
+
+#include "operator.h"
+#include "vectors.h"
+
+enum { X, DELTA, GATE, SCALE, SHIFT, INPUTS };
+enum { SUM, NORMED, OUTPUTS };
+/* Elements of a task of gelu. */
+enum { PIECE = 4096 };
+
+typedef struct Norm {
+    Kernel kernel; /* first, so that a pointer to one is a pointer to the other */
+    float epsilon;
+} Norm;
+
+/* One run of an operator, shared by its threads. */
+typedef struct Run {
+    const float *x, *delta, *gate, *scale, *shift;
+    float *sum, *y;
+    int64_t n; /* values of a row, or all of them */
+    float epsilon;
+} Run;
+
+/* The lanes' sum. */
+INLINE float total(Vector v) {
+    float sum = 0;
+    for (int lane = 0; lane < LANES; lane++) sum += v[lane];
+    return sum;
+}
+
+static void norm_row(void *argument, size_t row) {
+    const Run *run = argument;
+    enum { CHAINS = 4, STEP = CHAINS * LANES }; /* additions that do not wait for each other */
+    const int64_t n = run->n, at = (int64_t)row * n;
+    const float *x = run->x + at, *delta = run->delta + at;
+    float *sum = run->sum + at, *y = run->y + at, mean = 0, squares = 0;
+    Vector sums[CHAINS] = {{0}};
+    int64_t i = 0;
+    for (; i + STEP <= n; i += STEP)
+        for (int j = 0; j < CHAINS; j++) {
+            const int64_t k = i + j * LANES;
+            const Vector v = load(x + k) + load(run->gate + k) * load(delta + k);
+            store(sum + k, v);
+            sums[j] += v;
+        }
+    for (; i < n; i++) mean += sum[i] = x[i] + run->gate[i] * delta[i];
+    for (int j = 0; j < CHAINS; j++) mean += total(sums[j]);
+    mean /= (float)n;
+
+    memset(sums, 0, sizeof(sums));
+    for (i = 0; i + STEP <= n; i += STEP)
+        for (int j = 0; j < CHAINS; j++) {
+            const Vector v = load(sum + i + j * LANES) - mean;
+            sums[j] += v * v;
+        }
+    for (; i < n; i++) squares += (sum[i] - mean) * (sum[i] - mean);
+    for (int j = 0; j < CHAINS; j++) squares += total(sums[j]);
+    const float inverse = 1.0f / sqrtf(squares / (float)n + run->epsilon);
+    for (i = 0; i + LANES <= n; i += LANES)
+        store(y + i, (load(sum + i) - mean) * inverse * load(run->scale + i) + load(run->shift + i));
+    for (; i < n; i++) y[i] = (sum[i] - mean) * inverse * run->scale[i] + run->shift[i];
+}
+
+static Status *compute_norm(void *opaque, Context *context) {
+    const Norm *norm = opaque;
+    const Api *api = norm->kernel.api;
+    Tensor in[INPUTS] = {{0}};
+    TRY(input_tensors(&norm->kernel, context, in));
+    const Tensor *x = in + X;
+    Run run = {.x = x->data, .delta = in[DELTA].data, .gate = in[GATE].data, .scale = in[SCALE].data,
+               .shift = in[SHIFT].data, .n = x->rank ? x->shape[x->rank - 1] : 0, .epsilon = norm->epsilon};
+    int fits = x->rank && in[DELTA].elements == x->elements;
+    for (int i = GATE; i < INPUTS; i++) fits = fits && in[i].elements == (size_t)run.n;
+    if (!fits) return refuse(api, "A gated norm's inputs do not fit together.");
+    TRY(output_data(api, context, SUM, x->shape, x->rank, (void **)&run.sum));
+    TRY(output_data(api, context, NORMED, x->shape, x->rank, (void **)&run.y));
+    return x->elements ? api_parallel_for(api)(context, norm_row, x->elements / (size_t)run.n, 0, &run) : NULL;
+}
+
+/* 0.5 (1 + tanh(u)) is 1 / (1 + e^-2u); e^-|2u| cannot overflow. */
+INLINE Vector gelu(Vector x) {
+    const Vector turns = x * (2.30220819f + 0.102943240f * (x * x)); /* 2 u / log(2) */
+    const Vector e = power(smaller(turns, -turns));
+    const Bits negative = (Bits)(turns < 0.0f);
+    const Vector upper = (Vector)(((Bits)e & negative) | ((Bits)((Vector){0} + 1.0f) & ~negative));
+    return x * upper / (1.0f + e);
+}
+
+static void gelu_piece(void *argument, size_t piece) {
+    const Run *run = argument;
+    const int64_t from = (int64_t)piece * PIECE, to = from + PIECE < run->n ? from + PIECE : run->n;
+    int64_t i = from;
+    for (; i + LANES <= to; i += LANES) store(run->y + i, gelu(load(run->x + i)));
+    if (i < to) {
+        float last[LANES] = {0};
+        memcpy(last, run->x + i, (size_t)(to - i) * sizeof(float));
+        store(last, gelu(load(last)));
+        memcpy(run->y + i, last, (size_t)(to - i) * sizeof(float));
+    }
+}
+
+static Status *compute_gelu(void *opaque, Context *context) {
+    const Kernel *kernel = opaque;
+    Tensor x = {0};
+    TRY(input_tensors(kernel, context, &x));
+    Run run = {.x = x.data, .n = (int64_t)x.elements};
+    TRY(output_data(kernel->api, context, 0, x.shape, x.rank, (void **)&run.y));
+    const size_t pieces = (x.elements + PIECE - 1) / PIECE;
+    return pieces ? api_parallel_for(kernel->api)(context, gelu_piece, pieces, 0, &run) : NULL;
+}
+
+static Status *create_norm(const Operator *operator, const Api *api, const KernelInfo *info, void **kernel) {
+    Norm norm = {.kernel = {(const Kind *)operator, api}};
+    TRY(api_attribute_float(api)(info, "epsilon", &norm.epsilon));
+    return keep_kernel(api, &norm, sizeof(norm), kernel);
+}
+
+#define F ELEMENT_FLOAT
+
+static const Kind KINDS[] = {
+    KIND("GatedNorm", create_norm, compute_norm, INPUTS, OUTPUTS, F, F, F, F, F, F, F),
+    KIND("GeluTanh", create_plain, compute_gelu, 1, 1, F, F),
+};
+
+Status *add_gated(const Api *api, Domain *domain) {
+    for (size_t i = 0; i < sizeof(KINDS) / sizeof(KINDS[0]); i++)
+        TRY(api_add_operator(api)(domain, &KINDS[i].operator));
+    return NULL;
+}
