@@ -244,7 +244,7 @@ class _Dit:
         weight, bias = (LazyTensor.stack([layer(part) for layer in layers]) for part in ("weight", "bias"))
         if g.precision.kind == "fp32":
             return g.linear(x, weight, name, bias=bias)
-        return g.dynamic_linear(g.quantize_input(x, f"{name}/input"), weight, name, bias=bias)
+        return g.dynamic_linear(x, weight, name, bias=bias)
 
     def _attention(self, x: str, weights: Scope, layer: int, name: str) -> str:
         """Reference: `DiTAttention`, on [G * blocks, block, hidden]."""

@@ -277,10 +277,8 @@ class GraphBuilder:
             )
         return packed_name, scales_name
 
-    def dynamic_linear(
-        self, quantized_x: tuple[str, str, str], weight: LazyTensor, name: str, *, bias: LazyTensor | None = None
-    ) -> str:
-        """INT8 x INT8 product with one weight scale per output; `quantized_x` comes from `quantize_input`.
+    def dynamic_linear(self, x: str, weight: LazyTensor, name: str, *, bias: LazyTensor) -> str:
+        """x @ weight.T + bias as an INT8 x INT8 product, with one weight scale per output.
 
         Faster than block-wise INT8 from a few tens of rows up; the activations share one scale per call.
         """
@@ -297,19 +295,18 @@ class GraphBuilder:
             ],
             produce,
         )
-        values, scale, zero = quantized_x
-        inputs = [values, f"{name}.weight_S8", scale, f"{name}.weight_scales", zero, ""]
-        if bias is not None:
-            inputs.append(self.weight(bias, f"{name}.bias"))
-        else:
-            inputs.pop()
+        codes, scale, zero = (f"{name}/input/{part}" for part in ("quantized", "scale", "zero"))
+        self.op("DynamicQuantizeLinear", [x], f"{name}/input", outputs=[codes, scale, zero])
+        inputs = [
+            codes,
+            f"{name}.weight_S8",
+            scale,
+            f"{name}.weight_scales",
+            zero,
+            "",
+            self.weight(bias, f"{name}.bias"),
+        ]
         return self.op("MatMulIntegerToFloat", inputs, name, domain=CONTRIB)
-
-    def quantize_input(self, x: str, name: str) -> tuple[str, str, str]:
-        """Quantizes activations to uint8 with one scale: (values, scale, zero point), to share between products."""
-        names = [f"{name}/quantized", f"{name}/scale", f"{name}/zero"]
-        self.op("DynamicQuantizeLinear", [x], name, outputs=names)
-        return names[0], names[1], names[2]
 
     def embedding(self, ids: str, weight: LazyTensor, name: str, precision: Precision | None = None) -> str:
         """Rows `ids` of `weight` [vocabulary, hidden], stored in `precision` (the graph's own by default)."""
