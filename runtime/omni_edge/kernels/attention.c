@@ -35,10 +35,11 @@
 
 /* Queries and keys of a tile of scores in registers, where there are few rows. */
 #if defined(__AVX512F__) || defined(__aarch64__)
-enum { DOT_ROWS = 4, DOT_KEYS = 4 };
+enum { DOT_ROWS = 4 };
 #else
-enum { DOT_ROWS = 2, DOT_KEYS = 4 };
+enum { DOT_ROWS = 2 };
 #endif
+enum { DOT_KEYS = 4 };
 
 /* Positions at a time: their keys, transposed, stay in the first-level cache. */
 enum { TILE = 64 };
@@ -276,15 +277,14 @@ static void attend(void *argument, size_t task) {
     }
 
     for (int64_t i = 0; i < rows; i++) {
-        float total = 0;
-        for (int lane = 0; lane < LANES; lane++) total += totals[i * LANES + lane];
+        const float all = total(load(totals + i * LANES));
         if (run->value_step) multiply_each(run->value_step + kv_head * width, width, sums + i * width);
         if (run->partial) {
             sums[run->block * width + i] = maxima[i];
-            sums[run->block * (width + 1) + i] = total;
+            sums[run->block * (width + 1) + i] = all;
         } else {
             float *attended = attended_of(run, kv_head, first + i);
-            for (int64_t k = 0; k < width; k++) attended[k] = sums[i * width + k] / total;
+            for (int64_t k = 0; k < width; k++) attended[k] = sums[i * width + k] / all;
         }
     }
     free(queries);

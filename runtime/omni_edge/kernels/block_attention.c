@@ -75,9 +75,8 @@ static void weigh(const Run *run, float *scores, const float *bias, float scale,
         store(scores + j, weight);
         sum += weight;
     }
-    float total = 0;
-    for (int lane = 0; lane < LANES; lane++) total += sum[lane];
-    for (int64_t j = 0; j < wide; j += LANES) store(scores + j, load(scores + j) * (1.0f / total));
+    const float inverse = 1.0f / total(sum);
+    for (int64_t j = 0; j < wide; j += LANES) store(scores + j, load(scores + j) * inverse);
 }
 
 static void attend(void *argument, size_t task) {

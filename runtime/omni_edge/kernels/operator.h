@@ -87,7 +87,7 @@ Status *output_data(const Api *, Context *, size_t index, const int64_t *shape, 
 /* Each file's operators; none where the processor does not have what they need. */
 Status *add_attention(const Api *, Domain *);
 Status *add_block_attention(const Api *, Domain *);
-Status *add_gated(const Api *, Domain *);
+Status *add_dit(const Api *, Domain *);
 Status *add_linear(const Api *, Domain *);
 Status *add_panel_conv(const Api *, Domain *);
 Status *add_snake(const Api *, Domain *);

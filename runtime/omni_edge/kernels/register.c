@@ -16,7 +16,7 @@ EXPORT Status *RegisterCustomOps(SessionOptions *options, const ApiBase *base) {
     TRY(api_create_domain(api)("omni.edge", &domain));
     TRY(add_attention(api, domain));
     TRY(add_block_attention(api, domain));
-    TRY(add_gated(api, domain));
+    TRY(add_dit(api, domain));
     TRY(add_linear(api, domain));
     TRY(add_panel_conv(api, domain));
     TRY(add_snake(api, domain));

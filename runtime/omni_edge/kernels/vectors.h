@@ -52,6 +52,13 @@ INLINE Vector larger(Vector a, Vector b) {
 
 INLINE Vector smaller(Vector a, Vector b) { return -larger(-a, -b); }
 
+/* The lanes' sum. */
+INLINE float total(Vector v) {
+    float sum = 0;
+    for (int lane = 0; lane < LANES; lane++) sum += v[lane];
+    return sum;
+}
+
 /* 2^x for x <= 0, to 2e-7 of it; 0 below 2^-126. */
 INLINE Vector power(Vector x) {
     const Vector shifted = x + 12582912.0f; /* 1.5 * 2^23: leaves the nearest integer in the lowest bits */

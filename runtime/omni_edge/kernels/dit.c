@@ -28,13 +28,6 @@ typedef struct Run {
     float epsilon;
 } Run;
 
-/* The lanes' sum. */
-INLINE float total(Vector v) {
-    float sum = 0;
-    for (int lane = 0; lane < LANES; lane++) sum += v[lane];
-    return sum;
-}
-
 static void norm_row(void *argument, size_t row) {
     const Run *run = argument;
     enum { CHAINS = 4, STEP = CHAINS * LANES }; /* additions that do not wait for each other */
@@ -129,7 +122,7 @@ static const Kind KINDS[] = {
     KIND("GeluTanh", create_plain, compute_gelu, 1, 1, F, F),
 };
 
-Status *add_gated(const Api *api, Domain *domain) {
+Status *add_dit(const Api *api, Domain *domain) {
     for (size_t i = 0; i < sizeof(KINDS) / sizeof(KINDS[0]); i++)
         TRY(api_add_operator(api)(domain, &KINDS[i].operator));
     return NULL;
