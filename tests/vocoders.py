@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 
 from conftest import Case
 from omni_edge.bigvgan import DEFAULT_REACH
 from omni_edge.dit import TimeTableCache
-from omni_edge.graph import Graph
+from omni_edge.graph import Graph, prepare_graph
 from omni_edge.manifest import Token2WavSection, VoiceSection
 from omni_edge.solver import SolverSettings
 from omni_edge.ticks import TickSettings
@@ -35,6 +36,12 @@ def snr(reference: NDArray[np.float32], value: NDArray[np.float32]) -> float:
     wanted = reference.astype(np.float64)
     noise = np.sum((value - wanted) ** 2)
     return float("inf") if noise == 0 else float(10 * np.log10(np.sum(wanted**2) / noise))
+
+
+def prepared_kinds(graph: Path, target: Path) -> list[str]:
+    """Prepares a graph as `target`; the operators that its nodes are then."""
+    prepare_graph(graph, target)
+    return [node.op_type for node in onnx.load(target, load_external_data=False).graph.node]
 
 
 @dataclass(frozen=True)

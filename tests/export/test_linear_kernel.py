@@ -5,16 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from numpy.typing import NDArray
 
 from omni_edge import kernels
-from omni_edge.graph import Graph, prepare_graph
+from omni_edge.graph import Graph
 from omni_export.graph import GraphBuilder, Precision
 from omni_export.lazy import LazyTensor
 from omni_quant import dequantize_blockwise, quantize_blockwise
-from vocoders import snr
+from vocoders import prepared_kinds, snr
 
 Array = NDArray[np.float32]
 
@@ -65,8 +64,7 @@ def test_the_layer_is_exact_up_to_its_rounding(n: int, k: int, block: int, bits:
 def test_the_layer_is_its_definition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weight, x = random(300, 512), random(40, 512, seed=2)
     path = layer(weight, None, Precision("int4", 64), tmp_path)
-    prepare_graph(path, tmp_path / "prepared.onnx")
-    kinds = [node.op_type for node in onnx.load(tmp_path / "prepared.onnx", load_external_data=False).graph.node]
+    kinds = prepared_kinds(path, tmp_path / "prepared.onnx")
     supported = kinds == ["LinearNBits"]
     assert supported or kinds == ["MatMulNBits"]  # where the processor has not what our operator needs
     assert kernels.read_in_place(path) == supported

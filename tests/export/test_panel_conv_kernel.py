@@ -6,19 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from numpy.typing import NDArray
 
 from omni_edge import kernels
 from omni_edge.bigvgan import whole_utterance
-from omni_edge.graph import Graph, prepare_graph
+from omni_edge.graph import Graph
 from omni_export import bigvgan, voices
 from omni_export.checkpoint import Checkpoint
 from omni_export.config import OmniConfig
 from omni_export.graph import GraphBuilder, Precision
 from omni_export.panel_conv import panel_conv, panels_of
-from vocoders import snr
+from vocoders import prepared_kinds, snr
 
 X_SCALE, X_ZERO = np.float32(0.02), np.uint8(117)
 Y_SCALE, Y_ZERO = np.float32(0.3), np.uint8(99)
@@ -144,8 +143,7 @@ def test_the_vocoder_by_our_convolutions(checkpoint: Path, tmp_path: Path, monke
     exact = Graph(bigvgan.build(weights, config.bigvgan, Precision()).save(made(tmp_path / "float")).graph)
     mels = [voice.ref_mel for voice in voices.published(source, config.dit).values()]
     path = bigvgan.build(weights, config.bigvgan, Precision("int8"), mels).save(made(tmp_path / "int8")).graph
-    prepare_graph(path, tmp_path / "prepared.onnx")
-    kinds = [node.op_type for node in onnx.load(tmp_path / "prepared.onnx", load_external_data=False).graph.node]
+    kinds = prepared_kinds(path, tmp_path / "prepared.onnx")
     graphs = [Graph(path), Graph(tmp_path / "prepared.onnx")]
     monkeypatch.setenv("OMNI_EDGE_KERNELS", "0")
     graphs.append(Graph(path))

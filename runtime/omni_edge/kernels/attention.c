@@ -408,15 +408,15 @@ static Status *create(const Operator *operator, const Api *api, const KernelInfo
     return keep_kernel(api, &attention, sizeof(attention), kernel);
 }
 
-static const Kind KIND_OF_ATTENTION =
-    KIND("CachedAttention", create, compute, INPUTS, OUTPUTS, ELEMENT_FLOAT, ELEMENT_FLOAT, ELEMENT_FLOAT,
-         ELEMENT_INT32, ELEMENT_INT32, ELEMENT_FLOAT, ELEMENT_FLOAT, ELEMENT_FLOAT, ELEMENT_FLOAT, ELEMENT_FLOAT);
-static const Kind KIND_OF_ATTENTION_INT8 =
-    KIND("CachedAttentionInt8", create, compute, INPUTS_INT8, OUTPUTS, ELEMENT_FLOAT, ELEMENT_INT8, ELEMENT_INT8,
-         ELEMENT_INT32, ELEMENT_INT32, ELEMENT_FLOAT, ELEMENT_FLOAT, ELEMENT_FLOAT, ELEMENT_FLOAT, ELEMENT_FLOAT,
-         ELEMENT_INT8, ELEMENT_INT8);
+#define F ELEMENT_FLOAT
+#define POSITIONS ELEMENT_INT32, ELEMENT_INT32, F, F
+
+static const Kind KINDS[] = {
+    KIND("CachedAttention", create, compute, INPUTS, OUTPUTS, F, F, F, POSITIONS, F, F, F),
+    KIND("CachedAttentionInt8", create, compute, INPUTS_INT8, OUTPUTS, F, ELEMENT_INT8, ELEMENT_INT8, POSITIONS, F, F,
+         F, ELEMENT_INT8, ELEMENT_INT8),
+};
 
 Status *add_attention(const Api *api, Domain *domain) {
-    TRY(api_add_operator(api)(domain, &KIND_OF_ATTENTION.operator));
-    return api_add_operator(api)(domain, &KIND_OF_ATTENTION_INT8.operator);
+    return add_kinds(api, domain, KINDS, sizeof(KINDS) / sizeof(KINDS[0]));
 }

@@ -123,7 +123,5 @@ static const Kind KINDS[] = {
 };
 
 Status *add_dit(const Api *api, Domain *domain) {
-    for (size_t i = 0; i < sizeof(KINDS) / sizeof(KINDS[0]); i++)
-        TRY(api_add_operator(api)(domain, &KINDS[i].operator));
-    return NULL;
+    return add_kinds(api, domain, KINDS, sizeof(KINDS) / sizeof(KINDS[0]));
 }

@@ -78,3 +78,8 @@ Status *output_data(const Api *api, Context *context, size_t index, const int64_
     TRY(api_output(api)(context, index, shape, rank, &value));
     return api_tensor_data(api)(value, data);
 }
+
+Status *add_kinds(const Api *api, Domain *domain, const Kind *kinds, size_t count) {
+    for (size_t i = 0; i < count; i++) TRY(api_add_operator(api)(domain, &kinds[i].operator));
+    return NULL;
+}

@@ -84,6 +84,9 @@ Status *input_tensor(const Api *, const Context *, size_t index, Tensor *);
 Status *input_tensors(const Kernel *, const Context *, Tensor *);
 Status *output_data(const Api *, Context *, size_t index, const int64_t *shape, size_t rank, void **data);
 
+/* Makes kinds known, which must outlive the domain. */
+Status *add_kinds(const Api *, Domain *, const Kind *, size_t count);
+
 /* Each file's operators; none where the processor does not have what they need. */
 Status *add_attention(const Api *, Domain *);
 Status *add_block_attention(const Api *, Domain *);
