@@ -2,10 +2,10 @@
 
 One graph serves prefill (many positions) and decode (one position):
 
-- `GroupQueryAttention` takes Q, K and V packed, rotates them, and appends to the cache in place when past and present
-  are bound to the same memory. Its cos/sin tables are graph inputs indexed by cache slot; the runtime writes each
-  slot's row already mixed from time, height and width angles, so TMRoPE costs nothing here.
-- Residual additions and RMS norms are one operator; only the last position meets the output head.
+- A layer is one operator (`decoder_layer`). Its attention rotates Q and K, and appends to the cache in place when past
+  and present are bound to the same memory. The cos/sin tables are graph inputs indexed by cache slot; the runtime
+  writes each slot's row already mixed from time, height and width angles, so TMRoPE costs nothing here.
+- Only the last position meets the output head.
 
 Source: transformers `Qwen2_5OmniThinkerTextModel`, `Qwen2_5OmniTalkerForConditionalGeneration`.
 """
@@ -13,7 +13,6 @@ Source: transformers `Qwen2_5OmniThinkerTextModel`, `Qwen2_5OmniTalkerForConditi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from omni_edge.manifest import DecoderSection, TalkerSection
 from omni_export.checkpoint import Scope
 from omni_export.config import DecoderConfig, TalkerConfig
-from omni_export.function import CONTRIB, Function
+from omni_export.decoder_layer import LayerSizes, decoder_layer
 from omni_export.graph import GraphBuilder, Precision, Shape
 from omni_export.lazy import Array, LazyTensor
 
@@ -152,7 +151,18 @@ class _Layers:
         self.weights = weights
         self.config = config
         self.cache_scales = cache_scales
+        self.cache_dtype = "int8" if cache_scales else "float32"
         self.head_dim = padded_head_dim(config)
+        self.sizes = LayerSizes(
+            hidden=config.hidden_size,
+            intermediate=config.intermediate_size,
+            heads=config.num_heads,
+            kv_heads=config.num_kv_heads,
+            head_dim=self.head_dim,
+            scale=config.head_dim**-0.5,
+            epsilon=config.rms_norm_eps,
+        )
+        self.function = decoder_layer(self.sizes, graph.precision, self.cache_dtype)
         half = self.head_dim // 2
         self.last_slot = graph.input("last_slot", [1], "int32")
         self.total = graph.input("total", [1], "int32")
@@ -161,68 +171,67 @@ class _Layers:
 
     def build(self, x: str) -> str:
         """embeds -> hidden after the final norm."""
-        graph, config = self.graph, self.config
-        normed = graph.rms_norm(x, self._norm("layers.0.input_layernorm"), "/layers.0/input_norm", config.rms_norm_eps)
-        for index in range(config.num_layers):
-            path = f"/layers.{index}"
-            weights = self.weights.scope(f"layers.{index}")
-            attended = self._attention(normed, weights.scope("self_attn"), index, f"{path}/attn")
-            normed, x = graph.skip_rms_norm(
-                attended,
-                x,
-                self._norm(f"layers.{index}.post_attention_layernorm"),
-                f"{path}/post_attn_norm",
-                config.rms_norm_eps,
-            )
-            fed = self._mlp(normed, weights.scope("mlp"), f"{path}/mlp")
-            last = index == config.num_layers - 1
-            normed, x = graph.skip_rms_norm(
-                fed,
-                x,
-                self._norm("norm" if last else f"layers.{index + 1}.input_layernorm"),
-                "/norm" if last else f"/layers.{index + 1}/input_norm",
-                config.rms_norm_eps,
-            )
+        normed = self.graph.rms_norm(
+            x, self._norm("layers.0.input_layernorm"), "/layers.0/input_norm", self.config.rms_norm_eps
+        )
+        for index in range(self.config.num_layers):
+            x, normed = self._layer(x, normed, index)
         return normed
+
+    def _layer(self, x: str, normed: str, index: int) -> tuple[str, str]:
+        """The layer's result, and the norm of that for the next layer, or for the output head."""
+        graph, sizes = self.graph, self.sizes
+        path = f"/layers.{index}"
+        shape: Shape = [1, sizes.kv_heads, "capacity", sizes.head_dim]
+        past = [graph.input(f"past.{index}.{kind}", shape, self.cache_dtype) for kind in ("key", "value")]
+        inputs = [x, normed, *self._layer_weights(index, path), *past, self.last_slot, self.total, self.cos, self.sin]
+        if scales := self.cache_scales:
+            for kind, values in (("key", scales.keys), ("value", scales.values)):
+                inputs.append(graph.const(values[index], f"{path}/attn/{kind}_scale", inline=True))
+        y, normed, *present = graph.call(self.function, inputs, path, **sizes.attributes(graph.precision))
+        for kind, value in zip(("key", "value"), present, strict=True):
+            graph.output(value, f"present.{index}.{kind}", shape, self.cache_dtype)
+        return y, normed
+
+    def _layer_weights(self, index: int, path: str) -> list[str]:
+        """In the order in which the operator takes them."""
+        graph, sizes = self.graph, self.sizes
+        attention, mlp = (self.weights.scope(f"layers.{index}.{part}") for part in ("self_attn", "mlp"))
+        qkv, bias = self._qkv(attention)
+        out = self._pad_columns(attention("o_proj.weight", (sizes.hidden, sizes.heads * self.config.head_dim)))
+        wide = (sizes.intermediate, sizes.hidden)
+        gate_up = LazyTensor.stack([mlp(f"{name}_proj.weight", wide) for name in ("gate", "up")])
+        last = index == self.config.num_layers - 1
+
+        def matrix(tensor: LazyTensor, name: str) -> list[str]:
+            return graph.matrix(tensor, f"{path}/{name}.weight", graph.precision)
+
+        return [
+            *matrix(qkv, "attn/qkv_proj"),
+            graph.weight(bias, f"{path}/attn/qkv_proj.bias"),
+            *matrix(out, "attn/o_proj"),
+            graph.weight(self._norm(f"layers.{index}.post_attention_layernorm"), f"{path}/post_attn_norm.weight"),
+            *matrix(gate_up, "mlp/gate_up_proj"),
+            *matrix(mlp("down_proj.weight", sizes.down), "mlp/down_proj"),
+            graph.weight(
+                self._norm("norm" if last else f"layers.{index + 1}.input_layernorm"),
+                "/norm.weight" if last else f"/layers.{index + 1}/input_norm.weight",
+            ),
+        ]
 
     def _norm(self, name: str) -> LazyTensor:
         return self.weights(f"{name}.weight", (self.config.hidden_size,))
 
-    def _attention(self, x: str, weights: Scope, index: int, path: str) -> str:
-        graph, config = self.graph, self.config
-        heads, kv_heads, width = config.num_heads, config.num_kv_heads, config.hidden_size
+    def _qkv(self, weights: Scope) -> tuple[LazyTensor, LazyTensor]:
+        """Weight and bias of Q, K and V, one after the other, padded to the cache's head width."""
+        config = self.config
+        heads, kv_heads = config.num_heads, config.num_kv_heads
         parts = []
         for name, count, rotated in (("q_proj", heads, True), ("k_proj", kv_heads, True), ("v_proj", kv_heads, False)):
             rows = count * config.head_dim
-            weight, bias = weights(f"{name}.weight", (rows, width)), weights(f"{name}.bias", (rows,))
+            weight, bias = weights(f"{name}.weight", (rows, config.hidden_size)), weights(f"{name}.bias", (rows,))
             parts.append((self._pad_rows(weight, rotated), self._pad_rows(bias, rotated)))
-        qkv = graph.linear(
-            x,
-            LazyTensor.stack([weight for weight, _ in parts]),
-            f"{path}/qkv_proj",
-            bias=LazyTensor.stack([bias for _, bias in parts]),
-        )
-        cache_shape: Shape = [1, kv_heads, "capacity", self.head_dim]
-        dtype = "int8" if self.cache_scales else "float32"
-        past = [graph.input(f"past.{index}.{kind}", cache_shape, dtype) for kind in ("key", "value")]
-        inputs = [qkv, *past, self.last_slot, self.total, self.cos, self.sin]
-        sizes = {"num_heads": heads, "kv_num_heads": kv_heads, "scale": config.head_dim**-0.5}
-        if scales := self.cache_scales:
-            for kind, values in (("key", scales.keys), ("value", scales.values)):
-                inputs.append(graph.const(values[index], f"{path}/{kind}_scale", inline=True))
-        attended, *present = graph.call(cached_attention(dtype), inputs, path, **sizes)
-        for kind, value in zip(("key", "value"), present, strict=True):
-            graph.output(value, f"present.{index}.{kind}", cache_shape, dtype)
-        out = weights("o_proj.weight", (width, heads * config.head_dim))
-        return graph.linear(attended, self._pad_columns(out), f"{path}/o_proj")
-
-    def _mlp(self, x: str, weights: Scope, path: str) -> str:
-        graph, config = self.graph, self.config
-        shape = (config.intermediate_size, config.hidden_size)
-        gate = graph.linear(x, weights("gate_proj.weight", shape), f"{path}/gate_proj")
-        up = graph.linear(x, weights("up_proj.weight", shape), f"{path}/up_proj")
-        product = graph.op("Mul", [graph.silu(gate, f"{path}/act"), up], f"{path}/act")
-        return graph.linear(product, weights("down_proj.weight", shape[::-1]), f"{path}/down_proj")
+        return LazyTensor.stack([weight for weight, _ in parts]), LazyTensor.stack([bias for _, bias in parts])
 
     def _pad_rows(self, tensor: LazyTensor, rotated: bool) -> LazyTensor:
         """Zero rows up to the cache's head width: after each rotary half, or after the head where nothing rotates."""
@@ -248,23 +257,3 @@ class _Layers:
             return np.pad(split, ((0, 0), (0, 0), (0, self.head_dim - self.config.head_dim))).reshape(rows, -1)
 
         return tensor.map(pad, (rows, heads * self.head_dim))
-
-
-def cached_attention(dtype: str = "float32") -> Function:
-    """Q, K and V as one, past keys, past values, last slot, total, cos, sin -> attended, keys, values.
-
-    With a cache in "int8", the steps of keys and of values are two more inputs.
-    """
-    int8 = dtype == "int8"
-    f = Function("CachedAttentionInt8" if int8 else "CachedAttention")
-    qkv, *others = (f.input() for _ in range(7))
-    inputs = [qkv, "", "", *others]
-    quantized: dict[str, Any] = {}
-    if int8:
-        inputs += ["", "", "", f.input(), f.input()]
-        quantized = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
-    sizes = {"num_heads": int, "kv_num_heads": int, "scale": float}
-    outputs = f.ops("GroupQueryAttention", inputs, 3, domain=CONTRIB, given=sizes, do_rotary=1, **quantized)
-    for value in outputs:
-        f.output(value)
-    return f

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 OPSET = 21
 CONTRIB = "com.microsoft"
 OWN = "omni.edge"
+DOMAINS = {"": OPSET, CONTRIB: 1, OWN: 1}
 _ATTRIBUTE_TYPES = {
     int: onnx.AttributeProto.INT,
     float: onnx.AttributeProto.FLOAT,
@@ -33,6 +34,7 @@ class Function:
         self._inputs: list[str] = []
         self._outputs: list[str] = []
         self._attributes: list[str] = []
+        self.called: list[Function] = []
 
     def input(self) -> str:
         """Declares the next input."""
@@ -67,17 +69,25 @@ class Function:
         count: int,
         *,
         domain: str = "",
+        without: Collection[int] = (),
         given: Mapping[str, type] | None = None,
         **attributes: Any,
     ) -> list[str]:
-        """Adds a node; returns its `count` outputs."""
-        outputs = [f"{kind}{len(self._nodes)}_{index}" for index in range(count)]
+        """Adds a node; returns its `count` outputs, those `without` a name left out."""
+        outputs = ["" if index in without else f"{kind}{len(self._nodes)}_{index}" for index in range(count)]
         node = helper.make_node(kind, list(inputs), outputs, domain=domain, **attributes)
         for name, type_ in (given or {}).items():
             node.attribute.add(name=name, ref_attr_name=name, type=_ATTRIBUTE_TYPES[type_])
             self.attribute(name)
         self._nodes.append(node)
-        return outputs
+        return [output for output in outputs if output]
+
+    def call(
+        self, function: Function, inputs: Sequence[str], *, given: Mapping[str, type] | None = None, **attributes: Any
+    ) -> list[str]:
+        """Adds a node that calls `function`; returns its outputs."""
+        self.called.append(function)
+        return self.ops(function.name, inputs, len(function._outputs), domain=OWN, given=given, **attributes)
 
     def const(self, value: NDArray[Any] | Sequence[int] | float) -> str:
         """A constant: integers become int64, floats float32."""
@@ -87,5 +97,5 @@ class Function:
 
     def proto(self) -> onnx.FunctionProto:
         """As a model carries it."""
-        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
+        opsets = [helper.make_opsetid(domain, version) for domain, version in DOMAINS.items()]
         return helper.make_function(OWN, self.name, self._inputs, self._outputs, self._nodes, opsets, self._attributes)

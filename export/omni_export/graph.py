@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import onnx
@@ -23,7 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from omni_edge.errors import ResourceError
 from omni_edge.graph import usable_cores
-from omni_export.function import CONTRIB, OPSET, OWN, Function
+from omni_export.function import CONTRIB, DOMAINS, OWN, Function
 from omni_export.lazy import LazyTensor
 from omni_export.order import briefly_named, ordered
 from omni_quant import quantize_blockwise_rows, quantize_channelwise
@@ -66,6 +66,11 @@ class Precision:
     def bits(self) -> int:
         return {"fp32": 32, "int8": 8, "int4": 4}[self.kind]
 
+    @property
+    def called(self) -> bool:
+        """Whether our own operators take such matrices."""
+        return self.kind != "fp32" and self.group_size >= _SMALLEST_CALLED_GROUP
+
     def __str__(self) -> str:
         return self.kind if self.kind == "fp32" else f"{self.kind} g{self.group_size}"
 
@@ -93,6 +98,30 @@ class _Group:
     weights: int
 
 
+class Nodes(Protocol):
+    """Where nodes are put: into a function, or at one place of a graph."""
+
+    def op(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str: ...
+
+    def call(self, function: Function, inputs: Sequence[str], **attributes: Any) -> list[str]: ...
+
+
+def linear_nodes(
+    nodes: Nodes, x: str, matrix: Sequence[str], bias: str, shape: tuple[int, ...], precision: Precision
+) -> str:
+    """x @ weight.T + bias of a weight with `shape` [out, in], stored as `GraphBuilder.matrix` does; "" is no bias."""
+    if precision.kind == "fp32":
+        y = nodes.op("MatMul", [x, *matrix])
+        return nodes.op("Add", [y, bias]) if bias else y
+    n, k = shape
+    inputs = [x, *matrix]
+    sizes: dict[str, Any] = {"K": k, "N": n, "bits": precision.bits, "block_size": precision.group_size}
+    if precision.called:
+        return nodes.call(_linear_nbits(bool(bias)), [*inputs, bias] if bias else inputs, **sizes)[0]
+    inputs += ["", "", bias] if bias else []
+    return nodes.op("MatMulNBits", inputs, domain=CONTRIB, accuracy_level=_INT8_ACTIVATIONS, **sizes)
+
+
 def _linear_nbits(bias: bool) -> Function:
     """x, packed weight, scales and, with `bias`, that -> x @ weight.T + bias, as MatMulNBits takes and gives them."""
     f = Function("LinearNBitsBias" if bias else "LinearNBits")
@@ -100,6 +129,20 @@ def _linear_nbits(bias: bool) -> Function:
     sizes = dict.fromkeys(("K", "N", "bits", "block_size"), int)
     f.output(f.op("MatMulNBits", inputs, domain=CONTRIB, given=sizes, accuracy_level=_INT8_ACTIVATIONS))
     return f
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Puts nodes at a path of a graph."""
+
+    graph: GraphBuilder
+    path: str
+
+    def op(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
+        return self.graph.op(kind, inputs, self.path, **attributes)
+
+    def call(self, function: Function, inputs: Sequence[str], **attributes: Any) -> list[str]:
+        return self.graph.call(function, inputs, self.path, **attributes)
 
 
 class GraphBuilder:
@@ -165,10 +208,15 @@ class GraphBuilder:
 
     def call(self, function: Function, inputs: Sequence[str], name: str, **attributes: Any) -> list[str]:
         """Adds a node that calls `function`, which joins the model; returns its outputs."""
-        proto = self._functions.setdefault(function.name, function.proto())
+        proto = self._joined(function)
         names = [f"{name}/{function.name}_{output}" for output in proto.output]
         self.op(function.name, inputs, name, domain=OWN, outputs=names, **attributes)
         return names
+
+    def _joined(self, function: Function) -> onnx.FunctionProto:
+        for called in function.called:
+            self._joined(called)
+        return self._functions.setdefault(function.name, function.proto())
 
     def const(
         self, value: NDArray[Any] | Sequence[int] | float | int, name: str | None = None, *, inline: bool = False
@@ -234,21 +282,18 @@ class GraphBuilder:
     ) -> str:
         """x @ weight.T + bias in the graph's precision; `weight` is [out, in] as in a checkpoint, x [..., in]."""
         precision = precision or self.precision
-        n, k = weight.shape
+        matrix = self.matrix(weight, f"{name}.weight", precision)
         bias_name = self.weight(bias, f"{name}.bias") if bias is not None else ""
-        if precision.kind == "fp32":
-            self._external(
-                [(f"{name}.weight", np.dtype(np.float32), (k, n))], lambda: [np.ascontiguousarray(weight.load().T)]
-            )
-            y = self.op("MatMul", [x, f"{name}.weight"], name)
-            return self.op("Add", [y, bias_name], name) if bias_name else y
-        inputs = [x, *self.quantized(weight, f"{name}.weight", precision)]
-        biases = [bias_name] if bias_name else []
-        sizes: dict[str, Any] = {"K": k, "N": n, "bits": precision.bits, "block_size": precision.group_size}
-        if precision.group_size >= _SMALLEST_CALLED_GROUP:
-            return self.call(_linear_nbits(bool(biases)), [*inputs, *biases], name, **sizes)[0]
-        inputs += ["", "", *biases] if biases else []
-        return self.op("MatMulNBits", inputs, name, domain=CONTRIB, accuracy_level=_INT8_ACTIVATIONS, **sizes)
+        return linear_nodes(_Place(self, name), x, matrix, bias_name, weight.shape, precision)
+
+    def matrix(self, weight: LazyTensor, name: str, precision: Precision) -> list[str]:
+        """The initializers that a linear layer's weight [out, in] becomes, as `linear_nodes` takes them."""
+        if precision.kind != "fp32":
+            return list(self.quantized(weight, name, precision))
+        self._external(
+            [(name, np.dtype(np.float32), weight.shape[::-1])], lambda: [np.ascontiguousarray(weight.load().T)]
+        )
+        return [name]
 
     def quantized(self, weight: LazyTensor, name: str, precision: Precision, *, flat: bool = False) -> tuple[str, str]:
         """The packed weight and its scales as initializers; `flat` drops the block axis and its padding (gather)."""
@@ -385,7 +430,7 @@ class GraphBuilder:
             graph = helper.make_graph(nodes, self.name, self._inputs, self._outputs, list(self._initializers.values()))
             model = helper.make_model(
                 graph,
-                opset_imports=[helper.make_opsetid(*each) for each in (("", OPSET), (CONTRIB, 1), (OWN, 1))],
+                opset_imports=[helper.make_opsetid(*each) for each in DOMAINS.items()],
                 functions=list(self._functions.values()),
                 ir_version=IR_VERSION,
                 producer_name="omni-export",

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from omni_edge.graph import Graph
-from omni_export.decoder import cached_attention
+from omni_export.decoder_layer import cached_attention
 from omni_export.graph import GraphBuilder
 
 Array = NDArray[np.float32]

@@ -26,11 +26,12 @@
  * Of a cache in int8, a tile's codes become floats before they are used; the steps of keys are factors of the queries,
  * those of values factors of the sums.
  */
+#include "attention.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "operator.h"
 #include "vectors.h"
 
 /* Queries and keys of a tile of scores in registers, where there are few rows. */
@@ -49,31 +50,19 @@ enum { BLOCK = 96 };
 enum { FEW = 16 };
 /* For any number of threads there are about so many tasks, unless spans were of fewer positions than so many. */
 enum { TASKS = 32, SPAN = 4 * TILE };
-/* What is not worth a dispatch: to append so many positions, so many multiplications of queries and keys. */
-enum { SMALL_APPEND = 16, SMALL = 1 << 16 };
+/* Multiplications of queries and keys that are not worth a dispatch. */
+enum { SMALL = 1 << 16 };
 enum { WIDTH_STEP = 16, MOST_WIDTH = 256 };
 /* Bytes that the caches fetch at a time. */
 enum { LINE = 64 };
-enum { QKV, PAST_KEY, PAST_VALUE, LAST_SLOT, TOTAL, COS, SIN, INPUTS, KEY_STEP = INPUTS, VALUE_STEP, INPUTS_INT8 };
-enum { ATTENDED, PRESENT_KEY, PRESENT_VALUE, OUTPUTS };
+enum { QKV, CACHE, INPUTS = CACHE + CACHE_INPUTS, INPUTS_INT8 = CACHE + CACHE_INPUTS_INT8 };
+enum { ATTENDED, PRESENT, OUTPUTS = PRESENT + 2 };
 
-typedef struct Attention {
+/* A node of a graph. */
+typedef struct AttentionNode {
     Kernel kernel; /* first, so that a pointer to one is a pointer to the other */
-    int64_t heads, kv_heads;
-    float scale;
-} Attention;
-
-/* One run of the operator, shared by its threads. */
-typedef struct Run {
-    const float *qkv, *cos, *sin, *key_step, *value_step; /* steps: of a cache in int8 */
-    void *key, *value;
-    float *attended;
-    int64_t length, heads, kv_heads, group, width, capacity, total;
-    int64_t blocks, block, spans, span; /* of rows, of positions: how many and how large */
-    float scale;
-    float *partial; /* what the tasks have found where there are several spans: sums, maxima, totals of a block */
-    int failed;
-} Run;
+    Heads heads;
+} AttentionNode;
 
 static void multiply_few(const Product *p, int64_t ahead) { multiply_shape(FEW_ROWS, FEW_COLUMNS, 1, p, ahead); }
 
@@ -152,32 +141,35 @@ static void rotate(const float *x, const float *cos, const float *sin, int64_t h
 }
 
 /* A head of a new position: those of queries come first, then those of keys and of values. */
-static const float *head_of(const Run *run, int64_t position, int64_t head) {
+static const float *head_of(const Attention *run, int64_t position, int64_t head) {
     return run->qkv + (position * (run->heads + 2 * run->kv_heads) + head) * run->width;
 }
 
-static float *attended_of(const Run *run, int64_t kv_head, int64_t row) {
+static float *attended_of(const Attention *run, int64_t kv_head, int64_t row) {
     return run->attended + (row / run->group * run->heads + kv_head * run->group + row % run->group) * run->width;
 }
 
-static int64_t rows_of(const Run *run, int64_t block) {
+static int64_t rows_of(const Attention *run, int64_t block) {
     const int64_t left = run->length * run->group - block * run->block;
     return left < run->block ? left : run->block;
 }
 
 /* Where a slot of a key/value head begins in keys or values, and how many bytes `count` of their elements take. */
-static int64_t place_of(const Run *run, int64_t kv_head, int64_t slot) {
+static int64_t place_of(const Attention *run, int64_t kv_head, int64_t slot) {
     return (kv_head * run->capacity + slot) * run->width;
 }
 
-static size_t size_of(const Run *run, int64_t count) {
+static size_t size_of(const Attention *run, int64_t count) {
     return (size_t)count * (run->key_step ? sizeof(int8_t) : sizeof(float));
 }
 
-static int64_t partial_size(const Run *run) { return run->block * (run->width + 2); }
+/* Blocks of each key/value head. */
+static int64_t parts_of(const Attention *run) { return run->blocks * run->kv_heads; }
+
+static int64_t partial_size(const Attention *run) { return run->block * (run->width + 2); }
 
 /* A head's keys or values of a new position, into the cache. */
-static void put(const Run *run, const float *x, const float *steps, int64_t kv_head, int64_t slot, void *cache) {
+static void put(const Attention *run, const float *x, const float *steps, int64_t kv_head, int64_t slot, void *cache) {
     const int64_t at = place_of(run, kv_head, slot);
     if (!steps) {
         memcpy((float *)cache + at, x, size_of(run, run->width));
@@ -192,7 +184,7 @@ static void put(const Run *run, const float *x, const float *steps, int64_t kv_h
 }
 
 static void append(void *argument, size_t position) {
-    const Run *run = argument;
+    const Attention *run = argument;
     const int64_t slot = run->total - run->length + (int64_t)position, half = run->width / 2;
     for (int64_t head = 0; head < run->kv_heads; head++) {
         float rotated[MOST_WIDTH];
@@ -205,7 +197,7 @@ static void append(void *argument, size_t position) {
 }
 
 /* Positions of keys or values as floats: as they lie, or in `room`, where codes become numbers of steps. */
-static const float *floats_of(const Run *run, const void *cache, int64_t kv_head, int64_t slot, int64_t n,
+static const float *floats_of(const Attention *run, const void *cache, int64_t kv_head, int64_t slot, int64_t n,
                               int64_t next, float *restrict room) {
     const int64_t at = place_of(run, kv_head, slot), width = run->width;
     if (!run->key_step) return (const float *)cache + at;
@@ -219,7 +211,7 @@ static const float *floats_of(const Run *run, const void *cache, int64_t kv_head
 
 /* Tasks: for each block and key/value head, its spans. The last blocks see most and come first. */
 static void attend(void *argument, size_t task) {
-    Run *run = argument;
+    Attention *run = argument;
     const int64_t width = run->width, half = width / 2, past = run->total - run->length;
     const int64_t begin = (int64_t)task % run->spans * run->span, part = (int64_t)task / run->spans;
     const int64_t kv_head = part % run->kv_heads, block = run->blocks - 1 - part / run->kv_heads;
@@ -292,7 +284,7 @@ static void attend(void *argument, size_t task) {
 
 /* Adds up what the tasks have found in a part's spans; a part is a block of a key/value head. */
 static void merge(void *argument, size_t part) {
-    const Run *run = argument;
+    const Attention *run = argument;
     const int64_t width = run->width, size = partial_size(run);
     const int64_t kv_head = (int64_t)part % run->kv_heads, block = run->blocks - 1 - (int64_t)part / run->kv_heads;
     const float *partial = run->partial + (int64_t)part * run->spans * size;
@@ -310,30 +302,19 @@ static void merge(void *argument, size_t part) {
     }
 }
 
-/* Divides the work; returns the number of parts. */
-static int64_t divide(Run *run) {
+/* Divides the work. */
+static void divide(Attention *run) {
     const int64_t rows = run->length * run->group;
-    run->blocks = (rows + BLOCK - 1) / BLOCK;
-    run->block = (rows + run->blocks - 1) / run->blocks;
-    const int64_t parts = run->blocks * run->kv_heads;
-    int64_t spans = run->total / SPAN;
-    if (spans > TASKS / parts) spans = TASKS / parts;
-    if (spans < 1) spans = 1;
-    run->span = ((run->total + spans - 1) / spans + TILE - 1) / TILE * TILE;
-    run->spans = (run->total + run->span - 1) / run->span;
-    return parts;
-}
-
-/* Calls with 0 .. count - 1, by all threads or by this one. */
-static Status *each(const Api *api, const Context *context, void (*call)(void *, size_t), int64_t count, int alone,
-                    Run *run) {
-    if (!alone) return api_parallel_for(api)(context, call, (size_t)count, 0, run);
-    for (int64_t i = 0; i < count; i++) call(run, (size_t)i);
-    return NULL;
+    run->blocks = quotient_up(rows, BLOCK);
+    run->block = quotient_up(rows, run->blocks);
+    const int64_t spans = most(least(run->total / SPAN, TASKS / parts_of(run)), 1);
+    run->span = quotient_up(quotient_up(run->total, spans), TILE) * TILE;
+    run->spans = quotient_up(run->total, run->span);
 }
 
 /* A cache that goes on in an output: where that is other memory, with what was there before. */
-static Status *present(const Run *run, const Api *api, Context *context, size_t index, const void *past, void **data) {
+static Status *present(const Attention *run, const Api *api, Context *context, size_t index, const void *past,
+                       void **data) {
     const int64_t shape[4] = {1, run->kv_heads, run->capacity, run->width};
     const size_t stride = size_of(run, run->capacity * run->width);
     const size_t before = size_of(run, (run->total - run->length) * run->width);
@@ -343,69 +324,96 @@ static Status *present(const Run *run, const Api *api, Context *context, size_t 
     return NULL;
 }
 
-static Status *compute(void *opaque, Context *context) {
-    const Attention *attention = opaque;
-    const Api *api = attention->kernel.api;
-    static const size_t ranks[INPUTS_INT8] = {3, 4, 4, 1, 1, 2, 2, 1, 1};
-    const size_t inputs = attention->kernel.kind->inputs;
-    Tensor in[INPUTS_INT8] = {{0}};
-    TRY(input_tensors(&attention->kernel, context, in));
-    int fits = 1;
-    for (size_t i = 0; i < inputs; i++) fits = fits && in[i].rank == ranks[i];
-    const int64_t *qkv = in[QKV].shape, *past = in[PAST_KEY].shape, length = qkv[1], width = past[3];
-    fits = fits && in[LAST_SLOT].elements == 1 && in[TOTAL].elements == 1 && qkv[0] == 1 && length > 0 &&
-           past[0] == 1 && past[1] == attention->kv_heads && width > 0 && width <= MOST_WIDTH &&
-           width % WIDTH_STEP == 0 && qkv[2] == (attention->heads + 2 * attention->kv_heads) * width &&
-           in[COS].shape[1] == width / 2 && in[SIN].shape[1] == width / 2 &&
-           !memcmp(past, in[PAST_VALUE].shape, 4 * sizeof(*past));
-    for (size_t i = INPUTS; i < inputs; i++) fits = fits && in[i].shape[0] == attention->kv_heads * width;
-    const int64_t total = fits ? *(const int32_t *)in[TOTAL].data : 0;
-    fits = fits && total >= length && total <= past[2] && total <= in[COS].shape[0] && total <= in[SIN].shape[0] &&
-           *(const int32_t *)in[LAST_SLOT].data == total - 1;
+Status *attention_of(const Api *api, Context *context, const Heads *heads, const Tensor *cache, size_t inputs,
+                     int64_t length, size_t first, Attention *run) {
+    static const size_t ranks[CACHE_INPUTS_INT8] = {4, 4, 1, 1, 2, 2, 1, 1};
+    int fits = length > 0;
+    for (size_t i = 0; i < inputs; i++) fits = fits && cache[i].rank == ranks[i];
+    const int64_t *past = cache[PAST_KEY].shape, width = past[3];
+    fits = fits && cache[LAST_SLOT].elements == 1 && cache[TOTAL].elements == 1 && past[0] == 1 &&
+           past[1] == heads->keys && width > 0 && width <= MOST_WIDTH && width % WIDTH_STEP == 0 &&
+           cache[COS].shape[1] == width / 2 && cache[SIN].shape[1] == width / 2 &&
+           !memcmp(past, cache[PAST_VALUE].shape, 4 * sizeof(*past));
+    for (size_t i = CACHE_INPUTS; i < inputs; i++) fits = fits && cache[i].shape[0] == heads->keys * width;
+    const int64_t total = fits ? *(const int32_t *)cache[TOTAL].data : 0;
+    fits = fits && total >= length && total <= past[2] && total <= cache[COS].shape[0] &&
+           total <= cache[SIN].shape[0] && *(const int32_t *)cache[LAST_SLOT].data == total - 1;
     if (!fits) return refuse(api, "An attention's inputs do not fit together.");
 
-    Run run = {
-        .qkv = in[QKV].data,
-        .cos = in[COS].data,
-        .sin = in[SIN].data,
-        .key_step = in[KEY_STEP].data,
-        .value_step = in[VALUE_STEP].data,
+    *run = (Attention){
+        .cos = cache[COS].data,
+        .sin = cache[SIN].data,
+        .key_step = cache[KEY_STEP].data,
+        .value_step = cache[VALUE_STEP].data,
         .length = length,
-        .heads = attention->heads,
-        .kv_heads = attention->kv_heads,
-        .group = attention->heads / attention->kv_heads,
+        .heads = heads->queries,
+        .kv_heads = heads->keys,
+        .group = heads->queries / heads->keys,
         .width = width,
         .capacity = past[2],
         .total = total,
-        .scale = attention->scale * 1.44269504f, /* weights are powers of 2, not of e */
+        .scale = heads->scale * 1.44269504f, /* weights are powers of 2, not of e */
     };
-    const int64_t shape[3] = {1, length, run.heads * width};
-    TRY(output_data(api, context, ATTENDED, shape, 3, (void **)&run.attended));
-    TRY(present(&run, api, context, PRESENT_KEY, in[PAST_KEY].data, &run.key));
-    TRY(present(&run, api, context, PRESENT_VALUE, in[PAST_VALUE].data, &run.value));
+    divide(run);
+    TRY(present(run, api, context, first, cache[PAST_KEY].data, &run->key));
+    return present(run, api, context, first + 1, cache[PAST_VALUE].data, &run->value);
+}
 
-    TRY(each(api, context, append, length, length <= SMALL_APPEND, &run));
-    const int64_t parts = divide(&run);
-    if (run.spans > 1) {
-        run.partial = malloc((size_t)(parts * run.spans * partial_size(&run)) * sizeof(float));
-        if (!run.partial) return out_of_memory(api);
-    }
-    const int small = length * run.heads * total * width <= SMALL;
-    Status *status = each(api, context, attend, parts * run.spans, small, &run);
-    if (!status && run.failed) status = out_of_memory(api);
-    if (!status && run.partial) status = each(api, context, merge, parts, run.blocks == 1, &run);
-    free(run.partial);
-    return status;
+size_t attention_bytes(const Attention *run) {
+    return run->spans > 1 ? (size_t)(parts_of(run) * run->spans * partial_size(run)) * sizeof(float) : 0;
+}
+
+void attention_place(Attention *run, void *memory) { run->partial = run->spans > 1 ? memory : NULL; }
+
+void attention_phases(Attention *run, Phase *phases) {
+    const int64_t parts = parts_of(run);
+    const Phase all[ATTENTION_PHASES] = {{append, run, run->length},
+                                         {attend, run, parts * run->spans},
+                                         {merge, run, run->partial ? parts : 0}};
+    memcpy(phases, all, sizeof(all));
+}
+
+int attention_is_small(const Attention *run) { return run->length * run->heads * run->total * run->width <= SMALL; }
+
+Status *attention_status(const Api *api, const Attention *run) { return run->failed ? out_of_memory(api) : NULL; }
+
+static Status *compute(void *opaque, Context *context) {
+    const AttentionNode *node = opaque;
+    const Api *api = node->kernel.api;
+    Tensor in[INPUTS_INT8] = {{0}};
+    TRY(input_tensors(&node->kernel, context, in));
+    const int64_t *qkv = in[QKV].shape;
+    if (in[QKV].rank != 3 || qkv[0] != 1) return refuse(api, "An attention takes one sequence.");
+    Attention run;
+    TRY(attention_of(api, context, &node->heads, in + CACHE, node->kernel.kind->inputs - CACHE, qkv[1], PRESENT, &run));
+    if (qkv[2] != (run.heads + 2 * run.kv_heads) * run.width)
+        return refuse(api, "An attention's inputs do not fit together.");
+    run.qkv = in[QKV].data;
+    const int64_t shape[3] = {1, run.length, run.heads * run.width};
+    TRY(output_data(api, context, ATTENDED, shape, 3, (void **)&run.attended));
+    void *memory = NULL;
+    if (run.spans > 1 && !(memory = malloc(attention_bytes(&run)))) return out_of_memory(api);
+    attention_place(&run, memory);
+    Phase phases[ATTENTION_PHASES];
+    attention_phases(&run, phases);
+    Status *status = run_phases(api, context, phases, ATTENTION_PHASES, attention_is_small(&run));
+    free(memory);
+    return status ? status : attention_status(api, &run);
+}
+
+Status *attention_heads(const Api *api, const KernelInfo *info, Heads *heads) {
+    TRY(api_attribute_int64(api)(info, "num_heads", &heads->queries));
+    TRY(api_attribute_int64(api)(info, "kv_num_heads", &heads->keys));
+    TRY(api_attribute_float(api)(info, "scale", &heads->scale));
+    if (heads->keys < 1 || heads->queries < heads->keys || heads->queries % heads->keys)
+        return refuse(api, "An attention's heads do not fit together.");
+    return NULL;
 }
 
 static Status *create(const Operator *operator, const Api *api, const KernelInfo *info, void **kernel) {
-    Attention attention = {.kernel = {(const Kind *)operator, api}};
-    TRY(api_attribute_int64(api)(info, "num_heads", &attention.heads));
-    TRY(api_attribute_int64(api)(info, "kv_num_heads", &attention.kv_heads));
-    TRY(api_attribute_float(api)(info, "scale", &attention.scale));
-    if (attention.kv_heads < 1 || attention.heads < attention.kv_heads || attention.heads % attention.kv_heads)
-        return refuse(api, "An attention's heads do not fit together.");
-    return keep_kernel(api, &attention, sizeof(attention), kernel);
+    AttentionNode node = {.kernel = {(const Kind *)operator, api}};
+    TRY(attention_heads(api, info, &node.heads));
+    return keep_kernel(api, &node, sizeof(node), kernel);
 }
 
 #define F ELEMENT_FLOAT

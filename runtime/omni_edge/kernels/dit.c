@@ -77,13 +77,9 @@ static Status *compute_norm(void *opaque, Context *context) {
     return x->elements ? api_parallel_for(api)(context, norm_row, x->elements / (size_t)run.n, 0, &run) : NULL;
 }
 
-/* 0.5 (1 + tanh(u)) is 1 / (1 + e^-2u); e^-|2u| cannot overflow. */
+/* 0.5 (1 + tanh(u)) is 1 / (1 + e^-2u). */
 INLINE Vector gelu(Vector x) {
-    const Vector turns = x * (2.30220819f + 0.102943240f * (x * x)); /* 2 u / log(2) */
-    const Vector e = power(smaller(turns, -turns));
-    const Bits negative = (Bits)(turns < 0.0f);
-    const Vector upper = (Vector)(((Bits)e & negative) | ((Bits)((Vector){0} + 1.0f) & ~negative));
-    return x * upper / (1.0f + e);
+    return x * sigmoid(x * (2.30220819f + 0.102943240f * (x * x))); /* 2 u / log(2) */
 }
 
 static void gelu_piece(void *argument, size_t piece) {

@@ -13,15 +13,16 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#include "instructions.h"
+
+#if defined(__x86_64__)
 #include <immintrin.h>
-#define LANES 16
-#elif defined(__AVX2__) && defined(__FMA__)
-#include <immintrin.h>
-#define LANES 8
-#elif defined(__ARM_NEON) && defined(__ARM_FEATURE_DOTPROD) && defined(__aarch64__)
+#elif defined(__ARM_NEON)
 #include <arm_neon.h>
-#define LANES 4
+#endif
+
+#ifdef LANES_OF_MATRICES
+#define LANES LANES_OF_MATRICES
 #endif
 
 #ifdef LANES

@@ -15,10 +15,13 @@
  * those before these.
  *
  * Up to DOTTED rows of activations are bound by the reading of B: `dots` takes it row by row, as fast as memory gives
- * it. More are bound by the arithmetic: `panel` transposes PANEL rows of B, a chunk of K at a time, into the
+ * it, in STREAMS that run through all of B: tasks are cut across them, so that what one task fetches ahead is what the
+ * thread's next task begins with. More are bound by the arithmetic: `panel` transposes PANEL rows of B, a chunk of K at a time, into the
  * first-level cache, so that a lane is a row of B, and multiplies them with all activations, each group of four
  * broadcast, in tiles that fill the registers.
  */
+#include "linear.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -30,34 +33,22 @@
 enum { X, B, SCALES, BIAS, INPUTS };
 enum { SMALLEST_BLOCK = 32, LARGEST_BLOCK = 256 };
 enum { UNIT = 4 * LANES, PANEL = 2 * LANES, MOST_PARTS = LANES / 4 };
-/* Row by row: rows of B and of activations at a time, and bytes from what is read to what is fetched meanwhile. */
-enum { DOTTED = 8, DOT_ROWS = 4, DOT_XS = 4, AHEAD = 1024 };
+/* Row by row: rows of B that are read at once, those of them and rows of activations that are multiplied at a time, and
+ * bytes from what is read to what is fetched meanwhile, of B and of the scales. */
+enum { DOTTED = 8, STREAMS = LANES == 16 ? 8 : 4, DOT_ROWS = 4, DOT_XS = 4, AHEAD = 512, SCALES_AHEAD = AHEAD / 8 };
 /* In panels: elements of a chunk, rows of activations in registers, and those that stay in the second-level cache. */
 enum { CHUNK = 512, MOST_ROWS = 8, TILE_ROWS = LANES == 8 ? 5 : MOST_ROWS }; /* AVX2 has half as many registers */
 enum { TILE_BYTES = 1 << 20, SMALLEST_TILE = 48, LARGEST_TILE = 256 };
-/* Work for the threads: at least so many parts of it, unless they get too small. */
-enum { TASKS = 16, TASK_BYTES = 32 << 10, QUANTIZED_ALONE = 16 << 10 };
+/* Work for the threads: about so many parts of it, unless they get too small; activations that one quantizes. */
+enum { TASKS = 32, TASK_BYTES = 32 << 10, PIECE = 1024 };
+/* Activations whose quantization is not worth a dispatch. */
+enum { SMALL = 16 << 10 };
 
-typedef struct Linear {
+/* A node of a graph. */
+typedef struct LinearNode {
     Kernel kernel; /* first, so that a pointer to one is a pointer to the other */
     int64_t k, n, bits, block;
-} Linear;
-
-/* One run of an operator, shared by its threads. */
-typedef struct Run {
-    const float *x, *scales, *bias;
-    const uint8_t *b;
-    float *y;
-    int64_t m, n, k, block, blocks;
-    int64_t row_bytes, code_bytes; /* of a row of B, of quantized activations */
-    int bits, words;               /* of 32 bits: of a block */
-    int parts, span;               /* blocks of a unit, units of a block: one of them is 1 */
-    int dotted;                    /* row by row */
-    int64_t task_rows, tile_rows, panels;
-    int8_t *codes;    /* [m, code_bytes]: `span` units; where `dotted` then zeros and scales as below, for each lane */
-    float *x_scales;  /* [m, blocks] */
-    int32_t *x_zeros; /* [m, blocks]: what the weights' zero point adds to a block's sum, negated */
-} Run;
+} LinearNode;
 
 /* -- activations -- */
 
@@ -91,19 +82,22 @@ static void split(const int8_t *restrict codes, int8_t *restrict even, int8_t *r
     for (int64_t i = 0; i < n; i++) even[i] = codes[2 * i], odd[i] = codes[2 * i + 1];
 }
 
-static void quantize(void *argument, size_t row) {
-    const Run *run = argument;
-    const float *x = run->x + (int64_t)row * run->k;
-    int8_t *to = run->codes + (int64_t)row * run->code_bytes;
+/* Of the quantized activations of as many blocks as make whole units. */
+INLINE int64_t group_bytes(const Linear *run) { return (run->span * 8 / run->bits + 2 * run->dotted) * UNIT; }
+
+void linear_quantize(const Linear *run, int64_t row, int64_t piece, int64_t pieces) {
+    const float *x = run->x + row * run->k;
+    const int64_t begin = piece * run->piece, end = least(begin + pieces * run->piece, run->blocks);
+    int8_t *to = run->codes + row * run->code_bytes + begin / run->parts * group_bytes(run);
     const int phases = 8 / run->bits, words = (int)least(run->words, LANES);
     float padded[LARGEST_BLOCK] = {0};
     int8_t codes[LARGEST_BLOCK];
 
-    for (int64_t first = 0; first < run->blocks; first += run->parts) {
+    for (int64_t first = begin; first < end; first += run->parts) {
         float lane_scales[LANES] = {0};
         const int64_t blocks = least(run->parts, run->blocks - first);
         for (int part = 0; part < blocks; part++) {
-            const int64_t at = (first + part) * run->block, block = (int64_t)row * run->blocks + first + part;
+            const int64_t at = (first + part) * run->block, block = row * run->blocks + first + part;
             const float *from = x + at;
             if (run->k - at < run->block) from = memcpy(padded, from, (size_t)(run->k - at) * sizeof(float));
             const float bound = largest(from, run->block);
@@ -134,6 +128,11 @@ static void quantize(void *argument, size_t row) {
     }
 }
 
+void linear_quantize_task(void *linear, size_t task) {
+    const Linear *run = linear;
+    linear_quantize(run, (int64_t)task / run->pieces, (int64_t)task % run->pieces, 1);
+}
+
 /* -- few activations: row by row -- */
 
 /* The scales of the blocks that lie in a unit, each over its lanes. */
@@ -147,30 +146,31 @@ INLINE floats spread(const float *scales, const int parts) {
     return (floats)v;
 }
 
-/* DOT_ROWS rows of B, n, n + pitch .., times xs rows of activations from x on. */
-INLINE void dot_rows(const Run *run, int64_t n, int64_t pitch, int64_t x, const int xs, const int bits, const int parts,
-                     const int span) {
+/* `rows` rows of B, n, n + pitch .., times xs rows of activations from x on. */
+INLINE void dot_rows(const Linear *run, int64_t n, int64_t pitch, const int rows, int64_t x, const int xs,
+                     const int bits, const int parts, const int span) {
     const int phases = 8 / bits, codes_bytes = span * phases * UNIT;
     const int64_t x_bytes = run->code_bytes;
     const int8_t *with = run->codes + x * x_bytes;
     const uint8_t *row = run->b + n * run->row_bytes;
     const float *scale = run->scales + n * run->blocks;
     int64_t row_pitch = pitch * run->row_bytes, scale_pitch = pitch * run->blocks;
-    uint8_t row_ends[DOT_ROWS * UNIT] = {0};
-    float scale_ends[DOT_ROWS * MOST_PARTS] = {0};
-    floats sums[DOT_ROWS][DOT_XS] = {{{0}}};
+    uint8_t row_ends[STREAMS * UNIT] = {0};
+    float scale_ends[STREAMS * MOST_PARTS] = {0};
+    floats sums[STREAMS][DOT_XS] = {{{0}}};
     for (int64_t left = run->blocks; left > 0; left -= parts) {
         if (left < parts) { /* a unit that the row does not fill */
-            for (int r = 0; r < DOT_ROWS; r++) {
+            for (int r = 0; r < rows; r++) {
                 memcpy(row_ends + r * UNIT, row + r * row_pitch, (size_t)left * (UNIT / (size_t)parts));
                 memcpy(scale_ends + r * MOST_PARTS, scale + r * scale_pitch, (size_t)left * sizeof(float));
             }
             row = row_ends, row_pitch = UNIT, scale = scale_ends, scale_pitch = MOST_PARTS;
         }
-#pragma GCC unroll 4
-        for (int r = 0; r < DOT_ROWS; r++) {
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; r++) {
             const floats scales = spread(scale + r * scale_pitch, parts);
             ints products[DOT_XS];
+            fetch(scale + r * scale_pitch, SCALES_AHEAD);
             for (int i = 0; i < xs; i++) products[i] = load(with + i * x_bytes + codes_bytes);
             for (int unit = 0; unit < span; unit++) {
                 const uint8_t *at = row + r * row_pitch + unit * UNIT;
@@ -192,45 +192,53 @@ INLINE void dot_rows(const Run *run, int64_t n, int64_t pitch, int64_t x, const 
         }
         row += span * UNIT, scale += parts, with += codes_bytes + 2 * UNIT;
     }
-    for (int r = 0; r < DOT_ROWS; r++)
+    for (int r = 0; r < rows; r++)
         for (int i = 0; i < xs; i++) {
-            const int64_t at = n + r * pitch;
-            run->y[(x + i) * run->n + at] = total(sums[r][i]) + (run->bias ? run->bias[at] : 0.0f);
+            const int64_t at = n + r * pitch, to = (x + i) * run->n + at;
+            run->y[to] = total(sums[r][i]) + (run->bias ? run->bias[at] : 0.0f) + (run->more ? run->more[to] : 0.0f);
         }
 }
 
-INLINE void dot_xs(const Run *run, int64_t n, int64_t pitch, int64_t x, const int xs, const int bits) {
+INLINE void dot_xs(const Linear *run, int64_t n, int64_t pitch, const int rows, int64_t x, const int xs,
+                   const int bits) {
     if (run->span > 1)
-        dot_rows(run, n, pitch, x, xs, bits, 1, run->span);
+        dot_rows(run, n, pitch, rows, x, xs, bits, 1, run->span);
     else if (run->parts == 1)
-        dot_rows(run, n, pitch, x, xs, bits, 1, 1);
+        dot_rows(run, n, pitch, rows, x, xs, bits, 1, 1);
     else if (run->parts == 2)
-        dot_rows(run, n, pitch, x, xs, bits, 2, 1);
+        dot_rows(run, n, pitch, rows, x, xs, bits, 2, 1);
     else
-        dot_rows(run, n, pitch, x, xs, bits, MOST_PARTS, 1);
+        dot_rows(run, n, pitch, rows, x, xs, bits, MOST_PARTS, 1);
 }
 
-static __attribute__((noinline)) void dot_all(const Run *run, int64_t n, int64_t pitch) {
+/* Row n of each stream of B. */
+static __attribute__((noinline)) void dot_all(const Linear *run, int64_t n, int64_t pitch) {
     for (int64_t x = 0, xs; x < run->m; x += xs) {
         xs = run->m - x >= 4 ? 4 : run->m - x >= 2 ? 2 : 1;
-        switch (xs * 8 + run->bits) {
-            case 12: dot_xs(run, n, pitch, x, 1, 4); break;
-            case 16: dot_xs(run, n, pitch, x, 1, 8); break;
-            case 20: dot_xs(run, n, pitch, x, 2, 4); break;
-            case 24: dot_xs(run, n, pitch, x, 2, 8); break;
-            case 36: dot_xs(run, n, pitch, x, 4, 4); break;
-            case 40: dot_xs(run, n, pitch, x, 4, 8); break;
+        if (xs == 1) {
+            if (run->bits == 4)
+                dot_xs(run, n, pitch, STREAMS, x, 1, 4);
+            else
+                dot_xs(run, n, pitch, STREAMS, x, 1, 8);
+            continue;
+        }
+        for (int some = 0; some < (pitch ? STREAMS : DOT_ROWS); some += DOT_ROWS) {
+            const int64_t row = n + some * pitch;
+            switch (xs * 8 + run->bits) {
+                case 20: dot_xs(run, row, pitch, DOT_ROWS, x, 2, 4); break;
+                case 24: dot_xs(run, row, pitch, DOT_ROWS, x, 2, 8); break;
+                case 36: dot_xs(run, row, pitch, DOT_ROWS, x, 4, 4); break;
+                case 40: dot_xs(run, row, pitch, DOT_ROWS, x, 4, 8); break;
+            }
         }
     }
 }
 
-static void dots(void *argument, size_t task) {
-    const Run *run = argument;
-    const int64_t from = (int64_t)task * run->task_rows, rows = least(run->task_rows, run->n - from);
-    /* Rows far from each other are read from memory at once, which is faster than one after the other. */
-    const int64_t pitch = rows / DOT_ROWS;
-    for (int64_t n = 0; n < pitch; n++) dot_all(run, from + n, pitch);
-    for (int64_t n = pitch * DOT_ROWS; n < rows; n++) dot_all(run, from + n, 0); /* the same row, DOT_ROWS times */
+static void dots(const Linear *run, int64_t task) {
+    const int64_t from = task * run->task_rows, to = least(from + run->task_rows, run->pitch);
+    for (int64_t n = from; n < to; n++) dot_all(run, n, run->pitch);
+    /* What the streams leave over: the same row, as often as there are streams. */
+    for (int64_t n = run->pitch * STREAMS; to == run->pitch && n < run->n; n++) dot_all(run, n, 0);
 }
 
 /* -- many activations: panels -- */
@@ -241,7 +249,7 @@ typedef struct Unpacked {
     floats scales[CHUNK / SMALLEST_BLOCK][2];
 } Unpacked;
 
-INLINE void unpack(const Run *run, int64_t n, int64_t first, int64_t blocks, Unpacked *out, const int bits) {
+INLINE void unpack(const Linear *run, int64_t n, int64_t first, int64_t blocks, Unpacked *out, const int bits) {
     const int64_t begin = first * run->words * 4, units = quotient_up(blocks * run->words, LANES);
     /* What this thread unpacks next: the next chunk, or that which begins the next panel. */
     const int64_t ahead = first + blocks < run->blocks ? units * UNIT : PANEL * run->row_bytes - begin;
@@ -280,7 +288,7 @@ INLINE void unpack(const Run *run, int64_t n, int64_t first, int64_t blocks, Unp
 }
 
 /* Adds to `rows` rows of sums what the chunk contributes. */
-INLINE void tile(const Run *run, int64_t m, int64_t first, int64_t blocks, const Unpacked *in, floats (*sums)[2],
+INLINE void tile(const Linear *run, int64_t m, int64_t first, int64_t blocks, const Unpacked *in, floats (*sums)[2],
                  const int rows, const int bits) {
     const int words = (int)least(run->words, LANES);
     const ints(*w)[2] = in->weights;
@@ -308,7 +316,7 @@ INLINE void tile(const Run *run, int64_t m, int64_t first, int64_t blocks, const
 }
 
 /* A function to itself, so that the compiler has all registers for the loops in it. */
-static __attribute__((noinline)) void tile_of(const Run *run, int64_t m, int64_t first, int64_t blocks,
+static __attribute__((noinline)) void tile_of(const Linear *run, int64_t m, int64_t first, int64_t blocks,
                                               const Unpacked *in, floats (*sums)[2], int64_t rows) {
     switch (rows + (run->bits == 8) * MOST_ROWS) {
         case 1: tile(run, m, first, blocks, in, sums, 1, 4); break;
@@ -330,7 +338,7 @@ static __attribute__((noinline)) void tile_of(const Run *run, int64_t m, int64_t
     }
 }
 
-INLINE void panel_of(const Run *run, int64_t from, int64_t to, int64_t n, floats (*sums)[2], const int bits) {
+INLINE void panel_of(const Linear *run, int64_t from, int64_t to, int64_t n, floats (*sums)[2], const int bits) {
     const int64_t chunk = CHUNK / run->block;
     Unpacked in;
     for (int64_t first = 0; first < run->blocks; first += chunk) {
@@ -344,14 +352,17 @@ INLINE void panel_of(const Run *run, int64_t from, int64_t to, int64_t n, floats
     }
 }
 
-static void panel(void *argument, size_t task) {
-    const Run *run = argument;
-    const int64_t from = (int64_t)task / run->panels * run->tile_rows, to = least(from + run->tile_rows, run->m);
-    const int64_t n = (int64_t)task % run->panels * PANEL, columns = least(PANEL, run->n - n);
+static void panel(const Linear *run, int64_t task) {
+    const int64_t from = task / run->panels * run->tile_rows, to = least(from + run->tile_rows, run->m);
+    const int64_t n = task % run->panels * PANEL, columns = least(PANEL, run->n - n);
     float bias[PANEL] = {0};
     floats sums[LARGEST_TILE][2]; /* not in y, whose rows may lie whole pages apart */
     if (run->bias) memcpy(bias, run->bias + n, (size_t)columns * sizeof(float));
-    for (int64_t m = 0; m < to - from; m++) memcpy(sums[m], bias, sizeof(bias));
+    for (int64_t m = 0; m < to - from; m++) {
+        memcpy(sums[m], bias, sizeof(bias));
+        const float *more = run->more ? run->more + (from + m) * run->n + n : NULL;
+        for (int64_t i = 0; more && i < columns; i++) sums[m][i / LANES][i % LANES] += more[i];
+    }
     if (run->bits == 4)
         panel_of(run, from, to, n, sums, 4);
     else
@@ -360,57 +371,70 @@ static void panel(void *argument, size_t task) {
         memcpy(run->y + m * run->n + n, sums[m - from], (size_t)columns * sizeof(float));
 }
 
-/* -- the operator -- */
+void linear_multiply_task(void *linear, size_t task) {
+    const Linear *run = linear;
+    if (run->dotted)
+        dots(run, (int64_t)task);
+    else
+        panel(run, (int64_t)task);
+}
 
-/* The sizes of a run with m rows of activations. */
-static Run plan(const Linear *linear, int64_t m) {
-    Run run = {.m = m, .n = linear->n, .k = linear->k, .block = linear->block, .bits = (int)linear->bits};
-    run.blocks = quotient_up(run.k, run.block);
-    run.row_bytes = run.blocks * run.block * run.bits / 8;
-    run.words = (int)(run.block * run.bits / 32);
+/* -- sizes -- */
+
+int linear_fits(int64_t n, int64_t k, int64_t bits, int64_t block) {
+    return n > 0 && k > 0 && n <= INT32_MAX && k <= INT32_MAX && (bits == 4 || bits == 8) && block >= SMALLEST_BLOCK &&
+           block <= LARGEST_BLOCK && !(block & (block - 1));
+}
+
+Linear linear_of(int64_t m, int64_t n, int64_t k, int64_t bits, int64_t block) {
+    Linear run = {.m = m, .n = n, .k = k, .block = block, .bits = (int)bits};
+    run.blocks = quotient_up(k, block);
+    run.row_bytes = run.blocks * block * bits / 8;
+    run.words = (int)(block * bits / 32);
     run.parts = (int)most(LANES / run.words, 1);
     run.span = (int)most(run.words / LANES, 1);
     run.dotted = m <= DOTTED;
-    run.code_bytes = quotient_up(run.blocks, run.parts) * (run.span * 8 / run.bits + 2 * run.dotted) * UNIT;
+    run.code_bytes = quotient_up(run.blocks, run.parts) * group_bytes(&run);
+    run.piece = most(PIECE / (block * run.parts), 1) * run.parts;
+    run.pieces = quotient_up(run.blocks, run.piece);
 
-    const int64_t rows = most(most(TASK_BYTES / run.row_bytes, run.n / TASKS), 1);
-    run.task_rows = quotient_up(rows, DOT_ROWS) * DOT_ROWS;
-    run.panels = quotient_up(run.n, PANEL);
+    run.pitch = n / STREAMS;
+    run.task_rows = most(most(TASK_BYTES / (STREAMS * run.row_bytes), run.pitch / TASKS), 1);
+    run.panels = quotient_up(n, PANEL);
     int64_t tiles = quotient_up(most(m, 1), least(most(TILE_BYTES / run.code_bytes, SMALLEST_TILE), LARGEST_TILE));
-    while (run.panels * tiles < 2 * TASKS && m / (2 * tiles) >= SMALLEST_TILE) tiles *= 2;
+    while (run.panels * tiles < TASKS && m / (2 * tiles) >= SMALLEST_TILE) tiles *= 2;
     run.tile_rows = most(quotient_up(m, tiles), 1);
     return run;
 }
 
-/* Memory for the quantized activations, which the caller frees. */
-static void *allocate(Run *run) {
-    const size_t codes = (size_t)(run->m * run->code_bytes), scales = (size_t)(run->m * run->blocks);
-    char *memory = malloc(UNIT + codes + scales * (sizeof(float) + sizeof(int32_t)));
-    if (!memory) return NULL;
-    run->codes = (int8_t *)memory + (UNIT - (uintptr_t)memory % UNIT); /* vectors lie in one cache line each */
-    run->x_scales = (float *)(run->codes + codes);
-    run->x_zeros = (int32_t *)(run->x_scales + scales);
-    return memory;
+int64_t linear_tasks(const Linear *run) {
+    return run->dotted ? most(quotient_up(run->pitch, run->task_rows), 1)
+                       : quotient_up(run->m, run->tile_rows) * run->panels;
 }
 
-static Status *multiply(const Api *api, const Context *context, Run *run) {
-    const parallel_for_function parallel = api_parallel_for(api);
-    if (run->m * run->k <= QUANTIZED_ALONE)
-        for (int64_t row = 0; row < run->m; row++) quantize(run, (size_t)row);
-    else
-        TRY(parallel(context, quantize, (size_t)run->m, 0, run));
-    if (run->dotted) return parallel(context, dots, (size_t)quotient_up(run->n, run->task_rows), 0, run);
-    return parallel(context, panel, (size_t)(quotient_up(run->m, run->tile_rows) * run->panels), 0, run);
+int linear_is_small(const Linear *run) { return linear_tasks(run) == 1 && run->m * run->k <= SMALL; }
+
+size_t linear_bytes(const Linear *run) {
+    return UNIT + (size_t)(run->m * run->code_bytes) +
+           (size_t)(run->m * run->blocks) * (sizeof(*run->x_scales) + sizeof(*run->x_zeros));
 }
+
+void linear_place(Linear *run, void *memory) {
+    run->codes = (int8_t *)memory + (UNIT - (uintptr_t)memory % UNIT); /* vectors lie in one cache line each */
+    run->x_scales = (float *)(run->codes + run->m * run->code_bytes);
+    run->x_zeros = (int32_t *)(run->x_scales + run->m * run->blocks);
+}
+
+/* -- the operator -- */
 
 static Status *compute(void *opaque, Context *context) {
-    const Linear *linear = opaque;
-    const Api *api = linear->kernel.api;
+    const LinearNode *node = opaque;
+    const Api *api = node->kernel.api;
     Tensor in[INPUTS] = {{0}};
-    TRY(input_tensors(&linear->kernel, context, in));
+    TRY(input_tensors(&node->kernel, context, in));
     Tensor *x = in + X;
-    if (!x->rank || x->shape[x->rank - 1] != linear->k) return refuse(api, "The activations do not fit a matrix.");
-    Run run = plan(linear, (int64_t)x->elements / linear->k);
+    if (!x->rank || x->shape[x->rank - 1] != node->k) return refuse(api, "The activations do not fit a matrix.");
+    Linear run = linear_of((int64_t)x->elements / node->k, node->n, node->k, node->bits, node->block);
     if (in[B].elements != (size_t)(run.n * run.row_bytes) || in[SCALES].elements != (size_t)(run.n * run.blocks) ||
         (in[BIAS].data && in[BIAS].elements != (size_t)run.n))
         return refuse(api, "A matrix, its scales and its bias do not fit together.");
@@ -421,25 +445,25 @@ static Status *compute(void *opaque, Context *context) {
     x->shape[x->rank - 1] = run.n;
     TRY(output_data(api, context, 0, x->shape, x->rank, (void **)&run.y));
     if (!run.m) return NULL;
-    void *memory = allocate(&run);
+    void *memory = malloc(linear_bytes(&run));
     if (!memory) return out_of_memory(api);
-    Status *status = multiply(api, context, &run);
+    linear_place(&run, memory);
+    const Phase phases[] = {{linear_quantize_task, &run, run.m * run.pieces},
+                            {linear_multiply_task, &run, linear_tasks(&run)}};
+    Status *status = run_phases(api, context, phases, 2, linear_is_small(&run));
     free(memory);
     return status;
 }
 
 static Status *create(const Operator *operator, const Api *api, const KernelInfo *info, void **kernel) {
-    Linear linear = {.kernel = {(const Kind *)operator, api}};
-    TRY(api_attribute_int64(api)(info, "K", &linear.k));
-    TRY(api_attribute_int64(api)(info, "N", &linear.n));
-    TRY(api_attribute_int64(api)(info, "bits", &linear.bits));
-    TRY(api_attribute_int64(api)(info, "block_size", &linear.block));
-    const int64_t block = linear.block;
-    if (linear.k < 1 || linear.n < 1 || linear.k > INT32_MAX || linear.n > INT32_MAX ||
-        (linear.bits != 4 && linear.bits != 8) || block < SMALLEST_BLOCK || block > LARGEST_BLOCK ||
-        (block & (block - 1)))
+    LinearNode node = {.kernel = {(const Kind *)operator, api}};
+    TRY(api_attribute_int64(api)(info, "K", &node.k));
+    TRY(api_attribute_int64(api)(info, "N", &node.n));
+    TRY(api_attribute_int64(api)(info, "bits", &node.bits));
+    TRY(api_attribute_int64(api)(info, "block_size", &node.block));
+    if (!linear_fits(node.n, node.k, node.bits, node.block))
         return refuse(api, "A matrix has 4 or 8 bits, in blocks of 32, 64, 128 or 256.");
-    return keep_kernel(api, &linear, sizeof(linear), kernel);
+    return keep_kernel(api, &node, sizeof(node), kernel);
 }
 
 #define MATRIX ELEMENT_FLOAT, ELEMENT_UINT8, ELEMENT_FLOAT

@@ -4,7 +4,7 @@
 
 #include "onnxruntime_abi.h"
 
-enum { MOST_TENSORS = 16, MOST_DIMENSIONS = 8 };
+enum { MOST_TENSORS = 32, MOST_DIMENSIONS = 8 };
 
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -90,6 +90,7 @@ Status *add_kinds(const Api *, Domain *, const Kind *, size_t count);
 /* Each file's operators; none where the processor does not have what they need. */
 Status *add_attention(const Api *, Domain *);
 Status *add_block_attention(const Api *, Domain *);
+Status *add_decoder_layer(const Api *, Domain *);
 Status *add_dit(const Api *, Domain *);
 Status *add_linear(const Api *, Domain *);
 Status *add_panel_conv(const Api *, Domain *);

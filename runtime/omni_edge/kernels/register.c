@@ -16,6 +16,7 @@ EXPORT Status *RegisterCustomOps(SessionOptions *options, const ApiBase *base) {
     TRY(api_create_domain(api)("omni.edge", &domain));
     TRY(add_attention(api, domain));
     TRY(add_block_attention(api, domain));
+    TRY(add_decoder_layer(api, domain));
     TRY(add_dit(api, domain));
     TRY(add_linear(api, domain));
     TRY(add_panel_conv(api, domain));

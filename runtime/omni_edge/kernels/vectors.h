@@ -68,6 +68,14 @@ INLINE Vector power(Vector x) {
     return (Vector)(((Bits)p + ((Bits)shifted << 23)) & (Bits)(x >= -126.0f));
 }
 
+/* 1 / (1 + 2^-x) for any x. */
+INLINE Vector sigmoid(Vector x) {
+    const Vector e = power(smaller(x, -x)); /* which cannot overflow */
+    const Bits negative = (Bits)(x < 0.0f);
+    const Vector upper = (Vector)(((Bits)e & negative) | ((Bits)((Vector){0} + 1.0f) & ~negative));
+    return upper / (1.0f + e);
+}
+
 /* c = factors * c + a b of a[rows][depth] and b[depth][columns], rows `stride`s apart; without factors, c = a b. */
 typedef struct Product {
     const float *a, *b, *factors;

@@ -1,0 +1,88 @@
+#include "phases.h"
+
+#include <stdlib.h>
+
+#include "operator.h"
+
+#if !defined(_WIN32)
+#include <sched.h>
+#endif
+
+/* Where threads begin: at so many places of a phase. onnxruntime divides them among its threads, however many. */
+enum { PLACES = 64 };
+/* Tasks that are noted without asking for memory; turns of waiting before the processor is left to others. */
+enum { NOTED = 1024, TURNS = 1 << 11 };
+enum { LINE = 64 };
+
+typedef struct Progress {
+    int64_t done; /* tasks */
+    uint8_t *taken;
+    char apart[LINE - sizeof(int64_t) - sizeof(uint8_t *)];
+} Progress;
+
+typedef struct Team {
+    const Phase *phases;
+    size_t count;
+    Progress progress[MOST_PHASES];
+} Team;
+
+static void pause_briefly(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+static int is_done(const Team *team, size_t phase) {
+    return __atomic_load_n(&team->progress[phase].done, __ATOMIC_ACQUIRE) == team->phases[phase].tasks;
+}
+
+static void wait_for(const Team *team, size_t phase) {
+    for (int turn = 0; !is_done(team, phase); turn++) {
+        pause_briefly();
+#if !defined(_WIN32)
+        if (turn >= TURNS) sched_yield();
+#endif
+    }
+}
+
+/* Only tasks that some thread works on are waited for, so that one thread alone gets through as well. */
+static void work(void *argument, size_t place) {
+    Team *team = argument;
+    if (is_done(team, team->count - 1)) return;
+    for (size_t i = 0; i < team->count; i++) {
+        const Phase *phase = team->phases + i;
+        Progress *progress = team->progress + i;
+        int64_t task = (int64_t)place * phase->tasks / PLACES, done = 0;
+        for (int64_t n = 0; n < phase->tasks; n++) {
+            uint8_t *taken = progress->taken + task;
+            if (!__atomic_load_n(taken, __ATOMIC_RELAXED) && !__atomic_exchange_n(taken, 1, __ATOMIC_RELAXED)) {
+                phase->call(phase->argument, (size_t)task);
+                done++;
+            }
+            task = task + 1 < phase->tasks ? task + 1 : 0;
+        }
+        if (done) __atomic_add_fetch(&progress->done, done, __ATOMIC_ACQ_REL);
+        wait_for(team, i);
+    }
+}
+
+Status *run_phases(const Api *api, const Context *context, const Phase *phases, size_t count, int alone) {
+    if (alone) {
+        for (size_t i = 0; i < count; i++)
+            for (int64_t task = 0; task < phases[i].tasks; task++) phases[i].call(phases[i].argument, (size_t)task);
+        return NULL;
+    }
+    while (count && !phases[count - 1].tasks) count--; /* what is done when its last phase is */
+    Team team = {.phases = phases, .count = count};
+    int64_t tasks = 0;
+    for (size_t i = 0; i < count; i++) tasks += phases[i].tasks;
+    uint8_t few[NOTED] = {0}, *taken = tasks <= NOTED ? few : calloc((size_t)tasks, 1);
+    if (!taken) return out_of_memory(api);
+    uint8_t *next = taken;
+    for (size_t i = 0; i < count; next += phases[i++].tasks) team.progress[i].taken = next;
+    Status *status = count ? api_parallel_for(api)(context, work, PLACES, 0, &team) : NULL;
+    if (taken != few) free(taken);
+    return status;
+}
