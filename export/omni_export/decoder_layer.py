@@ -59,7 +59,7 @@ class LayerSizes:
             "scale": self.scale,
             "epsilon": self.epsilon,
         }
-        if precision.called:
+        if precision.has_kernel:
             attributes |= {"bits": precision.bits, "block_size": precision.group_size}
         return attributes
 
@@ -68,8 +68,8 @@ def decoder_layer(sizes: LayerSizes, precision: Precision, dtype: str) -> Functi
     """The layer over a cache in `dtype`."""
     int8 = dtype == "int8"
     # Only matrices that our operators take have a kernel; it goes by the name.
-    f = Function(("DecoderLayer" if precision.called else "PlainDecoderLayer") + ("Int8" if int8 else ""))
-    for name in ("bits", "block_size") if precision.called else ():
+    f = Function(("DecoderLayer" if precision.has_kernel else "PlainDecoderLayer") + ("Int8" if int8 else ""))
+    for name in ("bits", "block_size") if precision.has_kernel else ():
         f.attribute(name)
 
     def matrix() -> list[str]:

@@ -26,6 +26,9 @@ class Function:
 
     onnxruntime puts the definition in the place of each call, unless somebody has registered a kernel for an operator
     of that name; kernels know their tensors as `Input0`, `Output0` and so on.
+
+    Attributes:
+        called: the functions that its nodes call, which a model needs as well.
     """
 
     def __init__(self, name: str) -> None:

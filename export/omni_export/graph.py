@@ -42,7 +42,7 @@ _EXTERNAL_FROM_BYTES = 1024
 # every CPU with integer dot products.
 _INT8_ACTIVATIONS = 4
 # Smaller groups than our operator takes are left to onnxruntime's.
-_SMALLEST_CALLED_GROUP = 32
+_SMALLEST_KERNEL_GROUP = 32
 # Hashed and written at a time, while the piece is in the processor's cache.
 _PIECE_BYTES = 1 << 20
 _ELEMENT_TYPES: dict[str, int] = {
@@ -67,9 +67,9 @@ class Precision:
         return {"fp32": 32, "int8": 8, "int4": 4}[self.kind]
 
     @property
-    def called(self) -> bool:
+    def has_kernel(self) -> bool:
         """Whether our own operators take such matrices."""
-        return self.kind != "fp32" and self.group_size >= _SMALLEST_CALLED_GROUP
+        return self.kind != "fp32" and self.group_size >= _SMALLEST_KERNEL_GROUP
 
     def __str__(self) -> str:
         return self.kind if self.kind == "fp32" else f"{self.kind} g{self.group_size}"
@@ -116,7 +116,7 @@ def linear_nodes(
     n, k = shape
     inputs = [x, *matrix]
     sizes: dict[str, Any] = {"K": k, "N": n, "bits": precision.bits, "block_size": precision.group_size}
-    if precision.called:
+    if precision.has_kernel:
         return nodes.call(_linear_nbits(bool(bias)), [*inputs, bias] if bias else inputs, **sizes)[0]
     inputs += ["", "", bias] if bias else []
     return nodes.op("MatMulNBits", inputs, domain=CONTRIB, accuracy_level=_INT8_ACTIVATIONS, **sizes)

@@ -25,6 +25,8 @@ enum { X, NORMED, QKV, QKV_SCALES, QKV_BIAS, OUT, OUT_SCALES, MIDDLE_NORM, GATE_
        DOWN_SCALES, NEXT_NORM, CACHE, INPUTS = CACHE + CACHE_INPUTS, INPUTS_INT8 = CACHE + CACHE_INPUTS_INT8 };
 enum { Y, Y_NORMED, PRESENT, OUTPUTS = PRESENT + 2 };
 enum { MATRICES = 4 };
+/* Rows of gate and up would lie whole pages apart, and compete for the same places in the caches. */
+enum { APART = 16 };
 
 typedef struct Layer {
     Kernel kernel; /* first, so that a pointer to one is a pointer to the other */
@@ -44,6 +46,7 @@ typedef struct Norm {
 /* What gate and up have given, for the matrix behind them. */
 typedef struct Gate {
     const float *gate_up;
+    int64_t stride; /* of its rows */
     float *product;
     const Linear *next;
 } Gate;
@@ -73,7 +76,7 @@ static void gate_piece(void *argument, size_t task) {
     const Linear *next = gate->next;
     const int64_t row = (int64_t)task / next->pieces, piece = (int64_t)task % next->pieces;
     const int64_t begin = piece * next->piece * next->block, end = least(begin + next->piece * next->block, next->k);
-    const float *x = gate->gate_up + row * 2 * next->k, *up = x + next->k;
+    const float *x = gate->gate_up + row * gate->stride, *up = x + next->k;
     float *y = gate->product + row * next->k;
     int64_t i = begin;
     for (; i + LANES <= end; i += LANES) store(y + i, load(x + i) * sigmoid(1.44269504f * load(x + i)) * load(up + i));
@@ -118,10 +121,11 @@ static Status *compute(void *opaque, Context *context) {
 
     size_t bytes = attention_bytes(&attention);
     for (int i = 0; i < MATRICES; i++) bytes += linear_bytes(matrices[i]);
-    float *const memory = malloc((size_t)(m * (k + heads + queries + 3 * wide)) * sizeof(float) + bytes);
+    gate_up.stride = 2 * wide + APART;
+    float *const memory = malloc((size_t)(m * (k + heads + queries + gate_up.stride + wide)) * sizeof(float) + bytes);
     if (!memory) return out_of_memory(api);
     float *const sum = memory, *const packed = sum + m * k, *const attended = packed + m * heads;
-    float *const both = attended + m * queries, *const product = both + m * 2 * wide;
+    float *const both = attended + m * queries, *const product = both + m * gate_up.stride;
     char *rest = (char *)(product + m * wide);
     for (int i = 0; i < MATRICES; rest += linear_bytes(matrices[i++])) linear_place(matrices[i], rest);
     attention_place(&attention, rest);
@@ -133,7 +137,7 @@ static Status *compute(void *opaque, Context *context) {
     Norm middle = {.x = sum, .weight = in[MIDDLE_NORM].data, .y = normed, .epsilon = layer->epsilon, .n = k,
                    .next = &gate_up};
     gate_up.x = normed, gate_up.y = both;
-    Gate gate = {.gate_up = both, .product = product, .next = &down};
+    Gate gate = {.gate_up = both, .stride = gate_up.stride, .product = product, .next = &down};
     down.x = product, down.more = sum, down.y = y;
     Norm last = {.x = y, .weight = in[NEXT_NORM].data, .y = normed, .epsilon = layer->epsilon, .n = k};
     int small = attention_is_small(&attention);

@@ -16,9 +16,9 @@
  *
  * Up to DOTTED rows of activations are bound by the reading of B: `dots` takes it row by row, as fast as memory gives
  * it, in STREAMS that run through all of B: tasks are cut across them, so that what one task fetches ahead is what the
- * thread's next task begins with. More are bound by the arithmetic: `panel` transposes PANEL rows of B, a chunk of K at a time, into the
- * first-level cache, so that a lane is a row of B, and multiplies them with all activations, each group of four
- * broadcast, in tiles that fill the registers.
+ * thread's next task begins with. More are bound by the arithmetic: `panel` transposes PANEL rows of B, a chunk of K at
+ * a time, into the first-level cache, so that a lane is a row of B, and multiplies them with all activations, each group
+ * of four broadcast, in tiles that fill the registers.
  */
 #include "linear.h"
 
@@ -194,8 +194,9 @@ INLINE void dot_rows(const Linear *run, int64_t n, int64_t pitch, const int rows
     }
     for (int r = 0; r < rows; r++)
         for (int i = 0; i < xs; i++) {
-            const int64_t at = n + r * pitch, to = (x + i) * run->n + at;
-            run->y[to] = total(sums[r][i]) + (run->bias ? run->bias[at] : 0.0f) + (run->more ? run->more[to] : 0.0f);
+            const int64_t at = n + r * pitch;
+            const float more = run->more ? run->more[(x + i) * run->n + at] : 0.0f;
+            run->y[(x + i) * run->stride + at] = total(sums[r][i]) + (run->bias ? run->bias[at] : 0.0f) + more;
         }
 }
 
@@ -356,7 +357,7 @@ static void panel(const Linear *run, int64_t task) {
     const int64_t from = task / run->panels * run->tile_rows, to = least(from + run->tile_rows, run->m);
     const int64_t n = task % run->panels * PANEL, columns = least(PANEL, run->n - n);
     float bias[PANEL] = {0};
-    floats sums[LARGEST_TILE][2]; /* not in y, whose rows may lie whole pages apart */
+    floats sums[LARGEST_TILE][2]; /* not in y, whose rows may lie far apart */
     if (run->bias) memcpy(bias, run->bias + n, (size_t)columns * sizeof(float));
     for (int64_t m = 0; m < to - from; m++) {
         memcpy(sums[m], bias, sizeof(bias));
@@ -368,7 +369,7 @@ static void panel(const Linear *run, int64_t task) {
     else
         panel_of(run, from, to, n, sums, 8);
     for (int64_t m = from; m < to; m++)
-        memcpy(run->y + m * run->n + n, sums[m - from], (size_t)columns * sizeof(float));
+        memcpy(run->y + m * run->stride + n, sums[m - from], (size_t)columns * sizeof(float));
 }
 
 void linear_multiply_task(void *linear, size_t task) {
@@ -387,7 +388,7 @@ int linear_fits(int64_t n, int64_t k, int64_t bits, int64_t block) {
 }
 
 Linear linear_of(int64_t m, int64_t n, int64_t k, int64_t bits, int64_t block) {
-    Linear run = {.m = m, .n = n, .k = k, .block = block, .bits = (int)bits};
+    Linear run = {.stride = n, .m = m, .n = n, .k = k, .block = block, .bits = (int)bits};
     run.blocks = quotient_up(k, block);
     run.row_bytes = run.blocks * block * bits / 8;
     run.words = (int)(block * bits / 32);

@@ -4,13 +4,14 @@
 
 #include "phases.h"
 
-/* One use of a matrix, shared by its threads. The first fields are the caller's. */
+/* One use of a matrix, shared by its threads. The fields up to `stride` are the caller's. */
 typedef struct Linear {
     const float *x;           /* [m, k] */
     const uint8_t *b;         /* [n, blocks, block * bits / 8] */
     const float *scales;      /* [n, blocks] */
     const float *bias, *more; /* [n] and [m, n], which are added; or null */
-    float *y;                 /* [m, n] */
+    float *y;                 /* [m, n], rows `stride` apart: n, unless the caller says otherwise */
+    int64_t stride;
     int64_t m, n, k, block, blocks;
     int64_t row_bytes, code_bytes; /* of a row of B, of quantized activations */
     int bits, words;               /* of 32 bits: of a block */
