@@ -282,8 +282,8 @@ class GraphBuilder:
     ) -> str:
         """x @ weight.T + bias in the graph's precision; `weight` is [out, in] as in a checkpoint, x [..., in]."""
         precision = precision or self.precision
-        matrix = self.matrix(weight, f"{name}.weight", precision)
         bias_name = self.weight(bias, f"{name}.bias") if bias is not None else ""
+        matrix = self.matrix(weight, f"{name}.weight", precision)
         return linear_nodes(_Place(self, name), x, matrix, bias_name, weight.shape, precision)
 
     def matrix(self, weight: LazyTensor, name: str, precision: Precision) -> list[str]:
