@@ -31,7 +31,7 @@ def test_nothing_in_an_engine_refers_to_it(fp32_bundle: Path) -> None:
 def test_a_cache_takes_memory_as_it_fills_and_gives_it_back(engine: OmniEdge) -> None:
     section = replace(engine.manifest.thinker, num_layers=9, num_kv_heads=2, head_dim=128)
     # Once a large block was freed, glibc serves those below its size from the heap, which shrinks at its end alone:
-    # what is freed below anything that lives on stays with the process. So may this block, which counts as there before.
+    # what is freed below anything that lives on stays with the process. This block may stay, too: it counts as before.
     large = np.ones(16 << 20, np.uint8)
     del large
     before = memory().anonymous
