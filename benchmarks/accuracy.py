@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from omni_export.bundle import ROLES, ExportOptions, export_bundle
-from omni_export.graph import Precision
+from omni_export.linear import Precision
 from omni_export.verify import verify_bundle
 
 COLUMNS = {

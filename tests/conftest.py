@@ -18,7 +18,7 @@ from checkpoints import SHAPES, load_reference, write_checkpoint
 from omni_edge import OmniEdge, kernels
 from omni_edge.cache import processor
 from omni_export.bundle import ExportOptions, export_bundle
-from omni_export.graph import Precision
+from omni_export.linear import Precision
 
 # A conftest.py of the commands' own would hide this one from `from conftest import Case`.
 pytest_plugins = ["bundles", "vocoders"]

@@ -22,7 +22,7 @@ from omni_edge.vocoder import Vocoder, VocoderState
 from omni_export import bigvgan, dit, dit_time, voices
 from omni_export.checkpoint import Checkpoint
 from omni_export.config import BigVGANConfig, DiTConfig, OmniConfig
-from omni_export.graph import Precision
+from omni_export.linear import Precision
 
 Samples = NDArray[np.float32]
 FAST = SolverSettings("euler", 2)

@@ -86,7 +86,7 @@ def export(
     """Write a checkpoint as a bundle of ONNX graphs that omni-edge runs without torch."""
     with _export_packages():
         from omni_export.bundle import ExportOptions, export_bundle  # noqa: PLC0415 -- seconds to import
-        from omni_export.graph import Precision  # noqa: PLC0415
+        from omni_export.linear import Precision  # noqa: PLC0415
     wanted = ExportOptions(
         precision=Precision(precision.value, group_size),
         precision_of={role: Precision(kind.value, group_size) for role, kind in map(_precision_of, precision_of or [])},

@@ -18,7 +18,8 @@ from omni_edge.manifest import AudioSection
 from omni_export.checkpoint import Scope
 from omni_export.config import AudioConfig
 from omni_export.function import CONTRIB
-from omni_export.graph import GraphBuilder, Precision
+from omni_export.graph import GraphBuilder
+from omni_export.linear import Precision
 
 ROLE = "audio_encoder"
 PREFIX = "thinker.audio_tower"

@@ -20,7 +20,8 @@ from omni_export.bigvgan_int8 import Int8, measure
 from omni_export.carried import Boundary, Carried
 from omni_export.checkpoint import Scope
 from omni_export.config import BigVGANConfig
-from omni_export.graph import GraphBuilder, Precision
+from omni_export.graph import GraphBuilder
+from omni_export.linear import Precision
 from omni_export.residual import Convolution, Residual, Unit
 from omni_export.snake import ACTIVATION_REACH, EXACT_DEGREE, FAST_DEGREE, activation
 

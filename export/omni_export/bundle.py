@@ -37,7 +37,8 @@ from omni_export import audio_encoder, bigvgan, conversation, decoder, dit, dit_
 from omni_export.calibration import cache_scales
 from omni_export.checkpoint import Checkpoint
 from omni_export.config import OmniConfig
-from omni_export.graph import GraphBuilder, GraphFile, Precision
+from omni_export.graph import GraphBuilder, GraphFile
+from omni_export.linear import Precision
 from omni_export.meter import ExportProgress, Meter, Tell
 from omni_export.workplace import Workplace, WrittenGraph
 

@@ -21,8 +21,9 @@ from omni_edge.manifest import DecoderSection, TalkerSection
 from omni_export.checkpoint import Scope
 from omni_export.config import DecoderConfig, TalkerConfig
 from omni_export.decoder_layer import LayerSizes, decoder_layer
-from omni_export.graph import GraphBuilder, Precision, Shape
+from omni_export.graph import GraphBuilder, Shape
 from omni_export.lazy import Array, LazyTensor
+from omni_export.linear import Precision
 
 # GroupQueryAttention rotates heads whose halves are multiples of 8 values wide (onnxruntime 1.32).
 _HALF_HEAD_MULTIPLE = 8

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from omni_export.function import CONTRIB, Function
-from omni_export.graph import Precision, linear_nodes
+from omni_export.linear import Precision, linear_nodes
 
 CACHE_INPUTS = 6
 

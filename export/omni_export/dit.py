@@ -21,8 +21,9 @@ from omni_export.config import BigVGANConfig, DiTConfig
 from omni_export.dit_blocks import Blocks
 from omni_export.dit_functions import block_attention, gated_norm, gelu_tanh, window_attention
 from omni_export.dit_time import FINAL_MODULATIONS, MODULATIONS
-from omni_export.graph import GraphBuilder, Precision
+from omni_export.graph import GraphBuilder
 from omni_export.lazy import LazyTensor
+from omni_export.linear import Precision
 
 PREFIX = "token2wav.code2wav_dit_model"
 

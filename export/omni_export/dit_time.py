@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from omni_export.checkpoint import Scope
 from omni_export.config import DiTConfig
 from omni_export.function import CONTRIB
-from omni_export.graph import GraphBuilder, Precision
+from omni_export.graph import GraphBuilder
+from omni_export.linear import Precision
 
 # shift, scale, gate of the attention; shift, scale, gate of the feed-forward.
 MODULATIONS = 6

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
 import onnx
@@ -25,10 +25,10 @@ from omni_edge.errors import ResourceError
 from omni_edge.graph import usable_cores
 from omni_export.function import CONTRIB, DOMAINS, OWN, Function
 from omni_export.lazy import LazyTensor
+from omni_export.linear import Precision, linear_nodes
 from omni_export.order import briefly_named, ordered
 from omni_quant import quantize_blockwise_rows, quantize_channelwise
 
-Kind = Literal["fp32", "int8", "int4"]
 Shape = Sequence["int | str | None"]
 
 IR_VERSION = 10
@@ -38,11 +38,6 @@ _ALIGNMENT_BYTES = 64
 _PAGE_ALIGNED_FROM_BYTES = 16 * _PAGE_BYTES
 # Smaller constants stay inside the .onnx file.
 _EXTERNAL_FROM_BYTES = 1024
-# The accuracy_level of MatMulNBits that quantizes the activations to INT8 per block as well: 2-3x faster than others on
-# every CPU with integer dot products.
-_INT8_ACTIVATIONS = 4
-# Smaller groups than our operator takes are left to onnxruntime's.
-_SMALLEST_KERNEL_GROUP = 32
 # Hashed and written at a time, while the piece is in the processor's cache.
 _PIECE_BYTES = 1 << 20
 _ELEMENT_TYPES: dict[str, int] = {
@@ -53,26 +48,6 @@ _ELEMENT_TYPES: dict[str, int] = {
     "uint8": TensorProto.UINT8,
     "bool": TensorProto.BOOL,
 }
-
-
-@dataclass(frozen=True)
-class Precision:
-    """How the matrices of a graph are stored: float32, or INT8 / INT4 with one scale per `group_size` weights."""
-
-    kind: Kind = "fp32"
-    group_size: int = 128
-
-    @property
-    def bits(self) -> int:
-        return {"fp32": 32, "int8": 8, "int4": 4}[self.kind]
-
-    @property
-    def has_kernel(self) -> bool:
-        """Whether our own operators take such matrices."""
-        return self.kind != "fp32" and self.group_size >= _SMALLEST_KERNEL_GROUP
-
-    def __str__(self) -> str:
-        return self.kind if self.kind == "fp32" else f"{self.kind} g{self.group_size}"
 
 
 @dataclass(frozen=True)
@@ -96,39 +71,6 @@ class _Group:
     produce: Callable[[], Iterable[NDArray[Any]]]
     nbytes: list[int]
     weights: int
-
-
-class Nodes(Protocol):
-    """Where nodes are put: into a function, or at one place of a graph."""
-
-    def op(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str: ...
-
-    def call(self, function: Function, inputs: Sequence[str], **attributes: Any) -> list[str]: ...
-
-
-def linear_nodes(
-    nodes: Nodes, x: str, matrix: Sequence[str], bias: str, shape: tuple[int, ...], precision: Precision
-) -> str:
-    """x @ weight.T + bias of a weight with `shape` [out, in], stored as `GraphBuilder.matrix` does; "" is no bias."""
-    if precision.kind == "fp32":
-        y = nodes.op("MatMul", [x, *matrix])
-        return nodes.op("Add", [y, bias]) if bias else y
-    n, k = shape
-    inputs = [x, *matrix]
-    sizes: dict[str, Any] = {"K": k, "N": n, "bits": precision.bits, "block_size": precision.group_size}
-    if precision.has_kernel:
-        return nodes.call(_linear_nbits(bool(bias)), [*inputs, bias] if bias else inputs, **sizes)[0]
-    inputs += ["", "", bias] if bias else []
-    return nodes.op("MatMulNBits", inputs, domain=CONTRIB, accuracy_level=_INT8_ACTIVATIONS, **sizes)
-
-
-def _linear_nbits(bias: bool) -> Function:
-    """x, packed weight, scales and, with `bias`, that -> x @ weight.T + bias, as MatMulNBits takes and gives them."""
-    f = Function("LinearNBitsBias" if bias else "LinearNBits")
-    inputs = [f.input(), f.input(), f.input()] + (["", "", f.input()] if bias else [])
-    sizes = dict.fromkeys(("K", "N", "bits", "block_size"), int)
-    f.output(f.op("MatMulNBits", inputs, domain=CONTRIB, given=sizes, accuracy_level=_INT8_ACTIVATIONS))
-    return f
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from omni_edge.manifest import VisionSection
 from omni_export.checkpoint import Scope
 from omni_export.config import VisionConfig
 from omni_export.function import CONTRIB
-from omni_export.graph import GraphBuilder, Precision
+from omni_export.graph import GraphBuilder
+from omni_export.linear import Precision
 
 ROLE = "vision_encoder"
 PREFIX = "thinker.visual"

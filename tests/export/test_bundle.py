@@ -13,7 +13,8 @@ from checkpoints import CHAT_TEMPLATE, write_checkpoint
 from omni_edge import CheckpointError, OmniEdge, Sampling, TurnDone, UsageError
 from omni_edge.manifest import Bundle
 from omni_export.bundle import ROLES, ExportOptions, export_bundle
-from omni_export.graph import GraphBuilder, Precision
+from omni_export.graph import GraphBuilder
+from omni_export.linear import Precision
 from omni_export.meter import ExportProgress
 from omni_export.verify import verify_bundle
 

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from omni_edge.graph import Graph
 from omni_export.decoder_layer import LayerSizes, decoder_layer
-from omni_export.graph import GraphBuilder, Precision
+from omni_export.graph import GraphBuilder
 from omni_export.lazy import LazyTensor
+from omni_export.linear import Precision
 from omni_quant import dequantize_blockwise, quantize_blockwise
 from vocoders import prepared_kinds, snr
 

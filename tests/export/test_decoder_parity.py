@@ -16,7 +16,8 @@ from omni_edge.manifest import DecoderSection
 from omni_export import decoder as export
 from omni_export.checkpoint import Checkpoint
 from omni_export.config import OmniConfig
-from omni_export.graph import GraphBuilder, Precision
+from omni_export.graph import GraphBuilder
+from omni_export.linear import Precision
 
 POSITIONS = 21
 ROLES = {"past_key": "past.{layer}.key", "past_value": "past.{layer}.value"}

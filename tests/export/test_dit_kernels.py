@@ -15,7 +15,8 @@ from omni_export import dit
 from omni_export.checkpoint import Checkpoint
 from omni_export.config import OmniConfig
 from omni_export.dit_functions import block_attention, gated_norm, gelu_tanh, window_attention
-from omni_export.graph import GraphBuilder, Precision
+from omni_export.graph import GraphBuilder
+from omni_export.linear import Precision
 from vocoders import prepared_kinds, snr
 
 Array = NDArray[np.float32]

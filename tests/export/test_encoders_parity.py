@@ -18,7 +18,7 @@ from omni_edge.vision_encoder import VisionEncoder
 from omni_export import audio_encoder, vision_encoder
 from omni_export.checkpoint import Checkpoint
 from omni_export.config import OmniConfig
-from omni_export.graph import Precision
+from omni_export.linear import Precision
 
 FP32 = Precision("fp32")
 # Relative RMS error over random weights of width 32 to 48; measured: INT8 1.1-2.0 %, INT4 14-23 %.

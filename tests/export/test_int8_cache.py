@@ -12,7 +12,7 @@ from omni_edge import OmniEdge, Sampling, TurnDone
 from omni_edge.decoder import KVCache
 from omni_edge.manifest import Bundle
 from omni_export.bundle import ExportOptions, export_bundle
-from omni_export.graph import Precision
+from omni_export.linear import Precision
 from omni_export.verify import verify_bundle
 
 

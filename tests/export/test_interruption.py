@@ -15,7 +15,7 @@ from checkpoints import write_checkpoint
 from omni_edge import BundleError, ResourceError
 from omni_edge.manifest import Bundle
 from omni_export.bundle import ExportOptions, export_bundle
-from omni_export.graph import Precision
+from omni_export.linear import Precision
 
 OPTIONS = ("--precision", "int4", "--group-size", "32", "--precision-of", "bigvgan=int8", "--kv-cache", "int8")
 # Kills itself when half of a graph's weights are written.

@@ -16,7 +16,8 @@ from omni_export import bigvgan
 from omni_export.bigvgan_int8 import Observed
 from omni_export.checkpoint import Checkpoint
 from omni_export.config import OmniConfig
-from omni_export.graph import GraphBuilder, Precision
+from omni_export.graph import GraphBuilder
+from omni_export.linear import Precision
 
 
 def order(graph: Path, feeds: dict[str, Any], folder: Path) -> list[str]:

@@ -15,7 +15,8 @@ from omni_edge.graph import Graph
 from omni_export import bigvgan, voices
 from omni_export.checkpoint import Checkpoint
 from omni_export.config import OmniConfig
-from omni_export.graph import GraphBuilder, Precision
+from omni_export.graph import GraphBuilder
+from omni_export.linear import Precision
 from omni_export.panel_conv import panel_conv, panels_of
 from vocoders import prepared_kinds, snr
 

@@ -15,8 +15,9 @@ from omni_export import bigvgan, snake
 from omni_export.carried import Boundary, Carried
 from omni_export.checkpoint import Checkpoint
 from omni_export.config import OmniConfig
-from omni_export.graph import GraphBuilder, Precision
+from omni_export.graph import GraphBuilder
 from omni_export.lazy import LazyTensor
+from omni_export.linear import Precision
 from vocoders import prepared_kinds, snr
 
 Feeds = dict[str, NDArray[Any]]

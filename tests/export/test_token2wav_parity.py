@@ -27,8 +27,9 @@ from omni_export import bigvgan, dit, snake, voices
 from omni_export.bigvgan_int8 import Int8
 from omni_export.checkpoint import Checkpoint
 from omni_export.config import BigVGANConfig, OmniConfig
-from omni_export.graph import GraphBuilder, Precision
+from omni_export.graph import GraphBuilder
 from omni_export.lazy import LazyTensor
+from omni_export.linear import Precision
 from omni_export.residual import Half
 from vocoders import Parts, build_parts, snr
 

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omni_edge.graph import Graph
-from omni_export.graph import GraphBuilder, Precision
+from omni_export.graph import GraphBuilder
 from omni_export.lazy import LazyTensor
+from omni_export.linear import Precision
 from omni_quant import dequantize_blockwise, quantize_blockwise, quantize_blockwise_rows, quantize_channelwise
 
 

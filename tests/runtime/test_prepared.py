@@ -14,7 +14,7 @@ from omni_edge.cache import cache_root
 from omni_edge.manifest import Bundle
 from omni_edge.prepared import PreparedGraphs
 from omni_export.bundle import ExportOptions, export_bundle
-from omni_export.graph import Precision
+from omni_export.linear import Precision
 
 RATE = 16_000
 

@@ -53,21 +53,11 @@ typedef struct Gate {
 
 static void norm_row(void *argument, size_t row) {
     const Norm *norm = argument;
-    enum { CHAINS = 4, STEP = CHAINS * LANES }; /* additions that do not wait for each other */
     const int64_t n = norm->n, at = (int64_t)row * n;
     const float *x = norm->x + at;
-    float *y = norm->y + at, squares = 0;
-    Vector sums[CHAINS] = {{0}};
-    int64_t i = 0;
-    for (; i + STEP <= n; i += STEP)
-        for (int j = 0; j < CHAINS; j++) {
-            const Vector v = load(x + i + j * LANES);
-            sums[j] += v * v;
-        }
-    for (; i < n; i++) squares += x[i] * x[i];
-    for (int j = 0; j < CHAINS; j++) squares += total(sums[j]);
-    const float inverse = 1.0f / sqrtf(squares / (float)n + norm->epsilon);
-    for (i = 0; i < n; i++) y[i] = x[i] * inverse * norm->weight[i];
+    float *y = norm->y + at;
+    const float inverse = 1.0f / sqrtf(squares(x, 0.0f, n) / (float)n + norm->epsilon);
+    for (int64_t i = 0; i < n; i++) y[i] = x[i] * inverse * norm->weight[i];
     if (norm->next) linear_quantize(norm->next, (int64_t)row, 0, norm->next->pieces);
 }
 

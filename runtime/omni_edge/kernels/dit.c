@@ -33,7 +33,7 @@ static void norm_row(void *argument, size_t row) {
     enum { CHAINS = 4, STEP = CHAINS * LANES }; /* additions that do not wait for each other */
     const int64_t n = run->n, at = (int64_t)row * n;
     const float *x = run->x + at, *delta = run->delta + at;
-    float *sum = run->sum + at, *y = run->y + at, mean = 0, squares = 0;
+    float *sum = run->sum + at, *y = run->y + at, mean = 0;
     Vector sums[CHAINS] = {{0}};
     int64_t i = 0;
     for (; i + STEP <= n; i += STEP)
@@ -47,15 +47,7 @@ static void norm_row(void *argument, size_t row) {
     for (int j = 0; j < CHAINS; j++) mean += total(sums[j]);
     mean /= (float)n;
 
-    memset(sums, 0, sizeof(sums));
-    for (i = 0; i + STEP <= n; i += STEP)
-        for (int j = 0; j < CHAINS; j++) {
-            const Vector v = load(sum + i + j * LANES) - mean;
-            sums[j] += v * v;
-        }
-    for (; i < n; i++) squares += (sum[i] - mean) * (sum[i] - mean);
-    for (int j = 0; j < CHAINS; j++) squares += total(sums[j]);
-    const float inverse = 1.0f / sqrtf(squares / (float)n + run->epsilon);
+    const float inverse = 1.0f / sqrtf(squares(sum, mean, n) / (float)n + run->epsilon);
     for (i = 0; i + LANES <= n; i += LANES)
         store(y + i, (load(sum + i) - mean) * inverse * load(run->scale + i) + load(run->shift + i));
     for (; i < n; i++) y[i] = (sum[i] - mean) * inverse * run->scale[i] + run->shift[i];

@@ -59,6 +59,22 @@ INLINE float total(Vector v) {
     return sum;
 }
 
+/* The sum of (x - mean)^2 of n values. */
+static inline float squares(const float *x, float mean, int64_t n) {
+    enum { CHAINS = 4, STEP = CHAINS * LANES }; /* additions that do not wait for each other */
+    Vector sums[CHAINS] = {{0}};
+    float sum = 0;
+    int64_t i = 0;
+    for (; i + STEP <= n; i += STEP)
+        for (int j = 0; j < CHAINS; j++) {
+            const Vector v = load(x + i + j * LANES) - mean;
+            sums[j] += v * v;
+        }
+    for (; i < n; i++) sum += (x[i] - mean) * (x[i] - mean);
+    for (int j = 0; j < CHAINS; j++) sum += total(sums[j]);
+    return sum;
+}
+
 /* 2^x for x <= 0, to 2e-7 of it; 0 below 2^-126. */
 INLINE Vector power(Vector x) {
     const Vector shifted = x + 12582912.0f; /* 1.5 * 2^23: leaves the nearest integer in the lowest bits */
