@@ -35,11 +35,12 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from omni_edge import OmniEdge, kernels
+from omni_edge import OmniEdge
+from omni_edge.backend import kernels
+from omni_edge.backend.machine import machine
 from omni_edge.bench.decoders import ThinkerProbe
-from omni_edge.bench.machine import machine
-from omni_edge.decoder import KVCache
-from omni_edge.footprint import graph_bytes
+from omni_edge.bundle.manifest import graph_bytes
+from omni_edge.decoders.decoder import KVCache
 
 BLOCK = 128
 COLUMNS = 2048

@@ -33,7 +33,7 @@ from typing import Any, TextIO
 sys.path.insert(0, str(Path(__file__).with_name("peers")))
 import engine as protocol
 
-from omni_edge.bench.machine import machine
+from omni_edge.backend.machine import machine
 
 FOLDER = Path(__file__).parent
 PEERS = FOLDER / "peers"

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from omni_edge.bigvgan import BigVganState
-from omni_edge.loader import GraphLoader
-from omni_edge.manifest import Bundle
-from omni_edge.solver import SolverSettings
-from omni_edge.ticks import TickSettings
-from omni_edge.vocoder import Vocoder
+from omni_edge.backend.loader import GraphLoader
+from omni_edge.bundle.reader import Bundle
+from omni_edge.vocoder.bigvgan import BigVganState
+from omni_edge.vocoder.schedule import TickSettings
+from omni_edge.vocoder.solver import SolverSettings
+from omni_edge.vocoder.vocoder import Vocoder
 
 Array = NDArray[np.float32]
 

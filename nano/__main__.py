@@ -1,6 +1,6 @@
 """Everything, in order: data, training, checkpoint, bundles, evaluation. Hours on two cores.
 
-    python -m nano --work nano-work --out nano/omni-nano --bundle runtime/omni_edge/nano
+    python -m nano --work nano-work --out nano/omni-nano --bundle runtime/omni_edge/bundle/builtin_model
 
 Two stages run at a time where neither needs the other. What was interrupted goes on; what is done is skipped. Each
 stage's output lies in WORK/logs/STAGE.log, and WORK/record.json says what was run, with what, and how long it took.

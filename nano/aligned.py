@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from nano import world
 from nano.voices import RATE, Samples, voices
-from omni_edge.resample import ResampleState, resampler
-from omni_edge.wav import read_wave
+from omni_edge.audio.resample import ResampleState, resampler
+from omni_edge.media.wav import read_wave
 
 _SEED = 5
 _LONGEST_S = 30.0

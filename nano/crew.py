@@ -24,7 +24,7 @@ from nano.judging import median_pitch
 from nano.recognizer import Recognizer, word_errors
 from nano.shuffle import Shuffle, shuffled_times
 from omni_edge import OmniEdge
-from omni_edge.solver import SolverSettings
+from omni_edge.vocoder.solver import SolverSettings
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -12,8 +12,8 @@ from nano.exercises import Exercise
 from nano.voices import RATE
 from omni_edge import AudioChunk, AudioClip, ImageFrame, OmniEdge, Sampling, Session, TurnDone, VideoClip
 from omni_edge.events import Media
-from omni_edge.solver import SolverSettings
-from omni_edge.ticks import TickSettings
+from omni_edge.vocoder.schedule import TickSettings
+from omni_edge.vocoder.solver import SolverSettings
 
 # Three times the world's longest conversation, and its longest reply in tokens and in codec tokens.
 CONTEXT = 2048

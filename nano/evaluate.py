@@ -32,11 +32,10 @@ from nano.material import KEPT, QUICK_COUNTS, QUICK_UTTERANCES, SEED, Material, 
 from nano.shuffle import SHUFFLES
 from nano.tables import markdown
 from nano.world import reply_split
-from omni_edge.bench.machine import machine
-from omni_edge.graph import usable_cores
-from omni_edge.manifest import Bundle
-from omni_edge.shipped import shipped_bundle
-from omni_edge.solver import SolverSettings
+from omni_edge.backend.machine import machine, usable_cores
+from omni_edge.bundle.builtin import shipped_bundle
+from omni_edge.bundle.reader import Bundle
+from omni_edge.vocoder.solver import SolverSettings
 
 # The first is the default, the last the reference's own.
 SOLVERS = {

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from omni_edge.mel import slaney_filters
+from omni_edge.audio.mel import slaney_filters
 
 Samples = NDArray[np.float32]
 

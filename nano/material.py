@@ -21,8 +21,8 @@ from nano.data import Clip, SpeechCache
 from nano.exercises import EVALUATION_SETS, Exercise, evaluation_set
 from nano.judging import VoiceJudge
 from nano.voices import RATE
-from omni_edge.files import load_audio
-from omni_edge.resample import ResampleState, resampler
+from omni_edge.audio.resample import ResampleState, resampler
+from omni_edge.media.load import load_audio
 
 SEED = 17
 KEPT = Path(__file__).parents[1] / "tests" / "data" / "nano" / "heldout.flac"

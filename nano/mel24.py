@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from omni_edge.mel import slaney_filters
+from omni_edge.audio.mel import slaney_filters
 
 RATE = 24_000
 HOP = 240

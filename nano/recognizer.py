@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nano import world
-from omni_edge.resample import ResampleState, resampler
+from omni_edge.audio.resample import ResampleState, resampler
 
 Samples = NDArray[np.float32]
 _RATE = 16_000

@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from omni_edge.bench.machine import machine
+from omni_edge.backend.machine import machine
 
 _PACKAGES = ("numpy", "onnxruntime", "safetensors", "tokenizers", "torch", "transformers")
 _SYNTHESIZERS = ("flite", "espeak-ng", "festival")

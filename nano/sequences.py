@@ -20,12 +20,12 @@ from nano import world
 from nano.architecture import PREPROCESSOR, config_of, tokenizer_of
 from nano.exercises import Exercise
 from nano.scenes import FRAMES_PER_SECOND
-from omni_edge.ear import Ear, audio_tokens
-from omni_edge.manifest import AudioSection, Manifest, PositionSection, TextSection, VisionSection
-from omni_edge.picture import ImageProcessor, VisionPatches
-from omni_edge.prompt import Prompt
-from omni_edge.text import TextCodec
-from omni_edge.thinker import Thinker
+from omni_edge.audio.front_end import Ear, audio_tokens
+from omni_edge.bundle.manifest import AudioSection, Manifest, PositionSection, TextSection, VisionSection
+from omni_edge.conversation.prompt import Prompt
+from omni_edge.decoders.thinker import Thinker
+from omni_edge.decoders.tokenizer import TextCodec
+from omni_edge.vision.image_processor import ImageProcessor, VisionPatches
 
 IGNORED = -100
 

@@ -12,9 +12,9 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from omni_edge import prompt
-from omni_edge.manifest import PositionSection
-from omni_edge.positions import Ids, InterleavedVideo, Positions, interleave
+from omni_edge.bundle.manifest import PositionSection
+from omni_edge.conversation import prompt
+from omni_edge.decoders.tmrope import Ids, InterleavedVideo, Positions, interleave
 
 Shuffle = Literal["tokens", "frames"]
 """tokens: the time ids of a video's tokens, picture and sound, in any order; frames: whole frames exchange their times,

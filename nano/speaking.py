@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from nano import world
 from nano.mel24 import BINS, HOP, RATE, log_mel
-from omni_edge.resample import ResampleState, resampler
-from omni_edge.wav import read_wave
+from omni_edge.audio.resample import ResampleState, resampler
+from omni_edge.media.wav import read_wave
 
 Kind = Literal["reply", "general"]
 VOICES = {"Chelsie": "slt", "Ethan": "rms"}

@@ -28,7 +28,7 @@ from nano.recognizer import Recognizer, word_errors
 from nano.speaking import VOICES, Corpus
 from nano.train_bigvgan import bigvgan
 from nano.train_dit import dit, speakers
-from omni_edge.solver import SolverSettings, solve
+from omni_edge.vocoder.solver import SolverSettings, solve
 
 Samples = NDArray[np.float32]
 SEED = 17

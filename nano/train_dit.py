@@ -26,7 +26,7 @@ from nano.codec import Spoken, load_codes
 from nano.mel24 import HOP
 from nano.speaking import VOICES, Corpus
 from nano.stage import Average, Journal, fade, parse
-from omni_edge.solver import SolverSettings
+from omni_edge.vocoder.solver import SolverSettings
 
 SEED = 13
 STEPS = 2000

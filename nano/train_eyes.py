@@ -40,7 +40,7 @@ from nano.scenes import (
 from nano.sequences import IGNORED, Composer
 from nano.stage import parse, save
 from nano.thinker import ThinkerTraining
-from omni_edge.picture import VisionPatches
+from omni_edge.vision.image_processor import VisionPatches
 
 NAME = "eyes"
 _CELL = 28

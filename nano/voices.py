@@ -15,8 +15,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from omni_edge.resample import ResampleState, resampler
-from omni_edge.wav import read_wave
+from omni_edge.audio.resample import ResampleState, resampler
+from omni_edge.media.wav import read_wave
 
 Samples = NDArray[np.float32]
 Split = Literal["train", "held_out"]

@@ -15,8 +15,9 @@ import torch
 import transformers
 
 from checkpoints import SHAPES, load_reference, write_checkpoint
-from omni_edge import OmniEdge, kernels
-from omni_edge.cache import processor
+from omni_edge import OmniEdge
+from omni_edge.backend import kernels
+from omni_edge.backend.machine import processor
 from omni_export.bundle import ExportOptions, export_bundle
 from omni_export.linear import Precision
 

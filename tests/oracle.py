@@ -25,7 +25,7 @@ from transformers import WhisperFeatureExtractor
 from transformers.models.qwen2_5_omni.processing_qwen2_5_omni import Qwen2_5OmniProcessor
 
 from checkpoints import SPECIAL
-from omni_edge.picture import ImageProcessor
+from omni_edge.vision.image_processor import ImageProcessor
 
 AUDIO_RATE = 16_000
 MERGE = 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from omni_edge.manifest import AudioSection, VisionSection
+from omni_edge.bundle.manifest import AudioSection, VisionSection
 
 AUDIO = AudioSection(sample_rate=16000, n_fft=400, hop_length=160, n_mels=128, block_frames=200)
 

@@ -14,7 +14,7 @@ import torch
 import transformers
 
 from checkpoints import load_reference, write_checkpoint
-from omni_edge import kernels
+from omni_edge.backend import kernels
 
 ROOT = Path(__file__).parents[1]
 

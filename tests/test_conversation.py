@@ -22,7 +22,7 @@ from omni_edge import (
     TurnDone,
     VideoClip,
 )
-from omni_edge.noise import seeded_noise
+from omni_edge.vocoder.noise import seeded_noise
 from oracle import AUDIO_RATE, Answer, Film, Part, Question, ask
 
 TOKENS, CODEC_TOKENS = 14, 40

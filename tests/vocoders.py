@@ -12,13 +12,13 @@ import pytest
 from numpy.typing import NDArray
 
 from conftest import Case
-from omni_edge.bigvgan import DEFAULT_REACH
-from omni_edge.dit import TimeTableCache
-from omni_edge.graph import Graph, prepare_graph
-from omni_edge.manifest import Token2WavSection, VoiceSection
-from omni_edge.solver import SolverSettings
-from omni_edge.ticks import TickSettings
-from omni_edge.vocoder import Vocoder, VocoderState
+from omni_edge.backend.graph import Graph, prepare_graph
+from omni_edge.bundle.manifest import Token2WavSection, VoiceSection
+from omni_edge.vocoder.bigvgan import DEFAULT_REACH
+from omni_edge.vocoder.dit import TimeTableCache
+from omni_edge.vocoder.schedule import TickSettings
+from omni_edge.vocoder.solver import SolverSettings
+from omni_edge.vocoder.vocoder import Vocoder, VocoderState
 from omni_export import bigvgan, dit, dit_time, voices
 from omni_export.checkpoint import Checkpoint
 from omni_export.config import BigVGANConfig, DiTConfig, OmniConfig

@@ -12,13 +12,13 @@ import typer
 from omni_cli import options
 from omni_cli.console import human_bytes, table
 from omni_cli.plot import check_plot, write_plot
+from omni_cli.plots.timeline import timeline_svg
 from omni_cli.shipped import named_or_shipped
 from omni_edge.bench import STAGES, Figure, Report, Settings
 from omni_edge.bench import bench as measure
-from omni_edge.bench.timeline import svg
 from omni_edge.errors import UsageError
-from omni_edge.solver import SolverSettings
-from omni_edge.ticks import TickSettings
+from omni_edge.vocoder.schedule import TickSettings
+from omni_edge.vocoder.solver import SolverSettings
 
 
 def bench(
@@ -75,7 +75,7 @@ def bench(
     report = measure(named_or_shipped(model), settings, lambda name: typer.echo(f"measuring {name} ...", err=True))
     typer.echo(json.dumps(_data(report), indent=1, ensure_ascii=False) if as_json else _text(report))
     if plot:
-        write_plot(plot, svg(report.spans, report.arrivals, _title(report)))
+        write_plot(plot, timeline_svg(report.spans, report.arrivals, _title(report)))
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:

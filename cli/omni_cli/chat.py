@@ -20,9 +20,9 @@ from omni_cli import media
 from omni_cli.manners import on_interrupt, report
 from omni_cli.printer import TextPrinter
 from omni_cli.speech_out import SpeechOut
-from omni_cli.wav import WavWriter
 from omni_edge import AudioChunk, OmniEdge, Session, TurnDone
 from omni_edge.errors import DeviceError, OmniEdgeError, UsageError
+from omni_edge.media.wav import WavWriter
 
 HELP = """\
 /audio FILE   attach a sound to the next turn (/image and /video likewise)

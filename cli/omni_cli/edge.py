@@ -18,15 +18,16 @@ from omni_cli.chat import Chat, piped_lines, typed_lines
 from omni_cli.console import human_bytes
 from omni_cli.manners import INTERRUPTED, mannered, on_interrupt, speak_utf8
 from omni_cli.plot import check_plot, write_plot
+from omni_cli.plots.speech import speech_svg
 from omni_cli.printer import JsonPrinter, Printer, TextPrinter
 from omni_cli.shipped import named_or_shipped
 from omni_cli.speech_out import Loudspeaker, SpeechOut, WavFolder
-from omni_cli.wav import WavWriter
-from omni_edge import AudioChunk, OmniEdge, Sampling, SolverSettings, TickSettings, TurnDone, kernels
+from omni_edge import AudioChunk, OmniEdge, Sampling, SolverSettings, TickSettings, TurnDone
+from omni_edge.backend import kernels
+from omni_edge.backend.prepacked import PreparedGraphs
+from omni_edge.bundle.reader import Bundle
 from omni_edge.errors import DeviceError, UsageError
-from omni_edge.manifest import Bundle
-from omni_edge.prepared import PreparedGraphs
-from omni_edge.speech_plot import speech_svg
+from omni_edge.media.wav import WavWriter
 
 app = typer.Typer(
     name="omni-edge",

@@ -9,9 +9,9 @@ from typing import Any
 import typer
 import typer.core
 
+from omni_edge.bundle.manifest import Manifest
 from omni_edge.events import Media
-from omni_edge.files import load_audio, load_image, load_video
-from omni_edge.manifest import Manifest
+from omni_edge.media.load import load_audio, load_image, load_video
 
 KINDS = ("audio", "image", "video")
 

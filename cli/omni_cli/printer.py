@@ -8,9 +8,9 @@ import json
 import sys
 from typing import Any, Protocol
 
-from omni_cli.wav import pcm16
 from omni_edge import AudioChunk, TextDelta, TurnDone
 from omni_edge.events import Event
+from omni_edge.media.wav import pcm16
 
 
 class Printer(Protocol):

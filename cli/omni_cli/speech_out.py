@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from omni_cli.wav import WavWriter
 from omni_edge.errors import DeviceError, UsageError
+from omni_edge.media.wav import WavWriter
 
 _POLL_SECONDS = 0.1
 

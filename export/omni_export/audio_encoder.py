@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from omni_edge.bundle.manifest import AudioSection
 from omni_edge.errors import CheckpointError
-from omni_edge.manifest import AudioSection
 from omni_export.checkpoint import Scope
 from omni_export.config import AudioConfig
 from omni_export.function import CONTRIB

@@ -16,8 +16,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from omni_edge.bigvgan import whole_utterance
-from omni_edge.graph import Graph
+from omni_edge.backend.graph import Graph
+from omni_edge.vocoder.bigvgan import whole_utterance
 from omni_export.carried import Carried
 from omni_export.checkpoint import Scope
 from omni_export.graph import GraphBuilder

@@ -21,8 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from omni_edge.errors import CheckpointError, ResourceError, UsageError
-from omni_edge.manifest import (
+from omni_edge.bundle.manifest import (
     FORMAT,
     FORMAT_VERSION,
     FileEntry,
@@ -33,6 +32,7 @@ from omni_edge.manifest import (
     TextSection,
     VoiceSection,
 )
+from omni_edge.errors import CheckpointError, ResourceError, UsageError
 from omni_export import audio_encoder, bigvgan, conversation, decoder, dit, dit_time, vision_encoder, voices
 from omni_export.calibration import cache_scales
 from omni_export.checkpoint import Checkpoint

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from omni_edge.decoder import Decoder, KVCache
-from omni_edge.graph import Graph
-from omni_edge.manifest import DecoderSection, GraphEntry
-from omni_edge.positions import Positions
+from omni_edge.backend.graph import Graph
+from omni_edge.bundle.manifest import DecoderSection, GraphEntry
+from omni_edge.decoders.decoder import Decoder, KVCache
+from omni_edge.decoders.tmrope import Positions
 from omni_export.conversation import SPEECH_SYSTEM
 from omni_export.decoder import CacheScales
 from omni_export.lazy import Array, LazyTensor

@@ -8,8 +8,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from omni_edge.bundle.manifest import SamplingSection, TextSection
 from omni_edge.errors import CheckpointError
-from omni_edge.manifest import SamplingSection, TextSection
 from omni_export.checkpoint import Checkpoint
 from omni_export.config import OmniConfig
 

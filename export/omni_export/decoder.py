@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from omni_edge.manifest import DecoderSection, TalkerSection
+from omni_edge.bundle.manifest import DecoderSection, TalkerSection
 from omni_export.checkpoint import Scope
 from omni_export.config import DecoderConfig, TalkerConfig
 from omni_export.decoder_layer import LayerSizes, decoder_layer

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from omni_edge.bundle.manifest import Token2WavSection
 from omni_edge.errors import CheckpointError
-from omni_edge.manifest import Token2WavSection
 from omni_export.bigvgan import Reach, samples_per_frame
 from omni_export.checkpoint import Scope
 from omni_export.config import BigVGANConfig, DiTConfig

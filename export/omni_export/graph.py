@@ -21,8 +21,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from omni_edge.backend.machine import usable_cores
 from omni_edge.errors import ResourceError
-from omni_edge.graph import usable_cores
 from omni_export.function import CONTRIB, DOMAINS, OWN, Function
 from omni_export.lazy import LazyTensor
 from omni_export.linear import Precision, linear_nodes

@@ -4,7 +4,7 @@ Each is one call of a function, whose definition is made here. The two phases of
 tensor [1, channels, 2, time], so that both filters are ordinary depthwise convolutions over `time` and nothing is
 interleaved. sin^2 is a polynomial after range reduction: the Sin kernel runs on one core at a twentieth of a product's
 speed. a/pi and pi/a of snake's frequency `a` live in the filters before and after it, which onnxruntime computes once,
-when it loads the graph. The runtime has a kernel for the same functions (`runtime/omni_edge/kernels/snake.c`).
+when it loads the graph. The runtime has a kernel for the same functions (`runtime/omni_edge/backend/kernels/snake.c`).
 """
 
 from __future__ import annotations

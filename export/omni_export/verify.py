@@ -25,13 +25,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from omni_edge.audio_encoder import AudioEncoder
-from omni_edge.bigvgan import BigVgan, BigVganState
-from omni_edge.decoder import Decoder, KVCache
+from omni_edge.audio.encoder import AudioEncoder
+from omni_edge.backend.graph import Graph
+from omni_edge.bundle.reader import Bundle
+from omni_edge.decoders.decoder import Decoder, KVCache
 from omni_edge.errors import BundleError
-from omni_edge.graph import Graph
-from omni_edge.manifest import Bundle
-from omni_edge.vision_encoder import VisionEncoder
+from omni_edge.vision.encoder import VisionEncoder
+from omni_edge.vocoder.bigvgan import BigVgan, BigVganState
 from omni_export.checkpoint import Checkpoint
 from omni_export.config import OmniConfig
 from omni_export.reference import ReferenceModules

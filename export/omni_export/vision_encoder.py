@@ -3,7 +3,7 @@
     patches [temporal, patches, values] -> linear -> window order -> layers (attention in windows, or over the whole
         temporal patch) -> merger (2 x 2 patches to one token) -> picture order -> embeds [temporal, tokens, hidden]
 
-What depends on the grid alone (order, angles, windows) comes from the host: `omni_edge.vision_encoder.window_plan`.
+What depends on the grid alone (order, angles, windows) comes from the host: `omni_edge.vision.encoder.window_plan`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from omni_edge.bundle.manifest import VisionSection
 from omni_edge.errors import CheckpointError
-from omni_edge.manifest import VisionSection
 from omni_export.checkpoint import Scope
 from omni_export.config import VisionConfig
 from omni_export.function import CONTRIB

@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import ECAPA_TimeDelayNet
 
+from omni_edge.bundle.manifest import Voice, VoiceSection
 from omni_edge.errors import CheckpointError, UsageError
-from omni_edge.manifest import Voice, VoiceSection
 from omni_export.checkpoint import Checkpoint
 from omni_export.config import DiTConfig, OmniConfig
 from omni_export.dit import PREFIX

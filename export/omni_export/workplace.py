@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omni_edge.bundle.manifest import MANIFEST_NAME, FileEntry, GraphEntry
+from omni_edge.bundle.reader import sha256_of
 from omni_edge.errors import ResourceError
-from omni_edge.manifest import MANIFEST_NAME, FileEntry, GraphEntry, sha256_of
 
 _NOTES = "progress.json"
 

@@ -9,6 +9,10 @@ Example::
         ...
 """
 
+from omni_edge.bundle.builtin import shipped_bundle
+from omni_edge.bundle.manifest import Manifest
+from omni_edge.conversation.session import Session
+from omni_edge.decoders.sampling import Sampling
 from omni_edge.engine import OmniEdge
 from omni_edge.errors import (
     BundleError,
@@ -32,13 +36,9 @@ from omni_edge.events import (
     TurnDone,
     VideoClip,
 )
-from omni_edge.manifest import Manifest
-from omni_edge.pace import PaceSettings
-from omni_edge.sampling import Sampling
-from omni_edge.session import Session
-from omni_edge.shipped import shipped_bundle
-from omni_edge.solver import SolverSettings
-from omni_edge.ticks import TickSettings
+from omni_edge.vocoder.pacing import PaceSettings
+from omni_edge.vocoder.schedule import TickSettings
+from omni_edge.vocoder.solver import SolverSettings
 
 __all__ = [
     "AudioChunk",

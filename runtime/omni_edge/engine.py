@@ -7,25 +7,26 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from omni_edge.audio_encoder import AudioEncoder
-from omni_edge.decoder import Decoder
-from omni_edge.dit import TimeTableCache
-from omni_edge.ear import Ear
+from omni_edge.audio.encoder import AudioEncoder
+from omni_edge.audio.front_end import Ear
+from omni_edge.backend.graph import Trace
+from omni_edge.backend.loader import GraphLoader, Stages
+from omni_edge.bundle.builtin import shipped_bundle
+from omni_edge.bundle.manifest import Manifest
+from omni_edge.bundle.reader import Bundle
+from omni_edge.conversation.session import Session
+from omni_edge.decoders.decoder import Decoder
+from omni_edge.decoders.sampling import Sampling
+from omni_edge.decoders.talker import Talker
+from omni_edge.decoders.thinker import Thinker
+from omni_edge.decoders.tokenizer import TextCodec
 from omni_edge.errors import BundleError, UsageError
-from omni_edge.graph import Trace
-from omni_edge.loader import GraphLoader, Stages
-from omni_edge.manifest import Bundle, Manifest
-from omni_edge.picture import ImageProcessor
-from omni_edge.sampling import Sampling
-from omni_edge.session import Session
-from omni_edge.shipped import shipped_bundle
-from omni_edge.solver import SolverSettings
-from omni_edge.talker import Talker
-from omni_edge.text import TextCodec
-from omni_edge.thinker import Thinker
-from omni_edge.ticks import TickSettings
-from omni_edge.vision_encoder import VisionEncoder
-from omni_edge.vocoder import Vocoder
+from omni_edge.vision.encoder import VisionEncoder
+from omni_edge.vision.image_processor import ImageProcessor
+from omni_edge.vocoder.dit import TimeTableCache
+from omni_edge.vocoder.schedule import TickSettings
+from omni_edge.vocoder.solver import SolverSettings
+from omni_edge.vocoder.vocoder import Vocoder
 
 # Positions a session reserves when it is not told otherwise. Unused ones cost address space, not memory.
 DEFAULT_CONTEXT = 8192

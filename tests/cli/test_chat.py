@@ -20,7 +20,7 @@ from omni_cli import edge
 from omni_cli.chat import Chat
 from omni_edge import AudioChunk, OmniEdge, Sampling, TurnDone
 from omni_edge.errors import DeviceError
-from omni_edge.files import load_image
+from omni_edge.media.load import load_image
 
 OPTIONS = (*GREEDY, *SHORT)
 

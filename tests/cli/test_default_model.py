@@ -10,7 +10,7 @@ import pytest
 from commands import GREEDY, SHORT, events, run_edge
 from omni_edge import shipped_bundle
 from omni_edge.bench import Settings
-from omni_edge.manifest import Bundle
+from omni_edge.bundle.reader import Bundle
 
 SAYING = "omni-nano, the built-in demonstration model (not Qwen's weights)"
 MEASURED = ("--stage", "thinker", "--runs", "1", "--steps", "3", "--at", "128", "--prefill", "128", "--json")
@@ -19,7 +19,7 @@ MEASURED = ("--stage", "thinker", "--runs", "1", "--steps", "3", "--at", "128", 
 @pytest.fixture
 def without(monkeypatch: pytest.MonkeyPatch) -> None:
     """An installation that has no built-in bundle."""
-    monkeypatch.setattr("omni_edge.shipped._FOLDER", "nothing")
+    monkeypatch.setattr("omni_edge.bundle.builtin._FOLDER", "nothing")
 
 
 def test_run_answers_with_it_and_keeps_stdout_clean() -> None:

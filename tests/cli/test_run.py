@@ -15,7 +15,7 @@ import pytest
 
 from commands import GREEDY, SHORT, events, run_edge
 from omni_edge import AudioChunk, OmniEdge, Sampling, TurnDone
-from omni_edge.files import load_audio, load_image, load_video
+from omni_edge.media.load import load_audio, load_image, load_video
 
 PROMPT = "Why is the sky blue?"
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from omni_cli.wav import WavWriter
 from omni_edge.errors import UsageError
+from omni_edge.media.wav import WavWriter
 
 RATE = 24_000
 

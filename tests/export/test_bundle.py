@@ -11,7 +11,7 @@ import pytest
 
 from checkpoints import CHAT_TEMPLATE, write_checkpoint
 from omni_edge import CheckpointError, OmniEdge, Sampling, TurnDone, UsageError
-from omni_edge.manifest import Bundle
+from omni_edge.bundle.reader import Bundle
 from omni_export.bundle import ROLES, ExportOptions, export_bundle
 from omni_export.graph import GraphBuilder
 from omni_export.linear import Precision

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from omni_edge.graph import Graph
+from omni_edge.backend.graph import Graph
 from omni_export.decoder_layer import LayerSizes, decoder_layer
 from omni_export.graph import GraphBuilder
 from omni_export.lazy import LazyTensor

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from conftest import Case
-from omni_edge.decoder import Decoder, KVCache
-from omni_edge.graph import Graph
-from omni_edge.manifest import DecoderSection
+from omni_edge.backend.graph import Graph
+from omni_edge.bundle.manifest import DecoderSection
+from omni_edge.decoders.decoder import Decoder, KVCache
 from omni_export import decoder as export
 from omni_export.checkpoint import Checkpoint
 from omni_export.config import OmniConfig

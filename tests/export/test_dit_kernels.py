@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from omni_edge.graph import Graph
+from omni_edge.backend.graph import Graph
 from omni_export import dit
 from omni_export.checkpoint import Checkpoint
 from omni_export.config import OmniConfig

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from conftest import Case
-from omni_edge.audio_encoder import AudioEncoder
-from omni_edge.graph import Graph
-from omni_edge.vision_encoder import VisionEncoder
+from omni_edge.audio.encoder import AudioEncoder
+from omni_edge.backend.graph import Graph
+from omni_edge.vision.encoder import VisionEncoder
 from omni_export import audio_encoder, vision_encoder
 from omni_export.checkpoint import Checkpoint
 from omni_export.config import OmniConfig

@@ -9,8 +9,8 @@ import pytest
 
 from conftest import Case
 from omni_edge import OmniEdge, Sampling, TurnDone
-from omni_edge.decoder import KVCache
-from omni_edge.manifest import Bundle
+from omni_edge.bundle.reader import Bundle
+from omni_edge.decoders.decoder import KVCache
 from omni_export.bundle import ExportOptions, export_bundle
 from omni_export.linear import Precision
 from omni_export.verify import verify_bundle

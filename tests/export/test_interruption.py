@@ -13,7 +13,7 @@ import pytest
 
 from checkpoints import write_checkpoint
 from omni_edge import BundleError, ResourceError
-from omni_edge.manifest import Bundle
+from omni_edge.bundle.reader import Bundle
 from omni_export.bundle import ExportOptions, export_bundle
 from omni_export.linear import Precision
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from omni_edge import kernels
-from omni_edge.graph import Graph
+from omni_edge.backend import kernels
+from omni_edge.backend.graph import Graph
 from omni_export.graph import GraphBuilder
 from omni_export.lazy import LazyTensor
 from omni_export.linear import Precision

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from omni_edge.bigvgan import whole_utterance
-from omni_edge.graph import Graph
+from omni_edge.backend.graph import Graph
+from omni_edge.vocoder.bigvgan import whole_utterance
 from omni_export import bigvgan
 from omni_export.bigvgan_int8 import Observed
 from omni_export.checkpoint import Checkpoint

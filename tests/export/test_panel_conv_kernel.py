@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from omni_edge import kernels
-from omni_edge.bigvgan import whole_utterance
-from omni_edge.graph import Graph
+from omni_edge.backend import kernels
+from omni_edge.backend.graph import Graph
+from omni_edge.vocoder.bigvgan import whole_utterance
 from omni_export import bigvgan, voices
 from omni_export.checkpoint import Checkpoint
 from omni_export.config import OmniConfig

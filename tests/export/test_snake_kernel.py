@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from omni_edge.bigvgan import whole_utterance
-from omni_edge.graph import Graph
+from omni_edge.backend.graph import Graph
+from omni_edge.vocoder.bigvgan import whole_utterance
 from omni_export import bigvgan, snake
 from omni_export.carried import Boundary, Carried
 from omni_export.checkpoint import Checkpoint

@@ -19,10 +19,10 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import (
 
 from checkpoints import SPEAKERS
 from conftest import Case
-from omni_edge.bigvgan import whole_utterance
+from omni_edge.backend.graph import Graph
+from omni_edge.bundle.manifest import Token2WavSection
 from omni_edge.errors import CheckpointError, UsageError
-from omni_edge.graph import Graph
-from omni_edge.manifest import Token2WavSection
+from omni_edge.vocoder.bigvgan import whole_utterance
 from omni_export import bigvgan, dit, snake, voices
 from omni_export.bigvgan_int8 import Int8
 from omni_export.checkpoint import Checkpoint

@@ -16,7 +16,7 @@ from nano.dialogue import GREEDY, WHOLE, converse, system_of, vocode
 from nano.exercises import Exercise, evaluation_set
 from nano.material import Material
 from omni_edge import AudioChunk, OmniEdge, PcmBlock, Session, TickSettings, TurnDone
-from omni_edge.files import load_audio
+from omni_edge.media.load import load_audio
 
 ROOT = Path(__file__).parents[2]
 CHECKPOINT = ROOT / "nano" / "omni-nano"

@@ -20,9 +20,9 @@ from nano.shuffle import SHUFFLES, Shuffle, shuffled_times
 from nano.tables import markdown
 from nano.voices import RATE
 from omni_edge import AudioChunk, AudioClip, ImageFrame, OmniEdge, TextDelta, TurnDone, VideoClip
+from omni_edge.decoders.thinker import Thinker, ThinkerBlock
 from omni_edge.events import Media
-from omni_edge.thinker import Thinker, ThinkerBlock
-from omni_edge.ticks import TickSettings
+from omni_edge.vocoder.schedule import TickSettings
 
 
 @pytest.fixture(scope="module")

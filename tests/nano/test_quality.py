@@ -11,7 +11,7 @@ import pytest
 
 from nano.evaluate import Plan, run
 from nano.material import Material
-from omni_edge.shipped import shipped_bundle
+from omni_edge.bundle.builtin import shipped_bundle
 
 # The full form measures 0.04; here are some fifty words, of which one lost sentence is a tenth.
 _WORD_ERRORS = 0.25

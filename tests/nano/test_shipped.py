@@ -12,7 +12,7 @@ import pytest
 from commands import events, run_edge
 from omni_edge import OmniEdge, TurnDone
 from omni_edge.events import Event
-from omni_edge.files import load_audio
+from omni_edge.media.load import load_audio
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "turn-on-the-kitchen-light.wav"

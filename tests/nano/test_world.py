@@ -9,8 +9,8 @@ from collections import defaultdict
 import pytest
 
 from nano import tokenizer, world
-from omni_edge.manifest import TextSection
-from omni_edge.text import TextCodec
+from omni_edge.bundle.manifest import TextSection
+from omni_edge.decoders.tokenizer import TextCodec
 
 SPLITS: tuple[world.Split, world.Split] = ("train", "held_out")
 DRAWS = 1500

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omni_edge.graph import Graph
+from omni_edge.backend.graph import Graph
 from omni_export.graph import GraphBuilder
 from omni_export.lazy import LazyTensor
 from omni_export.linear import Precision

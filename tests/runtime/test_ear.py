@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from transformers import WhisperFeatureExtractor
 from transformers.models.qwen2_5_omni.processing_qwen2_5_omni import _get_feat_extract_output_lengths
 
-from omni_edge.ear import Ear, EarState, MelBlock, audio_tokens
+from omni_edge.audio.front_end import Ear, EarState, MelBlock, audio_tokens
+from omni_edge.audio.mel import LogMel, LogMelState, normalize
 from omni_edge.errors import MediaError
-from omni_edge.mel import LogMel, LogMelState, normalize
 from perception import AUDIO, babble, splits
 
 HOP, BLOCK = AUDIO.hop_length, AUDIO.block_frames

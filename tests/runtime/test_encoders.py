@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
 
-from omni_edge.audio_encoder import AudioEncoder
+from omni_edge.audio.encoder import AudioEncoder
+from omni_edge.backend.graph import TensorSpec
+from omni_edge.bundle.manifest import AudioSection, VisionSection
 from omni_edge.errors import UsageError
-from omni_edge.graph import TensorSpec
-from omni_edge.manifest import AudioSection, VisionSection
-from omni_edge.vision_encoder import VisionEncoder, window_plan
+from omni_edge.vision.encoder import VisionEncoder, window_plan
 
 AUDIO = AudioSection(sample_rate=16000, n_fft=400, hop_length=160, n_mels=8, block_frames=200)
 VISION = VisionSection(

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from omni_edge import OmniEdge
-from omni_edge.bench.machine import memory
-from omni_edge.decoder import KVCache
+from omni_edge.backend.machine import memory
+from omni_edge.decoders.decoder import KVCache
 
 
 def test_nothing_in_an_engine_refers_to_it(fp32_bundle: Path) -> None:

@@ -16,9 +16,9 @@ from PIL import Image
 
 from omni_edge.errors import MediaError
 from omni_edge.events import AudioClip, VideoClip
-from omni_edge.files import load_audio, load_image, load_video
-from omni_edge.picture import video_size
-from omni_edge.resize import resize
+from omni_edge.media.load import load_audio, load_image, load_video
+from omni_edge.vision.image_processor import video_size
+from omni_edge.vision.resize import resize
 from perception import VISION, tone
 
 SECONDS = 2.0

@@ -8,8 +8,9 @@ from pathlib import Path
 import onnxruntime as ort
 import pytest
 
-from omni_edge import ResourceError, kernels
-from omni_edge.cache import cache_root
+from omni_edge import ResourceError
+from omni_edge.backend import kernels
+from omni_edge.backend.machine import cache_root
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from omni_edge import BundleError, OmniEdge
-from omni_edge.manifest import MANIFEST_NAME, Bundle, Manifest, parse
+from omni_edge.bundle.manifest import MANIFEST_NAME, Manifest, parse
+from omni_edge.bundle.reader import Bundle
 
 
 @pytest.fixture
@@ -77,7 +78,7 @@ def test_one_flipped_byte_in_a_small_file_is_found_at_load(copy: Path) -> None:
 
 
 def test_one_flipped_byte_in_the_weights_is_found_by_verify(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("omni_edge.manifest._HASH_AT_LOAD_BYTES", 1000)
+    monkeypatch.setattr("omni_edge.bundle.reader._HASH_AT_LOAD_BYTES", 1000)
     flip(copy / "thinker.onnx.data")
     Bundle(copy)
     with pytest.raises(BundleError, match=r"thinker\.onnx\.data is damaged"):

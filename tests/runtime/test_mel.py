@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from transformers import WhisperFeatureExtractor
 
-from omni_edge.mel import LogMel, LogMelState, normalize, slaney_filters
+from omni_edge.audio.mel import LogMel, LogMelState, normalize, slaney_filters
 from perception import AUDIO, babble, splits
 
 # float32 transform of the reference against our float64 one, after normalisation (measured: 4e-5 at most).

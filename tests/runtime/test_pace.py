@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from omni_edge.errors import UsageError
-from omni_edge.pace import Pace, PaceSettings
+from omni_edge.vocoder.pacing import Pace, PaceSettings
 
 BLOCK = 0.24
 

@@ -14,8 +14,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize as reference_smart_resize
 
 from omni_edge.errors import MediaError
-from omni_edge.picture import ImageProcessor, sample_frames, smart_resize, video_size
-from omni_edge.resize import resize
+from omni_edge.vision.image_processor import ImageProcessor, sample_frames, smart_resize, video_size
+from omni_edge.vision.resize import resize
 from perception import VISION
 
 PROCESSOR = ImageProcessor(VISION)

@@ -16,8 +16,8 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import (
 )
 
 from checkpoints import SHAPES, SPECIAL, config_of
-from omni_edge.manifest import DecoderSection, PositionSection
-from omni_edge.positions import Positions, RotaryTable, chunk_bounds, interleave, time_ids, vision_grid
+from omni_edge.bundle.manifest import DecoderSection, PositionSection
+from omni_edge.decoders.tmrope import Positions, RotaryTable, chunk_bounds, interleave, time_ids, vision_grid
 
 SCALE = PositionSection(ids_per_second=25, seconds_per_chunk=2.0)
 TEXT = 7

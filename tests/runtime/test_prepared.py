@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from omni_edge import AudioClip, OmniEdge, ResourceError, Sampling, TurnDone, kernels
-from omni_edge.cache import cache_root
-from omni_edge.manifest import Bundle
-from omni_edge.prepared import PreparedGraphs
+from omni_edge import AudioClip, OmniEdge, ResourceError, Sampling, TurnDone
+from omni_edge.backend import kernels
+from omni_edge.backend.machine import cache_root
+from omni_edge.backend.prepacked import PreparedGraphs
+from omni_edge.bundle.reader import Bundle
 from omni_export.bundle import ExportOptions, export_bundle
 from omni_export.linear import Precision
 
@@ -89,7 +90,7 @@ def test_a_damaged_cache_is_ignored(bundle: Path, cache: Path) -> None:
 def test_another_machine_or_version_prepares_anew(bundle: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = PreparedGraphs.of(Bundle(bundle))
     here.build()
-    monkeypatch.setattr("omni_edge.prepared.runtime_version", lambda: "0.0")
+    monkeypatch.setattr("omni_edge.backend.prepacked.runtime_version", lambda: "0.0")
     other = PreparedGraphs.of(Bundle(bundle))
     assert other.graph("thinker") is None
     other.build()

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from omni_edge.audio.resample import Resampler, ResampleState, resampler
 from omni_edge.errors import MediaError
-from omni_edge.resample import Resampler, ResampleState, resampler
 from perception import babble, splits, tone
 
 TARGET = 16000

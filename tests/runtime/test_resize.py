@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from omni_edge.resize import resize
+from omni_edge.vision.resize import resize
 
 SIZES = [
     ((100, 120), (56, 84)),

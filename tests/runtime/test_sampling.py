@@ -14,8 +14,8 @@ from transformers import (
 )
 
 from omni_edge import Sampling, UsageError
-from omni_edge.manifest import SamplingSection
-from omni_edge.sampling import Sampler, _largest
+from omni_edge.bundle.manifest import SamplingSection
+from omni_edge.decoders.sampling import Sampler, _largest
 
 VOCABULARY = 60
 DRAWS = 20_000

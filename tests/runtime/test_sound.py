@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from omni_edge.audio.samples import validate_pcm, validate_rate
 from omni_edge.errors import MediaError
-from omni_edge.sound import validate_pcm, validate_rate
 
 
 def test_mono_float32_passes_without_a_copy() -> None:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from omni_edge.speech_plot import speech_svg
-from omni_edge.svg import marks, png
+from omni_cli.plots.speech import speech_svg
+from omni_cli.plots.svg import marks, png
 
 SVG = "{http://www.w3.org/2000/svg}"
 RATE = 24_000

@@ -6,7 +6,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from omni_edge.bench.timeline import Arrival, Playback, Span, joined, play, svg
+from omni_cli.plots.timeline import timeline_svg
+from omni_edge.bench.timeline import Arrival, Playback, Span, joined, play
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -46,7 +47,7 @@ def test_spans_of_a_stage_that_touch_become_one() -> None:
 def test_the_picture_has_a_bar_for_every_span_where_it_belongs() -> None:
     spans = [Span("thinker", 0.0, 1.0), Span("a<b", 1.0, 2.0)]
     arrivals = [Arrival(2.0, 2.0)]
-    root = ElementTree.fromstring(svg(spans, arrivals, "reply & more"))
+    root = ElementTree.fromstring(timeline_svg(spans, arrivals, "reply & more"))
     bars = [bar for bar in root.iter(f"{SVG}rect") if bar.get("fill") != "white"]
     widths = [float(bar.get("width", "0")) for bar in bars]
     assert len(bars) == 3

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from conftest import Case
-from omni_edge.bigvgan import DEFAULT_REACH, BigVgan, BigVganState
 from omni_edge.errors import UsageError
-from omni_edge.solver import SolverSettings
-from omni_edge.ticks import TickSettings
-from omni_edge.vocoder import Vocoder
+from omni_edge.vocoder.bigvgan import DEFAULT_REACH, BigVgan, BigVganState
+from omni_edge.vocoder.schedule import TickSettings
+from omni_edge.vocoder.solver import SolverSettings
+from omni_edge.vocoder.vocoder import Vocoder
 from vocoders import FAST, WAVEFRONT, WHOLE, Parts, Samples, block_noise, codec_tokens, decode, mel_of, snr
 
 ORDERS = pytest.mark.parametrize("ticks", [TickSettings(), WAVEFRONT], ids=["window", "wavefront"])

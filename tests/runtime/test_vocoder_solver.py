@@ -10,8 +10,8 @@ import torch
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import RungeKutta4ODESolver
 
 from omni_edge.errors import UsageError
-from omni_edge.noise import seeded_noise
-from omni_edge.solver import SolverSettings, solve
+from omni_edge.vocoder.noise import seeded_noise
+from omni_edge.vocoder.solver import SolverSettings, solve
 
 
 @pytest.mark.parametrize("points", [2, 3, 5, 10, 33])

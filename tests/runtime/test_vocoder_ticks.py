@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from omni_edge.bigvgan import DEFAULT_REACH
 from omni_edge.errors import UsageError
-from omni_edge.pace import Pace, PaceSettings
-from omni_edge.solver import SolverSettings
-from omni_edge.ticks import TickSettings
-from omni_edge.vocoder import Vocoder, VocoderState
+from omni_edge.vocoder.bigvgan import DEFAULT_REACH
+from omni_edge.vocoder.pacing import Pace, PaceSettings
+from omni_edge.vocoder.schedule import TickSettings
+from omni_edge.vocoder.solver import SolverSettings
+from omni_edge.vocoder.vocoder import Vocoder, VocoderState
 from vocoders import FAST, WAVEFRONT, WHOLE, Parts, Samples, codec_tokens, decode, mel_of, snr
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from omni_edge.backend.machine import machine
 from omni_edge.bench import decoders, stages, whole
 from omni_edge.bench.figures import STAGES, Figure, Report, Settings, Subject, versions
-from omni_edge.bench.machine import machine
 
 __all__ = ["STAGES", "Figure", "Report", "Settings", "bench"]
 

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from omni_edge.bench.figures import Figure, Subject
+from omni_edge.conversation.session import Session
+from omni_edge.decoders.thinker import TalkerBlock
+from omni_edge.decoders.tmrope import Positions
 from omni_edge.engine import OmniEdge
 from omni_edge.errors import UsageError
 from omni_edge.events import Event, TextDelta, TurnDone
-from omni_edge.positions import Positions
-from omni_edge.session import Session
-from omni_edge.thinker import TalkerBlock
 
 _SEED = 0
 # Positions that a turn takes beside its tokens, at most: what a conversation grows by from one measurement to the next.

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from omni_edge import kernels
-from omni_edge.bench.machine import Machine, memory
+from omni_edge.backend import kernels
+from omni_edge.backend.machine import Machine, memory
 from omni_edge.bench.timeline import Arrival, Span
 from omni_edge.engine import OmniEdge
 from omni_edge.errors import UsageError
-from omni_edge.solver import SolverSettings
-from omni_edge.ticks import TickSettings
+from omni_edge.vocoder.schedule import TickSettings
+from omni_edge.vocoder.solver import SolverSettings
 
 STAGES = ("load", "thinker", "talker", "audio", "vision", "token2wav", "reply")
 _PACKAGES = ("omni-edge", "onnxruntime", "numpy", "tokenizers")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omni_edge.bench.figures import Figure, Subject, timed
-from omni_edge.solver import SolverSettings
+from omni_edge.vocoder.solver import SolverSettings
 
 _SEED = 0
 

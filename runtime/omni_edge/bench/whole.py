@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from omni_edge.backend.machine import Memory, memory
 from omni_edge.bench.figures import Figure, Subject, timed
-from omni_edge.bench.machine import Memory, memory
 from omni_edge.bench.stages import noise
 from omni_edge.bench.timeline import Arrival, Playback, Span, joined, play
+from omni_edge.conversation.session import Session
 from omni_edge.events import AudioChunk, AudioClip, Metrics, PcmBlock, TurnDone
-from omni_edge.session import Session
-from omni_edge.ticks import TickSettings
+from omni_edge.vocoder.schedule import TickSettings
 
 _SEED = 0
 _STAGES = ("prefill", "decode", "talker", "dit", "bigvgan")

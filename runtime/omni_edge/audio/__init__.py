@@ -1,0 +1,1 @@
+"""Samples to mel blocks to embeds."""

@@ -1,0 +1,1 @@
+"""The only room that knows onnxruntime, a C compiler and this machine."""

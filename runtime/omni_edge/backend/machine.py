@@ -1,0 +1,102 @@
+"""This machine: its processor, cores and memory, and where its own files are kept, outside of the bundles."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+_KILOBYTE = 1024
+
+
+def cache_root() -> Path:
+    """The folder: $OMNI_EDGE_CACHE, else one in the user's cache folder."""
+    if own := os.environ.get("OMNI_EDGE_CACHE"):
+        return Path(own)
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "omni-edge"
+    if local := os.environ.get("LOCALAPPDATA"):
+        return Path(local) / "omni-edge" / "cache"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "omni-edge"
+
+
+def processor() -> str:
+    """A name for the kind of processor, with its instruction sets where the system tells."""
+    features = ""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text("utf-8", "replace").splitlines()
+        features = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
+    return f"{platform.system()} {platform.machine()} {platform.processor()} {features}"
+
+
+def digest(data: bytes) -> str:
+    """A short name for `data`."""
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def usable_cores() -> int:
+    """Processors this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Processor, cores we may use, bytes of memory (0 where the system does not say), system, load average."""
+
+    processor: str
+    cores: int
+    memory: int
+    system: str
+    load_average: float
+
+
+def machine() -> Machine:
+    """This machine."""
+    memory = _fields(Path("/proc/meminfo")).get("MemTotal", "0 kB")
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return Machine(
+        processor=_processor(),
+        cores=usable_cores(),
+        memory=int(memory.split()[0]) * _KILOBYTE,
+        system=platform.platform(),
+        load_average=round(load, 2),
+    )
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Resident bytes of this process: now, of that anonymous, and the largest so far; 0 where the system does not say.
+
+    The rest of `resident` is mapped files, which processes share and the system takes back when it needs to.
+    """
+
+    resident: int
+    anonymous: int
+    peak: int
+
+
+def memory() -> Memory:
+    """What this process holds."""
+    fields = _fields(Path("/proc/self/status"))
+    return Memory(*(int(fields.get(name, "0").split()[0]) * _KILOBYTE for name in ("VmRSS", "RssAnon", "VmHWM")))
+
+
+def _processor() -> str:
+    names = _fields(Path("/proc/cpuinfo"))
+    return names.get("model name") or names.get("Model") or platform.processor() or platform.machine()
+
+
+def _fields(path: Path) -> dict[str, str]:
+    """`name: value` lines, the last of each name; empty where there is no such file."""
+    try:
+        lines = path.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in lines if ":" in line)
+    return {name.strip(): value.strip() for name, _, value in pairs}

@@ -1,0 +1,1 @@
+"""Who says what, in which order: sessions, prompts, replies and their speech."""

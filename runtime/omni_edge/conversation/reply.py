@@ -1,0 +1,144 @@
+"""One reply: the loop in which the Thinker writes, the Talker follows and the vocoder turns it into samples."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omni_edge.conversation.speech import Speech
+from omni_edge.decoders.decoder import KVCache
+from omni_edge.decoders.sampling import Sampler
+from omni_edge.decoders.thinker import TalkerBlock, Thinker, ThinkerBlock
+from omni_edge.decoders.tmrope import Positions
+from omni_edge.decoders.tokenizer import TextStream
+from omni_edge.events import AudioChunk, Event, FinishReason, Metrics, TextDelta, TurnDone
+
+
+@dataclass
+class Reply:
+    """A reply in progress. Whenever it is abandoned, its fields say what the cache holds.
+
+    Attributes:
+        thinker, cache, positions: the conversation that it continues.
+        logits: float32 [vocabulary], those of the first token.
+        sampler: draws the tokens.
+        limit: tokens at most.
+        eos: tokens that close the turn.
+        stream: turns tokens into text.
+        speech: speaks along; None for a reply in text only.
+        began: time.perf_counter() at the end of the user's input.
+        prefill_seconds: spent in the Thinker before the first token.
+        tokens: drawn so far, the closing one included.
+        unfed: drawn, but not in the cache.
+        told: what the Talker has to hear of the tokens in the cache before its next turn.
+    """
+
+    thinker: Thinker
+    cache: KVCache
+    positions: Positions
+    logits: NDArray[np.float32]
+    sampler: Sampler
+    limit: int
+    eos: tuple[int, ...]
+    stream: TextStream
+    speech: Speech | None
+    began: float
+    prefill_seconds: float
+    tokens: list[int] = field(default_factory=list)
+    unfed: list[int] = field(default_factory=list)
+    told: list[TalkerBlock] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._prompt_tokens = self.cache.offset
+        self._decode_seconds = 0.0
+        self._first_text: float | None = None
+        self._first_audio: float | None = None
+
+    def events(self, cancelled: Callable[[], bool]) -> Iterator[Event]:
+        """Text and speech as they come, then `TurnDone`."""
+        finish: FinishReason = "length"
+        while len(self.tokens) < self.limit:
+            if cancelled():
+                finish = "cancelled"
+                break
+            token = self.sampler.draw(self.logits)
+            self.tokens.append(token)
+            if self._first_text is None:
+                self._first_text = time.perf_counter()
+            if token in self.eos:
+                finish = "stop"
+                break
+            self.unfed.append(token)
+            yield TextDelta(self.stream.push(token), (token,))
+            if len(self.tokens) == self.limit:
+                break
+            # Once more: whoever took the text may have cancelled, or let the conversation go on without this reply.
+            if cancelled():
+                finish = "cancelled"
+                break
+            if self.cache.offset >= self.cache.capacity:
+                finish = "context_full"
+                break
+            state = self._advance(token)
+            if self.speech is not None:
+                yield from self._playable(self.speech.feed(state))
+        if rest := self.stream.close():
+            yield TextDelta(rest)
+        if self.speech is not None and finish != "cancelled":
+            yield from self._playable(self.speech.finish(cancelled))
+            if cancelled():
+                finish = "cancelled"
+        yield TurnDone(
+            text=self.stream.text,
+            token_ids=tuple(self.tokens),
+            codec_tokens=tuple(self.speech.codec_tokens) if self.speech else (),
+            prompt_tokens=self._prompt_tokens,
+            finish_reason=finish,
+            metrics=self._metrics(),
+        )
+
+    def _advance(self, token: int) -> NDArray[np.float32]:
+        """Feeds the Thinker its own token; returns the state [hidden] that the Talker speaks it from."""
+        began = time.perf_counter()
+        tokens = np.array([token])
+        block = ThinkerBlock(tokens, self.thinker.embed(tokens), self.positions.continued(1))
+        told, self.logits = self.thinker.step([block], self.cache)
+        self._decode_seconds += time.perf_counter() - began
+        self.unfed.clear()
+        self.told.append(told)
+        state: NDArray[np.float32] = told.states[0]
+        return state
+
+    def _playable(self, chunks: Iterator[AudioChunk]) -> Iterator[AudioChunk]:
+        for chunk in chunks:
+            if self._first_audio is None:
+                self._first_audio = time.perf_counter()
+            yield chunk
+
+    def _metrics(self) -> Metrics:
+        now = time.perf_counter()
+        steps = len(self.told)
+        speech = self.speech
+        talker = speech.talker_seconds if speech else 0.0
+        dit = speech.vocoder_state.dit_seconds if speech else 0.0
+        bigvgan = speech.vocoder_state.bigvgan_seconds if speech else 0.0
+        audio = speech.samples / speech.vocoder.sample_rate if speech else 0.0
+        compute = self.prefill_seconds + self._decode_seconds + talker + dit + bigvgan
+        return Metrics(
+            ttft=(self._first_text or now) - self.began,
+            ttfa=self._first_audio - self.began if self._first_audio is not None else None,
+            prefill=self.prefill_seconds,
+            decode=self._decode_seconds,
+            talker=talker,
+            dit=dit,
+            bigvgan=bigvgan,
+            total=now - self.began,
+            audio=audio,
+            decode_rate=steps / self._decode_seconds if steps else None,
+            codec_rate=len(speech.codec_tokens) / talker if speech and talker else None,
+            rtf=compute / audio if audio else None,
+        )

@@ -1,0 +1,1 @@
+"""Embeds to tokens: the Thinker and the Talker with their KV caches."""

@@ -1,0 +1,132 @@
+"""The Talker: follows the Thinker position by position and speaks codec tokens.
+
+Source: transformers `Qwen2_5OmniForConditionalGeneration.generate` (how its input is put together) and
+`Qwen2_5OmniTalkerForConditionalGeneration`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omni_edge.bundle.manifest import SamplingSection, TalkerSection
+from omni_edge.decoders.decoder import Decoder, KVCache
+from omni_edge.decoders.sampling import Sampler
+from omni_edge.decoders.thinker import TalkerBlock
+from omni_edge.decoders.tmrope import Ids, Positions
+
+
+@dataclass
+class TalkerState:
+    """One conversation's cache; up to `listened` it holds Thinker positions, behind that the reply being spoken."""
+
+    cache: KVCache
+    listened: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        return self.cache.nbytes
+
+    def reset(self) -> None:
+        """Forgets the conversation."""
+        self.cache.reset()
+        self.listened = 0
+
+
+@dataclass
+class Utterance:
+    """A reply while it is spoken: its sampler, its positions, and the codec token that was drawn last."""
+
+    sampler: Sampler
+    positions: Positions
+    last: int
+
+
+class Talker:
+    """The Talker step and the rules of what it is fed; immutable.
+
+    Args:
+        decoder: the `talker` graph.
+        section: its special tokens.
+        codec_limit: codec tokens from here on have no sound.
+        text_end, text_pad: float32 [embedding]; embeds of the marks that follow the reply's text.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        section: TalkerSection,
+        *,
+        codec_limit: int,
+        text_end: NDArray[np.float32],
+        text_pad: NDArray[np.float32],
+    ) -> None:
+        self.decoder = decoder
+        self.section = section
+        # The reference never suppresses the unused rows behind the codebook, and fails where one is drawn.
+        silent = set(range(codec_limit, decoder.section.vocab_size)) - {section.codec_pad, section.codec_end}
+        self._suppressed = sorted(silent | {section.codec_start})
+        self.text_end = text_end
+        self.text_pad = text_pad
+
+    def state(self, capacity: int) -> TalkerState:
+        """An empty context of `capacity` positions."""
+        return TalkerState(KVCache.allocate(self.decoder.section, capacity))
+
+    def listen(self, block: TalkerBlock, state: TalkerState) -> None:
+        """Takes in Thinker positions without speaking; what was spoken since the last call is forgotten.
+
+        In a later turn the reference's Talker sees the earlier replies as text positions only: the codec tokens that
+        it spoke then are not part of its context any more.
+        """
+        state.cache.trim(state.listened)
+        codec = np.full((1, block.states.shape[0]), self.section.none_codec, np.int64)
+        self._step(codec, block.states, block.positions, state.cache)
+        state.listened = state.cache.offset
+
+    def begin(
+        self,
+        *,
+        voice: NDArray[np.float32],
+        first: NDArray[np.float32],
+        positions: Positions,
+        sampling: SamplingSection,
+        seed: tuple[int, ...],
+        state: TalkerState,
+    ) -> Utterance:
+        """Starts speaking a reply.
+
+        Args:
+            voice: float32 [embedding]; embed of the speaker's text token.
+            first: float32 [embedding]; state of the reply's first token.
+            positions: the ids after the prompt's.
+            sampling: how codec tokens are drawn.
+            seed: names the random stream.
+            state: holds the prompt.
+        """
+        section = self.section
+        state.cache.trim(state.listened)
+        sampler = Sampler(sampling, seed, self.decoder.section.vocab_size, self._suppressed)
+        # The reference's penalty looks at the prompt's placeholders too.
+        sampler.observe(np.array([section.codec_mask, section.codec_pad, section.codec_start]))
+        codec = np.array([[section.codec_pad, section.codec_start]])
+        logits = self._step(codec, np.stack([voice, first]), positions.text(2), state.cache)
+        return Utterance(sampler, positions, sampler.draw(logits))
+
+    def speak(self, told: NDArray[np.float32], utterance: Utterance, state: TalkerState) -> int:
+        """The next codec token, given the state [embedding] of the next reply position (or text_end, text_pad)."""
+        codec = np.array([[utterance.last]])
+        logits = self._step(codec, told[None], utterance.positions.continued(1), state.cache)
+        utterance.last = utterance.sampler.draw(logits)
+        return utterance.last
+
+    def is_end(self, codec: int) -> bool:
+        """Whether `codec` closes the utterance."""
+        return codec in (self.section.codec_pad, self.section.codec_end)
+
+    def _step(
+        self, codec: NDArray[np.int64], states: NDArray[np.float32], positions: Ids, cache: KVCache
+    ) -> NDArray[np.float32]:
+        return self.decoder.step({"codec_ids": codec, "states": states[None]}, positions, cache)[1]

@@ -1,0 +1,1 @@
+"""Files to events and back: the only room that knows PyAV and OpenCV."""

@@ -1,0 +1,1 @@
+"""Codec tokens to samples (token2wav): the DiT, its solver and BigVGAN."""

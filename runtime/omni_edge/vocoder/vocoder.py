@@ -1,0 +1,176 @@
+"""token2wav: codec tokens in, samples out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omni_edge.backend.graph import Graph
+from omni_edge.backend.loader import GraphLoader
+from omni_edge.bundle.manifest import Token2WavSection, VoiceSection
+from omni_edge.errors import BundleError, UsageError
+from omni_edge.vocoder.bigvgan import DEFAULT_REACH, BigVgan, BigVganState
+from omni_edge.vocoder.dit import Dit, DitState, TimeTableCache
+from omni_edge.vocoder.noise import NoiseSource, seeded_noise
+from omni_edge.vocoder.pacing import Pace
+from omni_edge.vocoder.schedule import TickSettings
+from omni_edge.vocoder.solver import SolverSettings
+
+Array = NDArray[np.float32]
+
+
+@dataclass
+class VocoderState:
+    """One utterance: what the DiT and BigVGAN keep between pushes, and the time each has taken."""
+
+    dit: DitState
+    bigvgan: BigVganState
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self.dit.nbytes + self.bigvgan.nbytes
+
+    @property
+    def dit_seconds(self) -> float:
+        """Time spent in the DiT since the utterance began."""
+        return self.dit.seconds
+
+    @property
+    def bigvgan_seconds(self) -> float:
+        """Time spent in BigVGAN since the utterance began."""
+        return self.bigvgan.seconds
+
+    def reset(self) -> None:
+        """Back to the start of an utterance: same voice, settings and noise."""
+        self.dit.reset()
+        self.bigvgan.reset()
+
+
+class Vocoder:
+    """Weights of token2wav; utterances are `VocoderState`s.
+
+    Args:
+        dit: the graph of that role.
+        bigvgan: the graph of that role.
+        tables: the DiT's modulation at the time points of a solver setting.
+        section: sizes and rates.
+        voices: speaker -> row of `constants`.
+        constants: float32 [rows, hidden], the speakers file.
+        reach: how much context BigVGAN is given, see `BigVgan`.
+    """
+
+    def __init__(
+        self,
+        dit: Graph,
+        bigvgan: Graph,
+        tables: TimeTableCache,
+        section: Token2WavSection,
+        *,
+        voices: VoiceSection,
+        constants: Array,
+        reach: float = DEFAULT_REACH,
+    ) -> None:
+        self.section = section
+        self.sample_rate = section.sample_rate
+        self.bigvgan = BigVgan(bigvgan, section, reach)
+        self.dit = Dit(dit, section, -(-self.bigvgan.ahead_frames // section.block_frames))
+        self._tables = tables
+        self._voices = voices
+        self._constants = constants
+
+    @classmethod
+    def load(cls, loader: GraphLoader, tables: TimeTableCache | None = None, reach: float = DEFAULT_REACH) -> Vocoder:
+        """The vocoder of a loader's bundle.
+
+        Args:
+            loader: loads its graphs.
+            tables: time tables to go on with, where a vocoder was loaded before.
+            reach: see `BigVgan`.
+
+        Raises:
+            BundleError: a text-only bundle, or a damaged speakers file.
+        """
+        bundle = loader.bundle
+        manifest = bundle.manifest
+        if manifest.token2wav is None or manifest.voices is None:
+            raise BundleError(f"The bundle {bundle.path} has no vocoder. Export it again without --text-only.")
+        constants = np.fromfile(bundle.file(manifest.voices.file), "<f4").astype(np.float32, copy=False)
+        rows = 1 + max(manifest.voices.unconditional_row, *(v.row for v in manifest.voices.speakers.values()))
+        if constants.size % rows:
+            raise BundleError(f"{manifest.voices.file} does not hold {rows} rows. Export the bundle again.")
+        return cls(
+            loader("dit"),
+            loader("bigvgan"),
+            tables if tables is not None else TimeTableCache(lambda: loader("dit_time")),
+            manifest.token2wav,
+            voices=manifest.voices,
+            constants=constants.reshape(rows, -1),
+            reach=reach,
+        )
+
+    def state(
+        self,
+        voice: str,
+        seed: int | tuple[int, ...],
+        solver: SolverSettings | None = None,
+        ticks: TickSettings | None = None,
+        noise: NoiseSource | None = None,
+    ) -> VocoderState:
+        """A fresh utterance.
+
+        Args:
+            voice: the speaker's name.
+            seed: names the noise; the same seed and tokens give the same samples.
+            solver: how the DiT is sampled.
+            ticks: where the stream is cut.
+            noise: replaces the noise that `seed` names.
+
+        Raises:
+            UsageError: an unknown voice, or fewer evaluations asked of a solver that cannot do with them.
+        """
+        speaker = self._voices.speakers.get(voice)
+        if speaker is None:
+            raise UsageError(f"There is no voice {voice!r}; the voices are {', '.join(self._voices.speakers)}.")
+        solver, ticks = solver or SolverSettings(), ticks or TickSettings()
+        if ticks.pace and ticks.pace.fewest_evaluations is not None and solver.coarser(1) is None:
+            raise UsageError(
+                f"The evaluations of {solver.method} cannot be halved on the way. Use another solver, or a pace "
+                "without fewest_evaluations."
+            )
+        block_seconds = self.section.block_frames * self.section.samples_per_frame / self.section.sample_rate
+        rows = [speaker.row, self._voices.unconditional_row][: solver.rows]
+        return VocoderState(
+            DitState(
+                speaker=self._constants[rows],
+                tables=self._tables.of(solver),
+                solver=solver,
+                ticks=ticks,
+                noise=noise or seeded_noise(seed, self.section.block_frames, self.section.mel_dim),
+                pace=Pace(ticks.pace, block_seconds) if ticks.pace else None,
+            ),
+            BigVganState(),
+        )
+
+    def step(self, codec: Sequence[int] | NDArray[np.int64], state: VocoderState, end: bool = False) -> Array | None:
+        """Takes the next codec tokens; returns the samples that became final, float32 [n] in [-1, 1], or None.
+
+        Args:
+            codec: codec tokens of the reply, without control tokens; may be empty.
+            state: the utterance.
+            end: no token will follow: everything that is left comes out.
+
+        Raises:
+            UsageError: a codec token without an embedding, or tokens after the end.
+        """
+        samples = []
+        mel = self.dit.step(codec, state.dit, end)
+        while mel is not None:
+            samples.append(self.bigvgan.step(mel.final, mel.ahead, state.bigvgan, mel.end))
+            if state.dit.pace:
+                state.dit.pace.gave(len(samples[-1]) / self.sample_rate)
+            mel = self.dit.step((), state.dit)
+        return np.concatenate(samples) if samples else None
