@@ -14,8 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from omni_export.bundle import ROLES, ExportOptions, export_bundle
-from omni_export.linear import Precision
-from omni_export.verify import verify_bundle
+from omni_export.graph.linear import Precision
+from omni_export.verify.verify import verify_bundle
 
 COLUMNS = {
     "fp32": Precision("fp32"),

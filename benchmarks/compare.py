@@ -221,7 +221,7 @@ def quick_contenders(folder: Path, peers: list[str]) -> list[Contender]:
 
     from checkpoints import write_checkpoint  # noqa: PLC0415 -- torch and transformers: not needed otherwise
     from omni_export.bundle import ExportOptions, export_bundle  # noqa: PLC0415
-    from omni_export.linear import Precision  # noqa: PLC0415
+    from omni_export.graph.linear import Precision  # noqa: PLC0415
 
     checkpoint = write_checkpoint(folder / "checkpoint")
     export_bundle(str(checkpoint), folder / "bundle", ExportOptions(Precision("int4", 32), text_only=True))

@@ -25,10 +25,10 @@ import torch
 import transformers
 from transformers import Qwen2_5OmniForConditionalGeneration, WhisperFeatureExtractor
 
-from omni_export.checkpoint import Checkpoint
-from omni_export.config import OmniConfig
-from omni_export.dit import SAMPLE_RATE
-from omni_export.reference import ReferenceModules
+from omni_export.checkpoint.checkpoint import Checkpoint
+from omni_export.checkpoint.config import OmniConfig
+from omni_export.models.token2wav.dit import SAMPLE_RATE
+from omni_export.verify.reference import ReferenceModules
 
 TESTS = Path(__file__).parents[1] / "tests"
 # Of the question; its reply has SAMPLE_RATE.

@@ -26,9 +26,9 @@ from typing import Any
 import torch
 import transformers
 
-from omni_export.checkpoint import Checkpoint
-from omni_export.config import OmniConfig
-from omni_export.reference import ReferenceModules
+from omni_export.checkpoint.checkpoint import Checkpoint
+from omni_export.checkpoint.config import OmniConfig
+from omni_export.verify.reference import ReferenceModules
 
 TESTS = Path(__file__).parents[1] / "tests"
 EVALUATIONS = 36

@@ -19,7 +19,7 @@ from omni_edge import OmniEdge
 from omni_edge.backend import kernels
 from omni_edge.backend.machine import processor
 from omni_export.bundle import ExportOptions, export_bundle
-from omni_export.linear import Precision
+from omni_export.graph.linear import Precision
 
 # A conftest.py of the commands' own would hide this one from `from conftest import Case`.
 pytest_plugins = ["bundles", "vocoders"]

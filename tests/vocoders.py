@@ -19,10 +19,10 @@ from omni_edge.vocoder.dit import TimeTableCache
 from omni_edge.vocoder.schedule import TickSettings
 from omni_edge.vocoder.solver import SolverSettings
 from omni_edge.vocoder.vocoder import Vocoder, VocoderState
-from omni_export import bigvgan, dit, dit_time, voices
-from omni_export.checkpoint import Checkpoint
-from omni_export.config import BigVGANConfig, DiTConfig, OmniConfig
-from omni_export.linear import Precision
+from omni_export.checkpoint.checkpoint import Checkpoint
+from omni_export.checkpoint.config import BigVGANConfig, DiTConfig, OmniConfig
+from omni_export.graph.linear import Precision
+from omni_export.models.token2wav import bigvgan, dit, dit_time, voices
 
 Samples = NDArray[np.float32]
 FAST = SolverSettings("euler", 2)

@@ -17,8 +17,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from omni_export.checkpoint import Checkpoint
-from omni_export.lazy import LazyTensor
+from omni_export.checkpoint.checkpoint import Checkpoint
+from omni_export.checkpoint.lazy_tensor import LazyTensor
 
 SHARD_BYTES = 2 << 30
 PIECE_VALUES = 1 << 24

@@ -18,7 +18,7 @@ from omni_cli.manners import mannered, speak_utf8
 from omni_edge.errors import UsageError
 
 if TYPE_CHECKING:
-    from omni_export.meter import ExportProgress
+    from omni_export.output.progress import ExportProgress
 
 _SETTINGS: dict[str, Any] = {
     "add_completion": False,
@@ -86,7 +86,7 @@ def export(
     """Write a checkpoint as a bundle of ONNX graphs that omni-edge runs without torch."""
     with _export_packages():
         from omni_export.bundle import ExportOptions, export_bundle  # noqa: PLC0415 -- seconds to import
-        from omni_export.linear import Precision  # noqa: PLC0415
+        from omni_export.graph.linear import Precision  # noqa: PLC0415
     wanted = ExportOptions(
         precision=Precision(precision.value, group_size),
         precision_of={role: Precision(kind.value, group_size) for role, kind in map(_precision_of, precision_of or [])},
@@ -155,7 +155,7 @@ def verify(
         import transformers  # noqa: PLC0415
 
         from omni_export.bundle import find_checkpoint  # noqa: PLC0415
-        from omni_export.verify import verify_bundle  # noqa: PLC0415 -- the reference is torch: seconds to import
+        from omni_export.verify.verify import verify_bundle  # noqa: PLC0415 -- the reference is torch: seconds to import
 
     # It warns of the published configuration's own ids.
     transformers.logging.set_verbosity_error()

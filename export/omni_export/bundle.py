@@ -33,14 +33,16 @@ from omni_edge.bundle.manifest import (
     VoiceSection,
 )
 from omni_edge.errors import CheckpointError, ResourceError, UsageError
-from omni_export import audio_encoder, bigvgan, conversation, decoder, dit, dit_time, vision_encoder, voices
-from omni_export.calibration import cache_scales
-from omni_export.checkpoint import Checkpoint
-from omni_export.config import OmniConfig
-from omni_export.graph import GraphBuilder, GraphFile
-from omni_export.linear import Precision
-from omni_export.meter import ExportProgress, Meter, Tell
-from omni_export.workplace import Workplace, WrittenGraph
+from omni_export.checkpoint.checkpoint import Checkpoint
+from omni_export.checkpoint.config import OmniConfig
+from omni_export.checkpoint.text import TALKER_SAMPLING, sampling_section, text_section, write_tokenizer
+from omni_export.graph.builder import GraphBuilder, GraphFile
+from omni_export.graph.linear import Precision
+from omni_export.kv_cache_scales import cache_scales
+from omni_export.models import audio_encoder, decoder, vision_encoder
+from omni_export.models.token2wav import bigvgan, dit, dit_time, voices
+from omni_export.output.partial_bundle import Workplace, WrittenGraph
+from omni_export.output.progress import ExportProgress, Meter, Tell
 
 PERCEPTION_ROLES = ("audio_encoder", "vision_encoder", "token_embedding", "thinker")
 SPEECH_ROLES = ("talker", "dit", "dit_time", "bigvgan")
@@ -176,8 +178,8 @@ class _Export:
         builders = self._builders()
         speakers = voices.read(self.checkpoint, self.config, self.options.voices) if self.config.talker else None
         written = self.place.open(resume=self.options.resume)
-        tokenizer = conversation.write_tokenizer(self.checkpoint, self.place.folder)
-        text = conversation.text_section(self.checkpoint, self.config, tokenizer)
+        tokenizer = write_tokenizer(self.checkpoint, self.place.folder)
+        text = text_section(self.checkpoint, self.config, tokenizer)
         todo = {role: builder for role, builder in builders.items() if role not in written}
         self.place.require(sum(builder.data_nbytes for builder in todo.values()))
         began = time.monotonic()
@@ -266,10 +268,10 @@ class _Export:
             positions=PositionSection(thinker.position_id_per_seconds, thinker.seconds_per_chunk),
             audio=audio_encoder.section(thinker.audio, preprocessor),
             vision=vision_encoder.section(thinker.vision, preprocessor, max_positions=thinker.text.max_positions),
-            sampling=conversation.sampling_section(checkpoint),
+            sampling=sampling_section(checkpoint),
             talker_decoder=decoder.section(talker.decoder) if talker else None,
             talker=decoder.talker_section(talker) if talker else None,
-            talker_sampling=conversation.TALKER_SAMPLING if talker else None,
+            talker_sampling=TALKER_SAMPLING if talker else None,
             token2wav=dit.section(config.dit, config.bigvgan) if config.dit and config.bigvgan else None,
             voices=spoken,
         )

@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from omni_edge.backend.graph import Graph
-from omni_export.decoder_layer import cached_attention
-from omni_export.graph import GraphBuilder
+from omni_export.graph.builder import GraphBuilder
+from omni_export.models.decoder_layer import cached_attention
 
 Array = NDArray[np.float32]
 SCALE = 0.2

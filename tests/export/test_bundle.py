@@ -13,10 +13,10 @@ from checkpoints import CHAT_TEMPLATE, write_checkpoint
 from omni_edge import CheckpointError, OmniEdge, Sampling, TurnDone, UsageError
 from omni_edge.bundle.reader import Bundle
 from omni_export.bundle import ROLES, ExportOptions, export_bundle
-from omni_export.graph import GraphBuilder
-from omni_export.linear import Precision
-from omni_export.meter import ExportProgress
-from omni_export.verify import verify_bundle
+from omni_export.graph.builder import GraphBuilder
+from omni_export.graph.linear import Precision
+from omni_export.output.progress import ExportProgress
+from omni_export.verify.verify import verify_bundle
 
 
 @pytest.fixture(scope="module")

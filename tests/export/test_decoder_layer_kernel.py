@@ -10,10 +10,10 @@ import pytest
 from numpy.typing import NDArray
 
 from omni_edge.backend.graph import Graph
-from omni_export.decoder_layer import LayerSizes, decoder_layer
-from omni_export.graph import GraphBuilder
-from omni_export.lazy import LazyTensor
-from omni_export.linear import Precision
+from omni_export.checkpoint.lazy_tensor import LazyTensor
+from omni_export.graph.builder import GraphBuilder
+from omni_export.graph.linear import Precision
+from omni_export.models.decoder_layer import LayerSizes, decoder_layer
 from omni_quant import dequantize_blockwise, quantize_blockwise
 from vocoders import prepared_kinds, snr
 

@@ -13,11 +13,11 @@ from conftest import Case
 from omni_edge.backend.graph import Graph
 from omni_edge.bundle.manifest import DecoderSection
 from omni_edge.decoders.decoder import Decoder, KVCache
-from omni_export import decoder as export
-from omni_export.checkpoint import Checkpoint
-from omni_export.config import OmniConfig
-from omni_export.graph import GraphBuilder
-from omni_export.linear import Precision
+from omni_export.checkpoint.checkpoint import Checkpoint
+from omni_export.checkpoint.config import OmniConfig
+from omni_export.graph.builder import GraphBuilder
+from omni_export.graph.linear import Precision
+from omni_export.models import decoder as export
 
 POSITIONS = 21
 ROLES = {"past_key": "past.{layer}.key", "past_value": "past.{layer}.value"}

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from omni_edge.errors import CheckpointError
-from omni_export import audio_encoder, vision_encoder
-from omni_export.config import AudioConfig, VisionConfig
+from omni_export.checkpoint.config import AudioConfig, VisionConfig
+from omni_export.models import audio_encoder, vision_encoder
 
 AUDIO = AudioConfig()
 VISION = VisionConfig(hidden_size=1280)

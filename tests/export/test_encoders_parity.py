@@ -15,10 +15,10 @@ from conftest import Case
 from omni_edge.audio.encoder import AudioEncoder
 from omni_edge.backend.graph import Graph
 from omni_edge.vision.encoder import VisionEncoder
-from omni_export import audio_encoder, vision_encoder
-from omni_export.checkpoint import Checkpoint
-from omni_export.config import OmniConfig
-from omni_export.linear import Precision
+from omni_export.checkpoint.checkpoint import Checkpoint
+from omni_export.checkpoint.config import OmniConfig
+from omni_export.graph.linear import Precision
+from omni_export.models import audio_encoder, vision_encoder
 
 FP32 = Precision("fp32")
 # Relative RMS error over random weights of width 32 to 48; measured: INT8 1.1-2.0 %, INT4 14-23 %.

@@ -12,8 +12,8 @@ from omni_edge import OmniEdge, Sampling, TurnDone
 from omni_edge.bundle.reader import Bundle
 from omni_edge.decoders.decoder import KVCache
 from omni_export.bundle import ExportOptions, export_bundle
-from omni_export.linear import Precision
-from omni_export.verify import verify_bundle
+from omni_export.graph.linear import Precision
+from omni_export.verify.verify import verify_bundle
 
 
 @pytest.fixture(scope="module")

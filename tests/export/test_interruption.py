@@ -15,14 +15,14 @@ from checkpoints import write_checkpoint
 from omni_edge import BundleError, ResourceError
 from omni_edge.bundle.reader import Bundle
 from omni_export.bundle import ExportOptions, export_bundle
-from omni_export.linear import Precision
+from omni_export.graph.linear import Precision
 
 OPTIONS = ("--precision", "int4", "--group-size", "32", "--precision-of", "bigvgan=int8", "--kv-cache", "int8")
 # Kills itself when half of a graph's weights are written.
 KILLED = """
 import os, signal, sys
 from omni_cli.export import run
-from omni_export.meter import Meter
+from omni_export.output.progress import Meter
 
 wrote = Meter.wrote
 
@@ -151,7 +151,7 @@ def test_too_small_a_disk_is_said_before_anything_is_computed(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1_000_000})())
-    monkeypatch.delattr("omni_export.graph.GraphBuilder.save")
+    monkeypatch.delattr("omni_export.graph.builder.GraphBuilder.save")
     with pytest.raises(ResourceError, match=r"needs 0\.\d\d GB, and .* has 0\.00 GB free\. Free some disk space"):
         export_bundle(str(source), tmp_path / "bundle", options())
     assert not (tmp_path / "bundle").exists()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from omni_export.meter import ExportProgress, Meter
+from omni_export.output.progress import ExportProgress, Meter
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What the meter takes for the time; the only item counts."""
     now = [100.0]
-    monkeypatch.setattr("omni_export.meter.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("omni_export.output.progress.time.monotonic", lambda: now[0])
     return now
 
 

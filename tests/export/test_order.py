@@ -12,12 +12,12 @@ import onnxruntime as ort
 
 from omni_edge.backend.graph import Graph
 from omni_edge.vocoder.bigvgan import whole_utterance
-from omni_export import bigvgan
-from omni_export.bigvgan_int8 import Observed
-from omni_export.checkpoint import Checkpoint
-from omni_export.config import OmniConfig
-from omni_export.graph import GraphBuilder
-from omni_export.linear import Precision
+from omni_export.checkpoint.checkpoint import Checkpoint
+from omni_export.checkpoint.config import OmniConfig
+from omni_export.graph.builder import GraphBuilder
+from omni_export.graph.linear import Precision
+from omni_export.models.token2wav import bigvgan
+from omni_export.models.token2wav.bigvgan_int8 import Observed
 
 
 def order(graph: Path, feeds: dict[str, Any], folder: Path) -> list[str]:

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from omni_edge.backend import kernels
 from omni_edge.backend.graph import Graph
 from omni_edge.vocoder.bigvgan import whole_utterance
-from omni_export import bigvgan, voices
-from omni_export.checkpoint import Checkpoint
-from omni_export.config import OmniConfig
-from omni_export.graph import GraphBuilder
-from omni_export.linear import Precision
-from omni_export.panel_conv import panel_conv, panels_of
+from omni_export.checkpoint.checkpoint import Checkpoint
+from omni_export.checkpoint.config import OmniConfig
+from omni_export.graph.builder import GraphBuilder
+from omni_export.graph.linear import Precision
+from omni_export.models.token2wav import bigvgan, voices
+from omni_export.models.token2wav.panel_conv import panel_conv, panels_of
 from vocoders import prepared_kinds, snr
 
 X_SCALE, X_ZERO = np.float32(0.02), np.uint8(117)

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from omni_edge.backend.graph import Graph
 from omni_edge.vocoder.bigvgan import whole_utterance
-from omni_export import bigvgan, snake
-from omni_export.carried import Boundary, Carried
-from omni_export.checkpoint import Checkpoint
-from omni_export.config import OmniConfig
-from omni_export.graph import GraphBuilder
-from omni_export.lazy import LazyTensor
-from omni_export.linear import Precision
+from omni_export.checkpoint.checkpoint import Checkpoint
+from omni_export.checkpoint.config import OmniConfig
+from omni_export.checkpoint.lazy_tensor import LazyTensor
+from omni_export.graph.builder import GraphBuilder
+from omni_export.graph.linear import Precision
+from omni_export.models.token2wav import bigvgan, snake
+from omni_export.models.token2wav.stream_state import Boundary, Carried
 from vocoders import prepared_kinds, snr
 
 Feeds = dict[str, NDArray[Any]]

@@ -23,14 +23,14 @@ from omni_edge.backend.graph import Graph
 from omni_edge.bundle.manifest import Token2WavSection
 from omni_edge.errors import CheckpointError, UsageError
 from omni_edge.vocoder.bigvgan import whole_utterance
-from omni_export import bigvgan, dit, snake, voices
-from omni_export.bigvgan_int8 import Int8
-from omni_export.checkpoint import Checkpoint
-from omni_export.config import BigVGANConfig, OmniConfig
-from omni_export.graph import GraphBuilder
-from omni_export.lazy import LazyTensor
-from omni_export.linear import Precision
-from omni_export.residual import Half
+from omni_export.checkpoint.checkpoint import Checkpoint
+from omni_export.checkpoint.config import BigVGANConfig, OmniConfig
+from omni_export.checkpoint.lazy_tensor import LazyTensor
+from omni_export.graph.builder import GraphBuilder
+from omni_export.graph.linear import Precision
+from omni_export.models.token2wav import bigvgan, dit, snake, voices
+from omni_export.models.token2wav.bigvgan_int8 import Int8
+from omni_export.models.token2wav.bigvgan_residual import Half
 from vocoders import Parts, build_parts, snr
 
 TIME = 0.37

@@ -15,7 +15,7 @@ from omni_edge.backend.machine import cache_root
 from omni_edge.backend.prepacked import PreparedGraphs
 from omni_edge.bundle.reader import Bundle
 from omni_export.bundle import ExportOptions, export_bundle
-from omni_export.linear import Precision
+from omni_export.graph.linear import Precision
 
 RATE = 16_000
 

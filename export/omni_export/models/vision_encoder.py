@@ -13,11 +13,11 @@ from typing import Any
 
 from omni_edge.bundle.manifest import VisionSection
 from omni_edge.errors import CheckpointError
-from omni_export.checkpoint import Scope
-from omni_export.config import VisionConfig
-from omni_export.function import CONTRIB
-from omni_export.graph import GraphBuilder
-from omni_export.linear import Precision
+from omni_export.checkpoint.checkpoint import Scope
+from omni_export.checkpoint.config import VisionConfig
+from omni_export.graph.builder import GraphBuilder
+from omni_export.graph.function import CONTRIB
+from omni_export.graph.linear import Precision
 
 ROLE = "vision_encoder"
 PREFIX = "thinker.visual"

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from omni_export.checkpoint import Scope
-from omni_export.config import DiTConfig
-from omni_export.function import CONTRIB
-from omni_export.graph import GraphBuilder
-from omni_export.linear import Precision
+from omni_export.checkpoint.checkpoint import Scope
+from omni_export.checkpoint.config import DiTConfig
+from omni_export.graph.builder import GraphBuilder
+from omni_export.graph.function import CONTRIB
+from omni_export.graph.linear import Precision
 
 # shift, scale, gate of the attention; shift, scale, gate of the feed-forward.
 MODULATIONS = 6

@@ -15,15 +15,15 @@ import numpy as np
 
 from omni_edge.bundle.manifest import Token2WavSection
 from omni_edge.errors import CheckpointError
-from omni_export.bigvgan import Reach, samples_per_frame
-from omni_export.checkpoint import Scope
-from omni_export.config import BigVGANConfig, DiTConfig
-from omni_export.dit_blocks import Blocks
-from omni_export.dit_functions import block_attention, gated_norm, gelu_tanh, window_attention
-from omni_export.dit_time import FINAL_MODULATIONS, MODULATIONS
-from omni_export.graph import GraphBuilder
-from omni_export.lazy import LazyTensor
-from omni_export.linear import Precision
+from omni_export.checkpoint.checkpoint import Scope
+from omni_export.checkpoint.config import BigVGANConfig, DiTConfig
+from omni_export.checkpoint.lazy_tensor import LazyTensor
+from omni_export.graph.builder import GraphBuilder
+from omni_export.graph.linear import Precision
+from omni_export.models.token2wav.bigvgan import Reach, samples_per_frame
+from omni_export.models.token2wav.dit_blocks import Blocks
+from omni_export.models.token2wav.dit_operators import block_attention, gated_norm, gelu_tanh, window_attention
+from omni_export.models.token2wav.dit_time import FINAL_MODULATIONS, MODULATIONS
 
 PREFIX = "token2wav.code2wav_dit_model"
 

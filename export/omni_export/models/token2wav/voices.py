@@ -19,9 +19,9 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import ECAPA_TimeDel
 
 from omni_edge.bundle.manifest import Voice, VoiceSection
 from omni_edge.errors import CheckpointError, UsageError
-from omni_export.checkpoint import Checkpoint
-from omni_export.config import DiTConfig, OmniConfig
-from omni_export.dit import PREFIX
+from omni_export.checkpoint.checkpoint import Checkpoint
+from omni_export.checkpoint.config import DiTConfig, OmniConfig
+from omni_export.models.token2wav.dit import PREFIX
 
 SPEAKER_FILE = "spk_dict.pt"
 VOICES_FILE = "voices.bin"

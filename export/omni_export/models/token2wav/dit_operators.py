@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from omni_export.function import CONTRIB, Function
+from omni_export.graph.function import CONTRIB, Function
 
 
 def gated_norm() -> Function:

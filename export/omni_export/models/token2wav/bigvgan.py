@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omni_edge.errors import CheckpointError
-from omni_export.bigvgan_int8 import Int8, measure
-from omni_export.carried import Boundary, Carried
-from omni_export.checkpoint import Scope
-from omni_export.config import BigVGANConfig
-from omni_export.graph import GraphBuilder
-from omni_export.linear import Precision
-from omni_export.residual import Convolution, Residual, Unit
-from omni_export.snake import ACTIVATION_REACH, EXACT_DEGREE, FAST_DEGREE, activation
+from omni_export.checkpoint.checkpoint import Scope
+from omni_export.checkpoint.config import BigVGANConfig
+from omni_export.graph.builder import GraphBuilder
+from omni_export.graph.linear import Precision
+from omni_export.models.token2wav.bigvgan_int8 import Int8, measure
+from omni_export.models.token2wav.bigvgan_residual import Convolution, Residual, Unit
+from omni_export.models.token2wav.snake import ACTIVATION_REACH, EXACT_DEGREE, FAST_DEGREE, activation
+from omni_export.models.token2wav.stream_state import Boundary, Carried
 
 Array = NDArray[np.float32]
 

@@ -10,8 +10,8 @@ from tokenizers import Tokenizer
 
 from omni_edge.bundle.manifest import SamplingSection, TextSection
 from omni_edge.errors import CheckpointError
-from omni_export.checkpoint import Checkpoint
-from omni_export.config import OmniConfig
+from omni_export.checkpoint.checkpoint import Checkpoint
+from omni_export.checkpoint.config import OmniConfig
 
 TOKENIZER_FILE = "tokenizer.json"
 # The system prompt under which the Talker was trained; the model's authors require it for speech.

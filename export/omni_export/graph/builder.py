@@ -23,10 +23,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from omni_edge.backend.machine import usable_cores
 from omni_edge.errors import ResourceError
-from omni_export.function import CONTRIB, DOMAINS, OWN, Function
-from omni_export.lazy import LazyTensor
-from omni_export.linear import Precision, linear_nodes
-from omni_export.order import briefly_named, ordered
+from omni_export.checkpoint.lazy_tensor import LazyTensor
+from omni_export.graph.function import CONTRIB, DOMAINS, OWN, Function
+from omni_export.graph.linear import Precision, linear_nodes
+from omni_export.graph.node_order import briefly_named, ordered
 from omni_quant import quantize_blockwise_rows, quantize_channelwise
 
 Shape = Sequence["int | str | None"]

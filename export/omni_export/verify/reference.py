@@ -13,9 +13,9 @@ import transformers
 from transformers import Qwen2_5OmniConfig
 from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as modeling
 
-from omni_export import bigvgan, dit
-from omni_export.checkpoint import Checkpoint
-from omni_export.config import OmniConfig
+from omni_export.checkpoint.checkpoint import Checkpoint
+from omni_export.checkpoint.config import OmniConfig
+from omni_export.models.token2wav import bigvgan, dit
 
 Module = TypeVar("Module", bound=torch.nn.Module)
 

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from omni_edge.bundle.manifest import AudioSection
 from omni_edge.errors import CheckpointError
-from omni_export.checkpoint import Scope
-from omni_export.config import AudioConfig
-from omni_export.function import CONTRIB
-from omni_export.graph import GraphBuilder
-from omni_export.linear import Precision
+from omni_export.checkpoint.checkpoint import Scope
+from omni_export.checkpoint.config import AudioConfig
+from omni_export.graph.builder import GraphBuilder
+from omni_export.graph.function import CONTRIB
+from omni_export.graph.linear import Precision
 
 ROLE = "audio_encoder"
 PREFIX = "thinker.audio_tower"

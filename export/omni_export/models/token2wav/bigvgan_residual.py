@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from omni_export.carried import Carried
-from omni_export.checkpoint import Scope
-from omni_export.graph import GraphBuilder
+from omni_export.checkpoint.checkpoint import Scope
+from omni_export.graph.builder import GraphBuilder
+from omni_export.models.token2wav.stream_state import Carried
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from omni_export.graph import GraphBuilder
+from omni_export.graph.builder import GraphBuilder
 
 _MASKED = -1e9
 _END = np.iinfo(np.int64).max

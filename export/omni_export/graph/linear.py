@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from omni_export.function import CONTRIB, Function
+from omni_export.graph.function import CONTRIB, Function
 
 Kind = Literal["fp32", "int8", "int4"]
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omni_edge.errors import CheckpointError
-from omni_export.lazy import LazyTensor
+from omni_export.checkpoint.lazy_tensor import LazyTensor
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),

@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omni_edge.bundle.manifest import DecoderSection, TalkerSection
-from omni_export.checkpoint import Scope
-from omni_export.config import DecoderConfig, TalkerConfig
-from omni_export.decoder_layer import LayerSizes, decoder_layer
-from omni_export.graph import GraphBuilder, Shape
-from omni_export.lazy import Array, LazyTensor
-from omni_export.linear import Precision
+from omni_export.checkpoint.checkpoint import Scope
+from omni_export.checkpoint.config import DecoderConfig, TalkerConfig
+from omni_export.checkpoint.lazy_tensor import Array, LazyTensor
+from omni_export.graph.builder import GraphBuilder, Shape
+from omni_export.graph.linear import Precision
+from omni_export.models.decoder_layer import LayerSizes, decoder_layer
 
 # GroupQueryAttention rotates heads whose halves are multiples of 8 values wide (onnxruntime 1.32).
 _HALF_HEAD_MULTIPLE = 8

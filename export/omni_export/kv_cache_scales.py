@@ -15,9 +15,9 @@ from omni_edge.backend.graph import Graph
 from omni_edge.bundle.manifest import DecoderSection, GraphEntry
 from omni_edge.decoders.decoder import Decoder, KVCache
 from omni_edge.decoders.tmrope import Positions
-from omni_export.conversation import SPEECH_SYSTEM
-from omni_export.decoder import CacheScales
-from omni_export.lazy import Array, LazyTensor
+from omni_export.checkpoint.lazy_tensor import Array, LazyTensor
+from omni_export.checkpoint.text import SPEECH_SYSTEM
+from omni_export.models.decoder import CacheScales
 
 _TEXT = (
     f"<|im_start|>system\n{SPEECH_SYSTEM}<|im_end|>\n<|im_start|>user\nPlease tell me how bread is made, 3 steps at "

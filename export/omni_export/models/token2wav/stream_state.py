@@ -7,7 +7,7 @@ ahead at, for every filter over it. Nothing to the left is ever computed twice.
 
 from __future__ import annotations
 
-from omni_export.graph import GraphBuilder
+from omni_export.graph.builder import GraphBuilder
 
 STATE_PREFIX = "state."
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from omni_export.function import Function
+from omni_export.graph.function import Function
 
 # Of the kernel: outputs that lie side by side, and inputs of each.
 PANEL = 12

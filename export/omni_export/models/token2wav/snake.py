@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from omni_export.carried import Carried
-from omni_export.checkpoint import Scope
-from omni_export.function import Function
-from omni_export.graph import GraphBuilder
-from omni_export.lazy import LazyTensor
+from omni_export.checkpoint.checkpoint import Scope
+from omni_export.checkpoint.lazy_tensor import LazyTensor
+from omni_export.graph.builder import GraphBuilder
+from omni_export.graph.function import Function
+from omni_export.models.token2wav.stream_state import Carried
 
 Array = NDArray[np.float32]
 Affine = tuple[str, str]

@@ -32,10 +32,10 @@ from omni_edge.decoders.decoder import Decoder, KVCache
 from omni_edge.errors import BundleError
 from omni_edge.vision.encoder import VisionEncoder
 from omni_edge.vocoder.bigvgan import BigVgan, BigVganState
-from omni_export.checkpoint import Checkpoint
-from omni_export.config import OmniConfig
-from omni_export.reference import ReferenceModules
-from omni_export.voices import published
+from omni_export.checkpoint.checkpoint import Checkpoint
+from omni_export.checkpoint.config import OmniConfig
+from omni_export.models.token2wav.voices import published
+from omni_export.verify.reference import ReferenceModules
 
 MINIMUM_SNR = {"fp32": 60.0, "int8": 20.0, "int4": 6.0}
 # A hundred convolutions in a row, each with quantized inputs and outputs.

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from omni_edge.backend.graph import Graph
 from omni_edge.vocoder.bigvgan import whole_utterance
-from omni_export.carried import Carried
-from omni_export.checkpoint import Scope
-from omni_export.graph import GraphBuilder
-from omni_export.panel_conv import panel_conv, panels_of, panels_shape
-from omni_export.residual import Convolution, Half, Unit
-from omni_export.snake import Affine, quantized_activation
+from omni_export.checkpoint.checkpoint import Scope
+from omni_export.graph.builder import GraphBuilder
+from omni_export.models.token2wav.bigvgan_residual import Convolution, Half, Unit
+from omni_export.models.token2wav.panel_conv import panel_conv, panels_of, panels_shape
+from omni_export.models.token2wav.snake import Affine, quantized_activation
+from omni_export.models.token2wav.stream_state import Carried
 from omni_quant import quantize_channelwise
 
 Array = NDArray[np.float32]

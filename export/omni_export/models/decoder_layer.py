@@ -13,8 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from omni_export.function import CONTRIB, Function
-from omni_export.linear import Precision, linear_nodes
+from omni_export.graph.function import CONTRIB, Function
+from omni_export.graph.linear import Precision, linear_nodes
 
 CACHE_INPUTS = 6
 

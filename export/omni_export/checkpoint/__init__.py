@@ -1,0 +1,1 @@
+"""What a Hugging Face checkpoint holds: its files, configuration, tensors and texts."""

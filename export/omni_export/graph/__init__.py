@@ -1,0 +1,1 @@
+"""How ONNX graphs are built, whatever they compute."""

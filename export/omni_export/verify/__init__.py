@@ -1,0 +1,1 @@
+"""A bundle's graphs beside the reference implementation."""
