@@ -7,7 +7,8 @@ from pathlib import Path
 
 import typer.testing
 
-from omni_cli import edge, export
+from omni_cli import app as edge
+from omni_cli.commands import export
 
 PAGE = Path(__file__).with_name("cli.md")
 INTRODUCTION = """\

@@ -62,7 +62,7 @@ def stages(work: Path, checkpoint: Path, bundle: Path | None, device: str) -> li
 
     def export(name: str, out: Path, precision: tuple[str, ...]) -> Stage:
         options = ("--out", str(out), "--group-size", str(_GROUP), "--force", *precision)
-        command = ("-c", "from omni_cli.export import main; main()", str(checkpoint), *options)
+        command = ("-c", "from omni_cli.commands.export import main; main()", str(checkpoint), *options)
         return Stage(name, command, ("checkpoint",))
 
     bundles = {work / "bundles" / kind: precision for kind, precision in _PRECISIONS.items()}

@@ -11,7 +11,8 @@ import av
 import numpy as np
 from typer.testing import CliRunner, Result
 
-from omni_cli import edge, export
+from omni_cli import app as edge
+from omni_cli.commands import export
 
 # Enough for a few blocks of speech, little enough for a test.
 SHORT = ("--max-new-tokens", "6", "--max-codec-tokens", "40")

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from commands import GREEDY, SHORT, run_edge
-from omni_cli import edge
-from omni_cli.chat import Chat
+from omni_cli import app as edge
+from omni_cli.commands.chat_loop import Chat
 from omni_edge import AudioChunk, OmniEdge, Sampling, TurnDone
 from omni_edge.errors import DeviceError
 from omni_edge.media.load import load_image
@@ -179,7 +179,7 @@ class Terminal:
     def __init__(self, *arguments: object) -> None:
         self.master, slave = pty.openpty()
         # stdin becomes the controlling terminal, so that Ctrl-C typed into it is a signal.
-        program = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); from omni_cli.edge import main; main()"
+        program = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); from omni_cli.app import main; main()"
         self.process = subprocess.Popen(
             [sys.executable, "-c", program, "chat", *map(str, arguments)],
             stdin=slave,

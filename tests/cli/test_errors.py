@@ -120,7 +120,7 @@ def test_a_full_disk_during_export(checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "bundle"
     program = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536));"
-        "from omni_cli.export import run; run(sys.argv[1:])"
+        "from omni_cli.commands.export import run; run(sys.argv[1:])"
     )
     result = subprocess.run(
         [sys.executable, "-c", program, str(checkpoint), "--out", str(out), "--precision", "fp32"],
@@ -343,7 +343,7 @@ def test_an_unforeseen_error_shows_its_traceback_only_with_debug(bundle: Path, m
     def fail(*_: object, **__: object) -> None:
         raise KeyError("surprise")
 
-    monkeypatch.setattr("omni_cli.edge.OmniEdge.load", fail)
+    monkeypatch.setattr("omni_cli.app.OmniEdge.load", fail)
     assert_refused(run_edge("run", "Hello", "-m", bundle), 1, "surprise", "--debug")
     result = run_edge("run", "Hello", "-m", bundle, "--debug")
     assert result.exit_code == 1
@@ -356,14 +356,14 @@ def test_errors_of_the_machine_have_their_code(bundle: Path, monkeypatch: pytest
         def fail(*_: object, error: Exception = error, **__: object) -> None:
             raise error
 
-        monkeypatch.setattr("omni_cli.edge.OmniEdge.load", fail)
+        monkeypatch.setattr("omni_cli.app.OmniEdge.load", fail)
         assert_refused(run_edge("run", "Hello", "-m", bundle), 6)
 
 
 def test_a_reader_that_goes_away_is_no_traceback(bundle: Path) -> None:
     read, write = os.pipe()
     os.close(read)
-    program = "from omni_cli.edge import main; main()"
+    program = "from omni_cli.app import main; main()"
     arguments = ["run", "Hello", "-m", str(bundle), *SHORT]
     result = subprocess.run(
         [sys.executable, "-c", program, *arguments], stdout=write, stderr=subprocess.PIPE, check=False

@@ -27,16 +27,16 @@ def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_reply_needs_no_torch(bundle: Path, files: Path, tmp_path: Path) -> None:
     media = ["--audio", str(files / "question.wav"), "--video", str(files / "clip.mp4")]
     limits = ["--max-new-tokens", "4", "--max-codec-tokens", "30", "-o", str(tmp_path / "reply.wav")]
-    result = run("from omni_cli.edge import main; main()", "run", "Hello", "-m", str(bundle), *media, *limits)
+    result = run("from omni_cli.app import main; main()", "run", "Hello", "-m", str(bundle), *media, *limits)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "reply.wav").stat().st_size > 44
 
 
 def test_an_export_without_its_packages_says_what_to_install(tmp_path: Path) -> None:
-    result = run("from omni_cli.export import main; main()", str(tmp_path), "--out", str(tmp_path / "bundle"))
+    result = run("from omni_cli.commands.export import main; main()", str(tmp_path), "--out", str(tmp_path / "bundle"))
     assert result.returncode == 2
     assert "pip install 'omni-edge[export]'" in result.stderr
-    assert run("from omni_cli.export import main; main()", "--help").returncode == 0
+    assert run("from omni_cli.commands.export import main; main()", "--help").returncode == 0
 
 
 def test_the_public_names_are_sorted_and_exist() -> None:

@@ -20,7 +20,7 @@ ENDLESS = ("--temp", "0", "--repeat-penalty", "1e-6", "--max-new-tokens", "10000
 
 
 def test_a_signal_ends_the_reply_in_good_order(bundle: Path) -> None:
-    program = "from omni_cli.edge import main; main()"
+    program = "from omni_cli.app import main; main()"
     command = [sys.executable, "-c", program, "run", "Hello.", "-m", str(bundle), "--no-speech", *ENDLESS]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None

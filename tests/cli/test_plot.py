@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 import pytest
 
 from commands import GREEDY, SHORT, events, run_edge
-from omni_cli import edge
-from omni_cli.plot import write_plot
+from omni_cli import app as edge
+from omni_cli.plots.file import write_plot
 from omni_edge import UsageError
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -164,7 +164,7 @@ def test_a_reply_cut_by_the_context_says_so(bundle: Path) -> None:
 
 
 def test_pipes_are_utf8_whatever_the_locale(bundle: Path) -> None:
-    program = "from omni_cli.edge import main; main()"
+    program = "from omni_cli.app import main; main()"
     arguments = ["run", "-m", str(bundle), "--no-speech", "--json", *GREEDY, "--max-new-tokens", "30"]
     outputs = [
         subprocess.run(

@@ -21,7 +21,7 @@ OPTIONS = ("--precision", "int4", "--group-size", "32", "--precision-of", "bigvg
 # Kills itself when half of a graph's weights are written.
 KILLED = """
 import os, signal, sys
-from omni_cli.export import run
+from omni_cli.commands.export import run
 from omni_export.output.progress import Meter
 
 wrote = Meter.wrote
@@ -34,7 +34,7 @@ def fatal(self, nbytes, weights):
 Meter.wrote = fatal
 run(sys.argv[2:])
 """
-EXPORT = "import sys; from omni_cli.export import run; run(sys.argv[1:])"
+EXPORT = "import sys; from omni_cli.commands.export import run; run(sys.argv[1:])"
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ class OmniEdgeExportCommand(BaseOptimumCLICommand):
         parser.add_argument("arguments", nargs="*")
 
     def run(self) -> None:
-        from omni_cli.export import run  # noqa: PLC0415 -- optimum-cli loads this file at every start
+        from omni_cli.commands.export import run  # noqa: PLC0415 -- optimum-cli loads this file at every start
 
         run(self.args.arguments, "optimum-cli export omni-edge")
 

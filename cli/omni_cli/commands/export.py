@@ -14,7 +14,7 @@ import typer
 
 from omni_cli import options
 from omni_cli.console import Progress, human_bytes, human_seconds, overall, table
-from omni_cli.manners import mannered, speak_utf8
+from omni_cli.errors import mannered, speak_utf8
 from omni_edge.errors import UsageError
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ import typer
 
 from omni_cli import options
 from omni_cli.console import human_bytes, table
-from omni_cli.plot import check_plot, write_plot
+from omni_cli.default_bundle import named_or_shipped
+from omni_cli.plots.file import check_plot, write_plot
 from omni_cli.plots.timeline import timeline_svg
-from omni_cli.shipped import named_or_shipped
 from omni_edge.bench import STAGES, Figure, Report, Settings
 from omni_edge.bench import bench as measure
 from omni_edge.errors import UsageError

@@ -11,16 +11,16 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from omni_cli import bench as bench_command
-from omni_cli import info as info_command
 from omni_cli import media, options
-from omni_cli.chat import Chat, piped_lines, typed_lines
+from omni_cli.commands import bench as bench_command
+from omni_cli.commands import info as info_command
+from omni_cli.commands.chat_loop import Chat, piped_lines, typed_lines
 from omni_cli.console import human_bytes
-from omni_cli.manners import INTERRUPTED, mannered, on_interrupt, speak_utf8
-from omni_cli.plot import check_plot, write_plot
+from omni_cli.default_bundle import named_or_shipped
+from omni_cli.errors import INTERRUPTED, mannered, on_interrupt, speak_utf8
+from omni_cli.plots.file import check_plot, write_plot
 from omni_cli.plots.speech import speech_svg
 from omni_cli.printer import JsonPrinter, Printer, TextPrinter
-from omni_cli.shipped import named_or_shipped
 from omni_cli.speech_out import Loudspeaker, SpeechOut, WavFolder
 from omni_edge import AudioChunk, OmniEdge, Sampling, SolverSettings, TickSettings, TurnDone
 from omni_edge.backend import kernels

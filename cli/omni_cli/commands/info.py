@@ -10,7 +10,7 @@ import typer
 
 from omni_cli import options
 from omni_cli.console import Progress, human_bytes, table
-from omni_cli.shipped import named_or_shipped
+from omni_cli.default_bundle import named_or_shipped
 from omni_edge.bundle.footprint import footprint
 from omni_edge.bundle.manifest import Manifest, graph_bytes
 from omni_edge.bundle.reader import Bundle

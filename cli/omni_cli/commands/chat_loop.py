@@ -17,7 +17,7 @@ import typer
 from numpy.typing import NDArray
 
 from omni_cli import media
-from omni_cli.manners import on_interrupt, report
+from omni_cli.errors import on_interrupt, report
 from omni_cli.printer import TextPrinter
 from omni_cli.speech_out import SpeechOut
 from omni_edge import AudioChunk, OmniEdge, Session, TurnDone
