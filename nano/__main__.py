@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from nano.record import Record
-from nano.stage import add_device
+from nano.training.loop import add_device
+from nano.training.record import Record
 
 # What is judged, by name; what ships keeps the encoders' eight bits, which pictures and voices need.
 _VOCODER = ("--precision-of", "bigvgan=int8")
@@ -70,10 +70,10 @@ def stages(work: Path, checkpoint: Path, bundle: Path | None, device: str) -> li
     exports = [export(f"export-{out.name}", out, precision) for out, precision in bundles.items()]
     judged = [option for out in bundles for option in ("--bundle", str(out))]
     results = ("--out", str(work / "evaluation.json"))
-    evaluation = ("-m", "nano.evaluate", *shared, *judged, *results)
+    evaluation = ("-m", "nano.evaluation.evaluate", *shared, *judged, *results)
     return [
-        Stage("data", ("-m", "nano.data", *shared)),
-        Stage("speaking", ("-m", "nano.speaking", *shared), ("data",)),
+        Stage("data", ("-m", "nano.data.speech_cache", *shared)),
+        Stage("speaking", ("-m", "nano.data.speech_corpus", *shared), ("data",)),
         # The Thinker's and the Talker's runs stop by themselves where something else has to be learned first.
         train("thinker-words", "train_thinker", "data"),
         train("eyes", "train_eyes", "thinker-words"),
@@ -87,7 +87,7 @@ def stages(work: Path, checkpoint: Path, bundle: Path | None, device: str) -> li
         train("talker", "train_talker", "thinker", "talker-early"),
         Stage(
             "checkpoint",
-            ("-m", "nano.architecture", *shared, "--out", str(checkpoint)),
+            ("-m", "nano.model.architecture", *shared, "--out", str(checkpoint)),
             ("talker", "dit", "bigvgan"),
         ),
         *exports,

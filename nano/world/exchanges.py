@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from nano.scenes import COLOURS, DIRECTIONS, RELATIONS, SHAPES, WORDS, Figure, PictureScene, VideoScene
 from nano.world import wording
+from nano.world.scenes import COLOURS, DIRECTIONS, RELATIONS, SHAPES, WORDS, Figure, PictureScene, VideoScene
 from nano.world.sentences import Split, follow_ups, is_held_out, requests_of
 
 # The system prompts of the published model: the first with speech (as its authors require), the second without.

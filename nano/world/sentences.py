@@ -10,8 +10,8 @@ from functools import lru_cache
 from itertools import permutations, product
 from typing import Literal
 
-from nano.scenes import COLOURS, DIRECTIONS, RELATIONS, SHAPES, WORDS
 from nano.world import wording
+from nano.world.scenes import COLOURS, DIRECTIONS, RELATIONS, SHAPES, WORDS
 
 Split = Literal["train", "held_out"]
 # One combination in so many is held out.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from itertools import product
 
-from nano.scenes import COLOURS, DIRECTIONS, RELATIONS, SHAPES, WORDS, Figure
+from nano.world.scenes import COLOURS, DIRECTIONS, RELATIONS, SHAPES, WORDS, Figure
 
 NUMBERS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),

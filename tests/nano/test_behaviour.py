@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from commands import run_export
-from nano.dialogue import GREEDY, WHOLE, converse, system_of, vocode
-from nano.exercises import Exercise, evaluation_set
-from nano.material import Material
+from nano.data.exercises import Exercise, evaluation_set
+from nano.evaluation.dialogue import GREEDY, WHOLE, converse, system_of, vocode
+from nano.evaluation.held_out_sets import Material
 from omni_edge import AudioChunk, OmniEdge, PcmBlock, Session, TickSettings, TurnDone
 from omni_edge.media.load import load_audio
 

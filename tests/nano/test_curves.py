@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nano.curves import panels, read, svg
+from nano.training.curves import panels, read, svg
 
 _SVG = "{http://www.w3.org/2000/svg}"
 

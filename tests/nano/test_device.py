@@ -19,21 +19,20 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from nano import (
-    codec,
-    data,
-    speaking,
+from nano.data import speech_cache, speech_corpus
+from nano.data.tokenizer import write_tokenizer
+from nano.data.voices import VOICES
+from nano.training import (
+    train_audio_encoder,
     train_bigvgan,
+    train_codec,
     train_dit,
-    train_ears,
-    train_eyes,
     train_talker,
     train_thinker,
+    train_vision_encoder,
 )
-from nano.stage import parse
-from nano.tokenizer import write_tokenizer
-from nano.train_thinker import Plan
-from nano.voices import VOICES
+from nano.training.loop import parse
+from nano.training.train_thinker import Plan
 from nano.world import wording
 
 # A device that torch knows, that no build can compute on, and whose gradients are computed in the calling thread.
@@ -112,30 +111,30 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What training reads, with noise in the place of speech."""
 
     def noise(*_: object) -> np.ndarray:
-        return rng.uniform(-0.5, 0.5, 140 * speaking.CODE_SAMPLES).astype(np.float32)
+        return rng.uniform(-0.5, 0.5, 140 * speech_corpus.CODE_SAMPLES).astype(np.float32)
 
     rng = np.random.default_rng(0)
     texts = [(wording.UNKNOWN, "reply", "train"), ("words without sense", "general", "train")]
     monkeypatch.setattr(speaking, "sentences", lambda _: texts)
     monkeypatch.setattr(speaking, "synthesize", noise)
-    spoken = [data.Clip("hello", str(VOICES[0]), split, 1.0, 1.0) for split in ("train", "salad")]
+    spoken = [speech_cache.Clip("hello", str(VOICES[0]), split, 1.0, 1.0) for split in ("train", "salad")]
     monkeypatch.setattr(data, "plan", lambda: spoken)
     monkeypatch.setattr(data, "synthesize", noise)
     monkeypatch.setattr(train_ears, "aligned_speech", lambda *_: [(noise(), np.arange(20))])
     monkeypatch.setattr(train_talker, "_DRAWS", 100)
     monkeypatch.setattr(train_bigvgan, "BATCH", 2)
     write_tokenizer(tmp_path / "tokenizer")
-    speaking.build(tmp_path)
-    data.build(tmp_path)
+    speech_corpus.build(tmp_path)
+    speech_cache.build(tmp_path)
     return tmp_path
 
 
 def test_every_stage_stays_on_its_device_and_saves_for_any(work: Path) -> None:
     with elsewhere():
         train_thinker.train(work, Plan(steps=1, words=1, fade=1, batch=1, rate=1e-3), evaluate_every=1, count=1)
-        train_eyes.train(work, steps=1, batch=3, rate=1e-3)
-        train_ears.train(work, steps=1, phones=1, fade=1, batch=8, rate=1e-3)
-        codec.write_codes(work, codec.train(work, 1))
+        train_vision_encoder.train(work, steps=1, batch=3, rate=1e-3)
+        train_audio_encoder.train(work, steps=1, phones=1, fade=1, batch=8, rate=1e-3)
+        train_codec.write_codes(work, train_codec.train(work, 1))
         train_talker.train(work, steps=1, early=1, batch=2, rate=1e-3, fade=1, limit=2)
         train_dit.train(work, 1)
         train_bigvgan.train(work, 1)

@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from nano import mel24, world
-from nano.crew import Crew, Heard
-from nano.dialogue import GREEDY, WHOLE, converse, item, system_of, vocode
-from nano.evaluate import SOLVERS, compared
-from nano.exercises import EVALUATION_SETS, Exercise, evaluation_set
-from nano.judging import Distance, Share, VoiceJudge, WordErrors, log_mel, median_pitch
-from nano.material import QUICK_COUNTS, Material, mixed
-from nano.shuffle import SHUFFLES, Shuffle, shuffled_times
-from nano.tables import markdown
-from nano.voices import RATE
+from nano import world
+from nano.data import mel24
+from nano.data.exercises import EVALUATION_SETS, Exercise, evaluation_set
+from nano.data.voices import RATE
+from nano.evaluation.dialogue import GREEDY, WHOLE, converse, item, system_of, vocode
+from nano.evaluation.evaluate import SOLVERS, compared
+from nano.evaluation.held_out_sets import QUICK_COUNTS, Material, mixed
+from nano.evaluation.metrics import Distance, Share, VoiceJudge, WordErrors, log_mel, median_pitch
+from nano.evaluation.shuffle import SHUFFLES, Shuffle, shuffled_times
+from nano.evaluation.tables import markdown
+from nano.evaluation.workers import Crew, Heard
 from omni_edge import AudioChunk, AudioClip, ImageFrame, OmniEdge, TextDelta, TurnDone, VideoClip
 from omni_edge.decoders.thinker import Thinker, ThinkerBlock
 from omni_edge.events import Media

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from nano.forward import decode, hear, see
+from nano.model.forward import decode, hear, see
 
 # Float32, sums in another order.
 _CLOSE = 2e-5

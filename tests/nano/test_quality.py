@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from nano.evaluate import Plan, run
-from nano.material import Material
+from nano.evaluation.evaluate import Plan, run
+from nano.evaluation.held_out_sets import Material
 from omni_edge.bundle.builtin import shipped_bundle
 
 # The full form measures 0.04; here are some fifty words, of which one lost sentence is a tenth.

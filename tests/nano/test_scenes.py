@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from nano import world
-from nano.scenes import (
+from nano.world.scenes import (
     _RGB,
     COLOURS,
     DIRECTIONS,

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from nano import world
-from nano.exercises import Exercise, concrete
-from nano.scenes import COLOURS, SHAPES
-from nano.sequences import IGNORED, Composer, Sample
-from nano.tokenizer import write_tokenizer
+from nano.data.exercises import Exercise, concrete
+from nano.data.sequences import IGNORED, Composer, Sample
+from nano.data.tokenizer import write_tokenizer
+from nano.world.scenes import COLOURS, SHAPES
 
 
 @pytest.fixture(scope="module")

@@ -10,14 +10,14 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import (
     Qwen2_5OmniSnakeBeta,
 )
 
-from nano.architecture import CODEBOOK
-from nano.codec import BATCH, CROP, FRAMES_PER_CODE, VECTOR, Codec
-from nano.fast_snake import FastActivation
-from nano.mel24 import BINS, FLOOR, HOP, RATE, log_mel
-from nano.recognizer import word_errors
-from nano.speaking import CODE_SAMPLES, fit
-from nano.train_bigvgan import bigvgan, spectral_loss
-from nano.train_dit import dit
+from nano.data.mel24 import BINS, FLOOR, HOP, RATE, log_mel
+from nano.data.speech_corpus import CODE_SAMPLES, fit
+from nano.evaluation.recognizer import word_errors
+from nano.model.architecture import CODEBOOK
+from nano.model.fast_snake import FastActivation
+from nano.training.train_bigvgan import bigvgan, spectral_loss
+from nano.training.train_codec import BATCH, CROP, FRAMES_PER_CODE, VECTOR, Codec
+from nano.training.train_dit import dit
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 7), (3, 8, 501)])

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nano import data, exercises, voices, world
-from nano.voices import RATE, VOICES, Voice
+from nano import world
+from nano.data import exercises, speech_cache, voices
+from nano.data.voices import RATE, VOICES, Voice
 
 
 def tone(voice: Voice, text: str, speed: float = 1.0, pitch: float = 1.0) -> voices.Samples:
@@ -21,15 +22,15 @@ def tone(voice: Voice, text: str, speed: float = 1.0, pitch: float = 1.0) -> voi
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory) -> data.SpeechCache:
+def cache(tmp_path_factory) -> speech_cache.SpeechCache:
     work = tmp_path_factory.mktemp("work")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "synthesize", tone)
-        data.build(work)
-    return data.SpeechCache(work)
+        speech_cache.build(work)
+    return speech_cache.SpeechCache(work)
 
 
-def test_the_plan_covers_every_text_and_keeps_the_splits_apart(cache: data.SpeechCache) -> None:
+def test_the_plan_covers_every_text_and_keeps_the_splits_apart(cache: speech_cache.SpeechCache) -> None:
     texts, names = {}, {}
     for clip in cache.clips:
         texts.setdefault(clip.split, set()).add(clip.text)
@@ -47,7 +48,7 @@ def test_the_plan_covers_every_text_and_keeps_the_splits_apart(cache: data.Speec
     assert not trained & takes
 
 
-def test_the_cache_returns_the_spoken_samples(cache: data.SpeechCache) -> None:
+def test_the_cache_returns_the_spoken_samples(cache: speech_cache.SpeechCache) -> None:
     by_name = {str(voice): voice for voice in VOICES}
     for number in (0, 1, len(cache) // 2, len(cache) - 1):
         clip = cache.clips[number]
@@ -58,17 +59,17 @@ def test_the_cache_returns_the_spoken_samples(cache: data.SpeechCache) -> None:
 
 def test_a_build_that_was_cut_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "synthesize", tone)
-    short = data.plan()[:30]
+    short = speech_cache.plan()[:30]
     monkeypatch.setattr(data, "plan", lambda: short)
-    data.build(tmp_path / "whole")
-    data.build(tmp_path / "cut")
+    speech_cache.build(tmp_path / "whole")
+    speech_cache.build(tmp_path / "cut")
     index, sound = (tmp_path / "cut" / "data" / name for name in ("speech.jsonl", "speech.s16"))
     lines = index.read_text().splitlines(keepends=True)
     index.write_text("".join(lines[:12]) + lines[12][:20])
     # More sound was written than the index knows of.
     sound.write_bytes(sound.read_bytes()[: 2 * json.loads(lines[14])["start"] + 7])
-    assert len(data.SpeechCache(tmp_path / "cut")) == 12
-    data.build(tmp_path / "cut")
+    assert len(speech_cache.SpeechCache(tmp_path / "cut")) == 12
+    speech_cache.build(tmp_path / "cut")
     for name in ("speech.jsonl", "speech.s16"):
         assert (tmp_path / "cut" / "data" / name).read_bytes() == (tmp_path / "whole" / "data" / name).read_bytes()
 
@@ -114,7 +115,7 @@ def test_a_room_keeps_the_words_and_repeats(split: voices.Split) -> None:
         assert 0.86 < peak / frequency < 1.16
 
 
-def test_training_exercises_repeat_and_speak(cache: data.SpeechCache) -> None:
+def test_training_exercises_repeat_and_speak(cache: speech_cache.SpeechCache) -> None:
     kinds, families = set(), set()
     for seed in range(300):
         exercise = exercises.training_exercise(seed, cache)
@@ -145,7 +146,7 @@ def test_without_a_cache_everything_is_typed() -> None:
 
 
 @pytest.mark.parametrize("name", exercises.EVALUATION_SETS)
-def test_evaluation_sets_are_whole_fixed_and_held_out(name: str, cache: data.SpeechCache) -> None:
+def test_evaluation_sets_are_whole_fixed_and_held_out(name: str, cache: speech_cache.SpeechCache) -> None:
     found = list(exercises.evaluation_set(name, cache))
     assert len(found) >= 200
     again = list(exercises.evaluation_set(name, cache, 5))
@@ -164,8 +165,8 @@ def test_evaluation_sets_are_whole_fixed_and_held_out(name: str, cache: data.Spe
         assert not any(e.texts[0] in trained for e in found)
 
 
-def test_an_unknown_set_and_a_missing_cache_are_refused(cache: data.SpeechCache) -> None:
+def test_an_unknown_set_and_a_missing_cache_are_refused(cache: speech_cache.SpeechCache) -> None:
     with pytest.raises(ValueError, match="no evaluation set 'x'; there are spoken_unseen"):
         next(exercises.evaluation_set("x", cache))
-    with pytest.raises(ValueError, match=r"conversation needs spoken words: run `python -m nano.data`"):
+    with pytest.raises(ValueError, match=r"conversation needs spoken words: run `python -m nano.data.speech_cache`"):
         next(exercises.evaluation_set("conversation", None))

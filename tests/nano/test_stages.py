@@ -9,7 +9,7 @@ import pytest
 
 from nano import __main__ as nano_main
 from nano.__main__ import Stage, run, stages
-from nano.record import Record
+from nano.training.record import Record
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +71,7 @@ def test_the_plan_holds_every_stage_in_an_order_that_works(tmp_path: Path) -> No
     for stage in plan:
         assert set(stage.after) <= before, stage.name
         before.add(stage.name)
-    assert [stage.name for stage in plan if "nano.train_thinker" in stage.command] == [
+    assert [stage.name for stage in plan if "nano.training.train_thinker" in stage.command] == [
         "thinker-words",
         "thinker",
     ]

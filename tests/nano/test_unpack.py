@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nano import train_thinker
-from nano.architecture import write_checkpoint
-from nano.exercises import training_exercise
-from nano.sequences import Sample
-from nano.train_thinker import Plan, Source
-from nano.unpack import unpack
+from nano.data.exercises import training_exercise
+from nano.data.sequences import Sample
+from nano.model.architecture import write_checkpoint
+from nano.model.unpack import unpack
+from nano.training import train_thinker
+from nano.training.train_thinker import Plan, Source
 
 CHECKPOINT = Path(__file__).parents[2] / "nano" / "omni-nano"
 

@@ -8,7 +8,8 @@ from collections import defaultdict
 
 import pytest
 
-from nano import tokenizer, world
+from nano import world
+from nano.data import tokenizer
 from omni_edge.bundle.manifest import TextSection
 from omni_edge.decoders.tokenizer import TextCodec
 

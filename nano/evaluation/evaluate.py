@@ -1,7 +1,7 @@
 """What nano can do, on data that it was not trained on, through the runtime's public API: one column for each bundle.
 
-    python -m nano.evaluate --work nano-work --bundle nano-work/fp32 --bundle nano-work/int8 --bundle nano-work/int4
-    python -m nano.evaluate --quick        # the shipped bundle on what the repository keeps; less than a minute
+    python -m nano.evaluation.evaluate --work nano-work --bundle nano-work/fp32 --bundle nano-work/int4
+    python -m nano.evaluation.evaluate --quick        # the built-in bundle on the kept data; less than a minute
 
 Understanding is the share of replies that are right to the letter. Speech is judged by an independent recognizer
 against what the model itself wrote, and by the pitch of the voice. token2wav is judged alone as well, on the codec's
@@ -25,12 +25,12 @@ from typing import Any
 
 import numpy as np
 
-from nano.crew import Crew, Heard, Question, Rendering, Request, Spoken, render, speak, understand
-from nano.exercises import EVALUATION_SETS, Exercise, evaluation_set
-from nano.judging import Distance, Share, WordErrors
-from nano.material import KEPT, QUICK_COUNTS, QUICK_UTTERANCES, SEED, Material, mixed, write_kept
-from nano.shuffle import SHUFFLES
-from nano.tables import markdown
+from nano.data.exercises import EVALUATION_SETS, Exercise, evaluation_set
+from nano.evaluation.held_out_sets import KEPT, QUICK_COUNTS, QUICK_UTTERANCES, SEED, Material, mixed, write_kept
+from nano.evaluation.metrics import Distance, Share, WordErrors
+from nano.evaluation.shuffle import SHUFFLES
+from nano.evaluation.tables import markdown
+from nano.evaluation.workers import Crew, Heard, Question, Rendering, Request, Spoken, render, speak, understand
 from nano.world import reply_split
 from omni_edge.backend.machine import machine, usable_cores
 from omni_edge.bundle.builtin import shipped_bundle

@@ -1,6 +1,6 @@
 """The training curves as one picture: small multiples, SVG, from the logs in WORK/training.
 
-    python -m nano.curves --work nano-work --out nano/results/curves.svg
+    python -m nano.training.curves --work nano-work --out nano/results/curves.svg
 
 Losses have logarithmic axes; shares (of right replies, of wrong tokens) go from 0 to 1.
 """
@@ -16,7 +16,7 @@ from html import escape
 from math import ceil, floor, log10
 from pathlib import Path
 
-from nano.exercises import EVALUATION_SETS
+from nano.data.exercises import EVALUATION_SETS
 
 Points = dict[int, float]
 """Step -> value."""

@@ -1,8 +1,10 @@
-"""Gives the audio encoder a start: `python -m nano.train_ears --work nano-work`, after `nano.train_thinker`'s words.
+"""Trains the audio encoder towards the words' embeddings, after `train_thinker` has learned the words.
+
+    python -m nano.training.train_audio_encoder --work nano-work
 
 The encoder learns to recognize what is said as the words' own embeddings, which stay as they are; at first it is told
-the phones as well (`nano.aligned`). A bell or tone of a video "says" the word that questions about it use. Nothing but
-the encoder's own weights and the recognizer's blank is kept.
+the phones as well (`nano.data.phone_alignment`). A bell or tone of a video "says" the word that questions about it use.
+Nothing but the encoder's own weights and the recognizer's blank is kept.
 """
 
 from __future__ import annotations
@@ -17,15 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nano.aligned import aligned_speech
-from nano.data import SpeechCache
-from nano.optimizer import Optimizer
-from nano.recognizer import word_errors
-from nano.scenes import SECONDS, VideoScene, render_sound
-from nano.sequences import Composer
-from nano.stage import parse, save
-from nano.thinker import ThinkerTraining
-from nano.voices import Samples, augment
+from nano.data.phone_alignment import aligned_speech
+from nano.data.sequences import Composer
+from nano.data.speech_cache import SpeechCache
+from nano.data.voices import Samples, augment
+from nano.evaluation.recognizer import word_errors
+from nano.training.loop import parse, save
+from nano.training.optimizer import Optimizer
+from nano.training.thinker_losses import ThinkerTraining
+from nano.world.scenes import SECONDS, VideoScene, render_sound
 
 NAME = "ears"
 _ALIGNED = 2400

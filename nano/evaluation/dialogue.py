@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nano.exercises import Exercise
-from nano.voices import RATE
+from nano.data.exercises import Exercise
+from nano.data.voices import RATE
 from omni_edge import AudioChunk, AudioClip, ImageFrame, OmniEdge, Sampling, Session, TurnDone, VideoClip
 from omni_edge.events import Media
 from omni_edge.vocoder.schedule import TickSettings

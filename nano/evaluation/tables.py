@@ -12,7 +12,7 @@ Cell = Callable[[Mapping[str, Any]], str]
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """Tables of everything that `nano.evaluate.run` returns."""
+    """Tables of everything that `nano.evaluation.evaluate.run` returns."""
     bundles: dict[str, Mapping[str, Any]] = results["bundles"]
     machine = results["machine"]
     rows: list[tuple[str, Cell]] = [("replies right to the letter (95 % interval)", _nothing), *_understanding(bundles)]

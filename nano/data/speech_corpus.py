@@ -3,7 +3,7 @@
 flite reads the world's replies and, so that the vocoder does not only know a few hundred words in a row, sentences of
 random words of the world. flite is deterministic: the same text is the same samples.
 
-    python -m nano.speaking --work nano-work
+    python -m nano.data.speech_corpus --work nano-work
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from nano import world
-from nano.mel24 import BINS, HOP, RATE, log_mel
+from nano.data.mel24 import BINS, HOP, RATE, log_mel
 from omni_edge.audio.resample import ResampleState, resampler
 from omni_edge.media.wav import read_wave
 
@@ -115,7 +115,7 @@ class Corpus:
 
     @classmethod
     def load(cls, work: Path) -> Corpus:
-        """Raises FileNotFoundError: run `python -m nano.speaking` first."""
+        """Raises FileNotFoundError: run `python -m nano.data.speech_corpus` first."""
         folder = work / "speaking"
         clips = tuple(Clip(**entry) for entry in json.loads((folder / "clips.json").read_text()))
         samples = np.memmap(folder / "samples.i16", np.int16, "r")

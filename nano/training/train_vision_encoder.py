@@ -1,4 +1,6 @@
-"""Gives the vision encoder a start: `python -m nano.train_eyes --work nano-work`, after some of `nano.train_thinker`.
+"""Trains the vision encoder towards the words' embeddings, after `train_thinker` has learned the words.
+
+    python -m nano.training.train_vision_encoder --work nano-work
 
 The scenes know where everything is. Each vision token that covers a figure's centre is taught to lie close to the
 embeddings of the words for its colour, its shape, where it stands to the other figure or which way it moves; tokens of
@@ -19,9 +21,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nano import world
-from nano.forward import see
-from nano.optimizer import Optimizer
-from nano.scenes import (
+from nano.data.sequences import IGNORED, Composer
+from nano.model.forward import see
+from nano.training.loop import parse, save
+from nano.training.optimizer import Optimizer
+from nano.training.thinker_losses import ThinkerTraining
+from nano.world.scenes import (
     COLOURS,
     DIRECTIONS,
     FRAMES_PER_SECOND,
@@ -37,9 +42,6 @@ from nano.scenes import (
     video_light,
     video_places,
 )
-from nano.sequences import IGNORED, Composer
-from nano.stage import parse, save
-from nano.thinker import ThinkerTraining
 from omni_edge.vision.image_processor import VisionPatches
 
 NAME = "eyes"

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as modeling
 
-from nano.aligned import PHONES
-from nano.architecture import SEED
-from nano.forward import Heard, decode, hear, see
-from nano.sequences import IGNORED, Composer, Sample
+from nano.data.phone_alignment import PHONES
+from nano.data.sequences import IGNORED, Composer, Sample
+from nano.model.architecture import SEED
+from nano.model.forward import Heard, decode, hear, see
 
 # How sharp the match between an audio token and a word's embedding is.
 _SHARPNESS = 8.0

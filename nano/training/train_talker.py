@@ -1,4 +1,4 @@
-"""Trains the Talker: `python -m nano.train_talker --work nano-work`, after `nano.codec`, twice.
+"""Trains the Talker: `python -m nano.training.train_talker --work nano-work`, after `nano.training.train_codec`, twice.
 
 The Talker hears what the Thinker tells it (embedding + last hidden state of every position) and learns the codec tokens
 of the same reply in both voices. Most of that does not depend on how well the Thinker hears and sees: the first run
@@ -24,7 +24,11 @@ from torch.nn import functional
 from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as modeling
 
 from nano import world
-from nano.architecture import (
+from nano.data.exercises import concrete
+from nano.data.sequences import IGNORED, Composer, Sample, by_length
+from nano.data.speech_cache import SpeechCache
+from nano.data.speech_corpus import Kind
+from nano.model.architecture import (
     CODEBOOK,
     CODEC_END,
     CODEC_PAD,
@@ -34,15 +38,11 @@ from nano.architecture import (
     load_part,
     save_part,
 )
-from nano.codec import load_codes
-from nano.data import SpeechCache
-from nano.exercises import concrete
-from nano.forward import decode
-from nano.optimizer import Optimizer
-from nano.sequences import IGNORED, Composer, Sample, by_length
-from nano.speaking import Kind
-from nano.stage import parse, save
-from nano.thinker import ThinkerTraining
+from nano.model.forward import decode
+from nano.training.loop import parse, save
+from nano.training.optimizer import Optimizer
+from nano.training.thinker_losses import ThinkerTraining
+from nano.training.train_codec import load_codes
 
 NAME = "talker"
 _WARM_UP = 60
@@ -148,7 +148,7 @@ def load_thinker(work: Path, composer: Composer) -> ThinkerTraining:
     model = ThinkerTraining(composer)
     state = load_part(work, "thinker")
     if state is None:
-        raise FileNotFoundError(f"{work} has no trained Thinker: run python -m nano.train_thinker")
+        raise FileNotFoundError(f"{work} has no trained Thinker: run python -m nano.training.train_thinker")
     model.thinker.load_state_dict(state, strict=False)
     return model.eval()
 
@@ -253,7 +253,7 @@ def train(work: Path, steps: int, early: int, batch: int, rate: float, fade: int
     last = early if begun else steps
     told = material(work, composer, thinker, "train", limit, not begun)
     if not told:
-        raise RuntimeError("the Thinker gets no reply right: train it further with python -m nano.train_thinker")
+        raise RuntimeError("the Thinker gets no reply right: train it further with nano.training.train_thinker")
     families = {each.family: [other for other in told if other.family == each.family] for each in told}
     recited = salads(work, composer, thinker)
     unheard = material(work, composer, thinker, "held_out", 48, not begun)

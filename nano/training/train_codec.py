@@ -5,7 +5,7 @@ of CODEBOOK vectors, and a decoder that is told who speaks. As the decoder knows
 it. Only the tokens are used later: the Talker learns to predict them, the DiT to turn them into sound. Token 0 is
 never used, since it is what the published DiT is given when it is to know nothing.
 
-    python -m nano.codec --work nano-work
+    python -m nano.training.train_codec --work nano-work
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nano.architecture import CODEBOOK
-from nano.mel24 import BINS, HOP
-from nano.speaking import CODE_SAMPLES, VOICES, Clip, Corpus
-from nano.stage import Journal, fade, parse
+from nano.data.mel24 import BINS, HOP
+from nano.data.speech_corpus import CODE_SAMPLES, VOICES, Clip, Corpus
+from nano.model.architecture import CODEBOOK
+from nano.training.loop import Journal, fade, parse
 
 SEED = 7
 STEPS = 2500
@@ -194,7 +194,7 @@ def load_codes(work: Path) -> list[Spoken]:
     """Every clip of the corpus (both voices, replies and general sentences, train and held out) with its codes.
 
     Raises:
-        FileNotFoundError: run `python -m nano.codec` first.
+        FileNotFoundError: run `python -m nano.training.train_codec` first.
     """
     corpus = Corpus.load(work)
     codes = np.fromfile(codes_file(work), np.int16)

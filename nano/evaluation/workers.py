@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nano import world
-from nano.dialogue import CONTEXT, GREEDY, MOST_CODEC_TOKENS, WHOLE, converse, system_of, vocode
-from nano.exercises import Exercise
-from nano.judging import median_pitch
-from nano.recognizer import Recognizer, word_errors
-from nano.shuffle import Shuffle, shuffled_times
+from nano.data.exercises import Exercise
+from nano.evaluation.dialogue import CONTEXT, GREEDY, MOST_CODEC_TOKENS, WHOLE, converse, system_of, vocode
+from nano.evaluation.metrics import median_pitch
+from nano.evaluation.recognizer import Recognizer, word_errors
+from nano.evaluation.shuffle import Shuffle, shuffled_times
 from omni_edge import OmniEdge
 from omni_edge.vocoder.solver import SolverSettings
 

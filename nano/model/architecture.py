@@ -5,7 +5,7 @@ Talker in bfloat16, token2wav in float32, as published. The trainers write their
 `WORK/weights/<part>.safetensors`; a part that is missing is drawn at random (seeded), so that every other part can be
 exported and tried before it is there.
 
-    python -m nano.architecture --work nano-work --out nano-work/checkpoint
+    python -m nano.model.architecture --work nano-work --out nano-work/checkpoint
 """
 
 from __future__ import annotations

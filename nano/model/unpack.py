@@ -1,8 +1,7 @@
-"""Takes a checkpoint of omni-nano apart: `python -m nano.unpack nano/omni-nano --work nano-work`.
+"""Takes a checkpoint of omni-nano apart: `python -m nano.model.unpack nano/omni-nano --work nano-work`.
 
-The parts come back as `nano.architecture` found them, so that the Thinker can be trained on without what came before
-(`nano.train_thinker --words 0`). What the checkpoint does not keep does not come back: the optimizers' momentum, the
-codec.
+The parts come back as `nano.model.architecture` found them, so that the Thinker can be trained on without what came
+before (`nano.training.train_thinker --words 0`). The optimizers' momentum and the codec are not kept in a checkpoint.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from transformers import Qwen2_5OmniForConditionalGeneration
 
-from nano.architecture import PARTS, SPEAKER_FILE, save_part
+from nano.model.architecture import PARTS, SPEAKER_FILE, save_part
 
 
 def unpack(checkpoint: Path, work: Path) -> None:

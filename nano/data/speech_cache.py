@@ -1,4 +1,4 @@
-"""Speech on disk, and exercises from it: `python -m nano.data --work nano-work` speaks everything once.
+"""Speech on disk, and exercises from it: `python -m nano.data.speech_cache --work nano-work` speaks everything once.
 
 About 21,500 clips, a quarter of an hour of one core, a gigabyte. The run can be stopped and continued; what is there
 can be used while it goes on, because the clips come in random order.
@@ -21,8 +21,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nano import tokenizer, world
-from nano.voices import RATE, VOICES, Samples, synthesize, voices
+from nano import world
+from nano.data import tokenizer
+from nano.data.voices import RATE, VOICES, Samples, synthesize, voices
 
 _SEED = 11
 # Clips per training text: a text of a small family is drawn more often than one of many sums.
@@ -98,7 +99,7 @@ class SpeechCache:
         clips: in the file's order.
 
     Raises:
-        FileNotFoundError: nothing is there yet: run `python -m nano.data`.
+        FileNotFoundError: nothing is there yet: run `python -m nano.data.speech_cache`.
     """
 
     def __init__(self, work: Path) -> None:

@@ -186,7 +186,7 @@ def _filters(rate: int) -> NDArray[np.float64]:
 
 
 def log_mel(samples: Samples, rate: int) -> NDArray[np.float64]:
-    """Natural-log mel magnitudes [frames, 80] as `nano.mel24` computes them, without torch."""
+    """Natural-log mel magnitudes [frames, 80] as `nano.data.mel24` computes them, without torch."""
     edge = (_WINDOW - _HOP) // 2
     frames = sliding_window_view(np.pad(samples, edge, mode="reflect"), _WINDOW)[::_HOP]
     # torch's Hann window is periodic.

@@ -16,16 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nano import world
-from nano.crew import Utterance
-from nano.data import Clip, SpeechCache
-from nano.exercises import EVALUATION_SETS, Exercise, evaluation_set
-from nano.judging import VoiceJudge
-from nano.voices import RATE
+from nano.data.exercises import EVALUATION_SETS, Exercise, evaluation_set
+from nano.data.speech_cache import Clip, SpeechCache
+from nano.data.voices import RATE
+from nano.evaluation.metrics import VoiceJudge
+from nano.evaluation.workers import Utterance
 from omni_edge.audio.resample import ResampleState, resampler
 from omni_edge.media.load import load_audio
 
 SEED = 17
-KEPT = Path(__file__).parents[1] / "tests" / "data" / "nano" / "heldout.flac"
+KEPT = Path(__file__).parents[2] / "tests" / "data" / "nano" / "heldout.flac"
 # Exercises of each set in the quick form; together they need a megabyte of speech.
 QUICK_COUNTS = {
     "spoken_unseen_combinations": 10,
@@ -69,7 +69,7 @@ class Material:
         Raises:
             FileNotFoundError: a stage of the data has not run.
         """
-        from nano.codec import codes_file  # noqa: PLC0415
+        from nano.training.train_codec import codes_file  # noqa: PLC0415
 
         references = [(voice, samples) for voice, samples, _ in _references(work, _REFERENCES)]
         coded = list(_utterances(work, utterances)) if codes_file(work).exists() else cls.kept().utterances
@@ -124,8 +124,8 @@ def mixed(cache: SpeechCache, counts: Mapping[str, int], count: int) -> list[Exe
 def _references(work: Path, count: int) -> Iterator[tuple[str, NDArray[np.float32], str]]:
     """(voice, samples at 16 kHz, text) of `count` sentences of each speaking voice, by the synthesizer itself."""
     # Here, not above: the workers do without torch.
-    from nano.mel24 import RATE as SPEAKING_RATE  # noqa: PLC0415
-    from nano.speaking import VOICES, Corpus  # noqa: PLC0415
+    from nano.data.mel24 import RATE as SPEAKING_RATE  # noqa: PLC0415
+    from nano.data.speech_corpus import VOICES, Corpus  # noqa: PLC0415
 
     corpus = Corpus.load(work)
     clips = [clip for clip in corpus.clips if clip.kind == "reply" and clip.split == "held_out"]
@@ -139,7 +139,7 @@ def _references(work: Path, count: int) -> Iterator[tuple[str, NDArray[np.float3
 
 def _utterances(work: Path, count: int) -> Iterator[Utterance]:
     """`count` held-out sentences, the same for each voice."""
-    from nano.codec import load_codes  # noqa: PLC0415
+    from nano.training.train_codec import load_codes  # noqa: PLC0415
 
     spoken = [each for each in load_codes(work) if each.clip.kind == "reply" and each.clip.split == "held_out"]
     texts = sorted({each.clip.text for each in spoken})

@@ -1,6 +1,6 @@
 """The tokenizer of omni-nano: byte-level BPE learned from the world's own sentences.
 
-    python -m nano.tokenizer --work nano-work      (writes nano-work/tokenizer/)
+    python -m nano.data.tokenizer --work nano-work      (writes nano-work/tokenizer/)
 
 Qwen2's way of cutting text into words and the published special tokens are kept. The two system prompts are single
 tokens: at this size, thirty positions that never change would be a third of most prompts.

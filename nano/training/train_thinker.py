@@ -1,11 +1,11 @@
-"""Trains the Thinker: `python -m nano.train_thinker --work nano-work`, twice.
+"""Trains the Thinker: `python -m nano.training.train_thinker --work nano-work`, twice.
 
-The first run teaches typed words alone, and stops by itself. Then `nano.train_ears` and `nano.train_eyes` train the
+The first run teaches typed words alone, and stops by itself. Then `train_audio_encoder` and `train_vision_encoder` train the
 encoders towards the words' embeddings, so that what they hear and see arrives as words that the Thinker reads already.
 The second run takes them over as they are and teaches the Thinker to use them, with exercises of all kinds. Encoders
 and embeddings stay as they are: the Thinker's gradients, at the learning rate that it needs, would only blur them.
 
-With the weights of an unpacked checkpoint (`nano.unpack`) and `--words 0` the second run goes on from them.
+With the weights of an unpacked checkpoint (`nano.model.unpack`) and `--words 0` the second run goes on from them.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from pathlib import Path
 
 import torch
 
-from nano.architecture import load_part, save_part
-from nano.data import SpeechCache
-from nano.exercises import EVALUATION_SETS, TYPED_SETS, evaluation_set, training_exercise
-from nano.optimizer import Optimizer
-from nano.sequences import IGNORED, Composer, Sample, by_length
-from nano.stage import parse, save
-from nano.thinker import ThinkerTraining
+from nano.data.exercises import EVALUATION_SETS, TYPED_SETS, evaluation_set, training_exercise
+from nano.data.sequences import IGNORED, Composer, Sample, by_length
+from nano.data.speech_cache import SpeechCache
+from nano.model.architecture import load_part, save_part
+from nano.training.loop import parse, save
+from nano.training.optimizer import Optimizer
+from nano.training.thinker_losses import ThinkerTraining
 
 NAME = "thinker"
 _WARM_UP = 60
@@ -156,7 +156,10 @@ def train(work: Path, plan: Plan, evaluate_every: int, count: int) -> None:
                 print("evaluation", step + 1, row, flush=True)
                 restore(model, optimizer)
     if last == plan.words:
-        print("words are learned; next: nano.train_ears and nano.train_eyes, then this again", flush=True)
+        print(
+            "words are learned; next: train_audio_encoder and train_vision_encoder, then this again",
+            flush=True,
+        )
 
 
 def _draw(source: Source, plan: Plan, step: int) -> list[Sample]:

@@ -3,7 +3,7 @@
 The model is the reference's, with its block masks, its ECAPA encoder and its codec embedding; times are drawn mostly
 where a sampler of few steps looks. Now and then everything known is left out, as guidance needs it.
 
-    python -m nano.train_dit --work nano-work
+    python -m nano.training.train_dit --work nano-work
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import (
     Qwen2_5OmniToken2WavDiTModel,
 )
 
-from nano.architecture import SPEAKER_FILE, SPEAKER_WIDTH, SPEAKERS, TOKEN2WAV, save_part, tokenizer_of
-from nano.codec import Spoken, load_codes
-from nano.mel24 import HOP
-from nano.speaking import VOICES, Corpus
-from nano.stage import Average, Journal, fade, parse
+from nano.data.mel24 import HOP
+from nano.data.speech_corpus import VOICES, Corpus
+from nano.model.architecture import SPEAKER_FILE, SPEAKER_WIDTH, SPEAKERS, TOKEN2WAV, save_part, tokenizer_of
+from nano.training.loop import Average, Journal, fade, parse
+from nano.training.train_codec import Spoken, load_codes
 from omni_edge.vocoder.solver import SolverSettings
 
 SEED = 13

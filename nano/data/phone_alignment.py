@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nano import world
-from nano.voices import RATE, Samples, voices
+from nano.data.voices import RATE, Samples, voices
 from omni_edge.audio.resample import ResampleState, resampler
 from omni_edge.media.wav import read_wave
 

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from transformers import Qwen2_5OmniConfig
 
 from nano import world
-from nano.architecture import PREPROCESSOR, config_of, tokenizer_of
-from nano.exercises import Exercise
-from nano.scenes import FRAMES_PER_SECOND
+from nano.data.exercises import Exercise
+from nano.model.architecture import PREPROCESSOR, config_of, tokenizer_of
+from nano.world.scenes import FRAMES_PER_SECOND
 from omni_edge.audio.front_end import Ear, audio_tokens
 from omni_edge.bundle.manifest import AudioSection, Manifest, PositionSection, TextSection, VisionSection
 from omni_edge.conversation.prompt import Prompt
@@ -110,7 +110,7 @@ class Composer:
         """The id of a special token."""
         token = self._tokenizer.token_to_id(name)
         if token is None:
-            raise ValueError(f"the tokenizer has no {name}; make it again with `python -m nano.tokenizer`")
+            raise ValueError(f"the tokenizer has no {name}; make it again with `python -m nano.data.tokenizer`")
         return token
 
     def mel(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 
 from nano import world
-from nano.data import SpeechCache
-from nano.scenes import FRAMES_PER_SECOND, render_picture, render_sound, render_video
-from nano.voices import RATE, Samples, augment
+from nano.data.speech_cache import SpeechCache
+from nano.data.voices import RATE, Samples, augment
+from nano.world.scenes import FRAMES_PER_SECOND, render_picture, render_sound, render_video
 
 Message = dict[str, Any]
 # Silence around a clip that is heard as it was spoken.
@@ -101,7 +101,7 @@ def evaluation_set(name: str, cache: SpeechCache | None, count: int | None = Non
     if name not in EVALUATION_SETS:
         raise ValueError(f"there is no evaluation set {name!r}; there are {', '.join(EVALUATION_SETS)}")
     if name not in TYPED_SETS and cache is None:
-        raise ValueError(f"{name} needs spoken words: run `python -m nano.data` and pass its SpeechCache")
+        raise ValueError(f"{name} needs spoken words: run `python -m nano.data.speech_cache` and pass its SpeechCache")
     exercises = _clips_of_set(name, cache) if name.startswith("spoken") and cache else _drawn_set(name, cache)
     for number, exercise in enumerate(exercises):
         if number == count:
@@ -147,7 +147,9 @@ def _drawn_set(name: str, cache: SpeechCache | None) -> Iterator[Exercise]:
                 yield concrete(exchange, rng, cache, split)
                 break
         else:
-            raise RuntimeError(f"{name} needs clips that the cache does not hold yet: let `python -m nano.data` finish")
+            raise RuntimeError(
+                f"{name} needs clips that the cache does not hold yet: let nano.data.speech_cache finish"
+            )
 
 
 def _spoken(exchange: world.Exchange) -> list[str]:
@@ -161,7 +163,7 @@ def concrete(exchange: world.Exchange, rng: random.Random, cache: SpeechCache | 
         exchange: what is given and answered.
         rng: draws the clips, their rooms and how typed words are typed.
         cache: spoken words; without it, and for a text of which it holds no clip, words are typed.
-        split: of the clips, as in `nano.data`; of "train" each is in a room, of others every second one.
+        split: of the clips, as in `nano.data.speech_cache`; of "train" each is in a room, of others every second one.
     """
     messages = [_message("system", exchange.system)]
     notes = {"input": "typed"}

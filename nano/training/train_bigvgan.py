@@ -3,7 +3,7 @@
 The loss compares magnitudes of short-time spectra at several resolutions, and the mel spectrogram itself. Phase is left
 to the network: no ear (and no recognizer) compares it.
 
-    python -m nano.train_bigvgan --work nano-work
+    python -m nano.training.train_bigvgan --work nano-work
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch.nn import functional
 from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniBigVGANConfig
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniToken2WavBigVGANModel
 
-from nano.architecture import TOKEN2WAV, save_part
-from nano.fast_snake import accelerate
-from nano.mel24 import HOP, log_mel
-from nano.speaking import Corpus
-from nano.stage import Average, Journal, fade, parse
+from nano.data.mel24 import HOP, log_mel
+from nano.data.speech_corpus import Corpus
+from nano.model.architecture import TOKEN2WAV, save_part
+from nano.model.fast_snake import accelerate
+from nano.training.loop import Average, Journal, fade, parse
 
 SEED = 11
 STEPS = 3000

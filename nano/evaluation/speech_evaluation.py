@@ -4,7 +4,7 @@ Three stages, so that an error can be put where it belongs: the synthesizer's ow
 codes through the DiT (a sampler of few steps) and BigVGAN. The recognizer is pocketsphinx with its US English model
 and a grammar of the world's replies.
 
-    python -m nano.speech_evaluation --work nano-work --count 50
+    python -m nano.evaluation.speech_evaluation --work nano-work --count 50
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nano import world
-from nano.architecture import load_part
-from nano.codec import Spoken, load_codes
-from nano.mel24 import BINS, HOP, RATE, log_mel
-from nano.recognizer import Recognizer, word_errors
-from nano.speaking import VOICES, Corpus
-from nano.train_bigvgan import bigvgan
-from nano.train_dit import dit, speakers
+from nano.data.mel24 import BINS, HOP, RATE, log_mel
+from nano.data.speech_corpus import VOICES, Corpus
+from nano.evaluation.recognizer import Recognizer, word_errors
+from nano.model.architecture import load_part
+from nano.training.train_bigvgan import bigvgan
+from nano.training.train_codec import Spoken, load_codes
+from nano.training.train_dit import dit, speakers
 from omni_edge.vocoder.solver import SolverSettings, solve
 
 Samples = NDArray[np.float32]
@@ -62,7 +62,7 @@ class Speaker:
         """
         model = self._dit
         if model is None:
-            raise RuntimeError("the DiT is not trained yet: run python -m nano.train_dit")
+            raise RuntimeError("the DiT is not trained yet: run python -m nano.training.train_dit")
         times, guidance = torch.from_numpy(self._settings.times()), self._settings.guidance
         frames = 2 * len(codes)
         known = self._known[speaker]

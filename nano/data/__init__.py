@@ -1,0 +1,1 @@
+"""What it is trained on: texts, voices, sounds, and how they become tokens."""

@@ -1,0 +1,1 @@
+"""How well it does, on what it was never trained on."""

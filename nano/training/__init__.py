@@ -1,0 +1,1 @@
+"""One file a training stage, and what the stages share."""
