@@ -43,7 +43,7 @@ def main() -> None:
             checkpoints = [checkpoint]
         else:
             sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-            from checkpoints import SHAPES, write_checkpoint  # noqa: PLC0415  (the tests' own, found by the line above)
+            from support.checkpoints import SHAPES, write_checkpoint  # noqa: PLC0415  (the tests' own, found by the line above)
 
             checkpoints = [write_checkpoint(folder / shape, shape) for shape in SHAPES]
         print("| graph |", " | ".join(COLUMNS), "|")

@@ -87,7 +87,7 @@ def main() -> None:
         checkpoint = arguments.checkpoint
         if arguments.quick:
             sys.path.insert(0, str(TESTS))
-            from checkpoints import write_checkpoint  # noqa: PLC0415
+            from support.checkpoints import write_checkpoint  # noqa: PLC0415
 
             checkpoint = write_checkpoint(Path(room) / "checkpoint")
         print(json.dumps(reply(checkpoint, arguments.text_tokens, arguments.codec_tokens, arguments.threads)))

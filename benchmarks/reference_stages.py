@@ -155,7 +155,7 @@ def main() -> None:
         checkpoint = arguments.checkpoint
         if arguments.quick:
             sys.path.insert(0, str(TESTS))
-            from checkpoints import write_checkpoint  # noqa: PLC0415
+            from support.checkpoints import write_checkpoint  # noqa: PLC0415
 
             checkpoint = write_checkpoint(Path(room) / "checkpoint")
         stages = Stages(checkpoint, arguments.runs, tuple(arguments.contexts))

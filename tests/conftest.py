@@ -6,7 +6,6 @@ import os
 import platform
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,14 @@ import pytest
 import torch
 import transformers
 
-from checkpoints import SHAPES, load_reference, write_checkpoint
 from omni_edge import OmniEdge
 from omni_edge.backend import kernels
 from omni_edge.backend.machine import processor
 from omni_export.bundle import ExportOptions, export_bundle
 from omni_export.graph.linear import Precision
+from support.checkpoints import SHAPES, Case, load_reference, write_checkpoint
 
-# A conftest.py of the commands' own would hide this one from `from conftest import Case`.
-pytest_plugins = ["bundles", "vocoders"]
+pytest_plugins = ["support.bundles", "support.vocoders"]
 
 # A shell starts what it runs in the background with Ctrl-C ignored, and children inherit that: tests of it would hang.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -71,14 +69,6 @@ def compiled(compiled_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Graphs that are loaded now use our operators."""
     monkeypatch.delenv("OMNI_EDGE_KERNELS", raising=False)
     monkeypatch.setenv("OMNI_EDGE_CACHE", str(compiled_cache))
-
-
-@dataclass(frozen=True)
-class Case:
-    """One test checkpoint: its shape's name and its folder."""
-
-    name: str
-    path: Path
 
 
 @pytest.fixture(scope="session", params=sorted(SHAPES))

@@ -13,8 +13,8 @@ import pytest
 import torch
 import transformers
 
-from checkpoints import load_reference, write_checkpoint
 from omni_edge.backend import kernels
+from support.checkpoints import load_reference, write_checkpoint
 
 ROOT = Path(__file__).parents[1]
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conftest import Case
 from omni_edge import (
     AudioChunk,
     AudioClip,
@@ -23,7 +22,8 @@ from omni_edge import (
     VideoClip,
 )
 from omni_edge.vocoder.noise import seeded_noise
-from oracle import AUDIO_RATE, Answer, Film, Part, Question, ask
+from support.checkpoints import Case
+from support.oracle import AUDIO_RATE, Answer, Film, Part, Question, ask
 
 TOKENS, CODEC_TOKENS = 14, 40
 GREEDY = Sampling(temperature=0)

@@ -18,8 +18,8 @@ from xml.etree import ElementTree
 import cv2
 import pytest
 
-from checkpoints import write_checkpoint
-from commands import picture, tone, write_video, write_wav
+from support.checkpoints import write_checkpoint
+from support.commands import picture, tone, write_video, write_wav
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")

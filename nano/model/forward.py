@@ -1,8 +1,8 @@
 """Batched forward passes over the reference's own modules, for training on few cores.
 
 The reference runs every audio block and every vision window on its own and keeps masks that a right-padded causal batch
-does not need. These functions read the same weights and give the same numbers (`tests/nano/test_forward.py`), several
-times faster in small batches.
+does not need. These functions read the same weights and give the same numbers (tests/nano/model), several times
+faster in small batches.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from xml.etree import ElementTree
 
-from commands import run_edge
 from omni_edge.bench import STAGES
+from support.commands import run_edge
 
 # A turn's marks take some thirty positions of this byte-level tokenizer.
 SMALL = ("--runs", "2", "--steps", "3", "--at", "40,80", "--prefill", "48", "--max-codec-tokens", "60")

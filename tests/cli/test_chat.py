@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from commands import GREEDY, SHORT, run_edge
 from omni_cli import app as edge
 from omni_cli.commands.chat_loop import Chat
 from omni_edge import AudioChunk, OmniEdge, Sampling, TurnDone
 from omni_edge.errors import DeviceError
 from omni_edge.media.load import load_image
+from support.commands import GREEDY, SHORT, run_edge
 
 OPTIONS = (*GREEDY, *SHORT)
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from commands import GREEDY, SHORT, events, run_edge
 from omni_edge import shipped_bundle
 from omni_edge.bench import Settings
 from omni_edge.bundle.reader import Bundle
+from support.commands import GREEDY, SHORT, events, run_edge
 
 SAYING = "omni-nano, the built-in demonstration model (not Qwen's weights)"
 MEASURED = ("--stage", "thinker", "--runs", "1", "--steps", "3", "--at", "128", "--prefill", "128", "--json")

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from typer.testing import Result
 
-from commands import SHORT, events, picture, run_edge, run_export, tone, write_wav
+from support.commands import SHORT, events, picture, run_edge, run_export, tone, write_wav
 
 
 def assert_refused(result: Result, code: int, *parts: str) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from commands import run_edge, run_export
 from omni_cli.console import Progress
+from support.commands import run_edge, run_export
 
 
 def test_the_table_and_the_progress(checkpoint: Path, tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from commands import run_edge
 from omni_edge import OmniEdge
+from support.commands import run_edge
 
 
 def test_what_is_printed_is_what_the_bundle_holds(bundle: Path, engine: OmniEdge) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from commands import GREEDY, run_edge
 from omni_cli.printer import TextPrinter
 from omni_edge import AudioChunk
 from omni_edge.events import Event
+from support.commands import GREEDY, run_edge
 
 # A penalty far below 1 rewards repetition: the reply never ends by itself.
 ENDLESS = ("--temp", "0", "--repeat-penalty", "1e-6", "--max-new-tokens", "100000", "--context", "32000")

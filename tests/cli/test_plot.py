@@ -8,10 +8,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from commands import GREEDY, SHORT, events, run_edge
 from omni_cli import app as edge
 from omni_cli.plots.file import write_plot
 from omni_edge import UsageError
+from support.commands import GREEDY, SHORT, events, run_edge
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from commands import GREEDY, SHORT, events, run_edge
 from omni_edge import OmniEdge
+from support.commands import GREEDY, SHORT, events, run_edge
 
 
 def test_a_prepared_bundle_answers_the_same(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

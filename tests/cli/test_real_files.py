@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from commands import GREEDY
+from support.commands import GREEDY
 
 DATA = Path(__file__).parents[1] / "data"
 COMMAND = Path(sys.executable).with_name("omni-edge")

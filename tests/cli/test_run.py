@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from commands import GREEDY, SHORT, events, run_edge
 from omni_edge import AudioChunk, OmniEdge, Sampling, TurnDone
 from omni_edge.media.load import load_audio, load_image, load_video
+from support.commands import GREEDY, SHORT, events, run_edge
 
 PROMPT = "Why is the sky blue?"
 

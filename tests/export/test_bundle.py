@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from checkpoints import CHAT_TEMPLATE, write_checkpoint
 from omni_edge import CheckpointError, OmniEdge, Sampling, TurnDone, UsageError
 from omni_edge.bundle.reader import Bundle
 from omni_export.bundle import ROLES, ExportOptions, export_bundle
@@ -17,6 +16,7 @@ from omni_export.graph.builder import GraphBuilder
 from omni_export.graph.linear import Precision
 from omni_export.output.progress import ExportProgress
 from omni_export.verify.verify import verify_bundle
+from support.checkpoints import CHAT_TEMPLATE, write_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from checkpoints import write_checkpoint
 from omni_edge import BundleError, ResourceError
 from omni_edge.bundle.reader import Bundle
 from omni_export.bundle import ExportOptions, export_bundle
 from omni_export.graph.linear import Precision
+from support.checkpoints import write_checkpoint
 
 OPTIONS = ("--precision", "int4", "--group-size", "32", "--precision-of", "bigvgan=int8", "--kv-cache", "int8")
 # Kills itself when half of a graph's weights are written.

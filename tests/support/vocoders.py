@@ -1,0 +1,133 @@
+"""token2wav built from a test checkpoint, without the rest of a bundle: fixtures, and what tests put through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+
+from omni_edge.backend.graph import Graph, prepare_graph
+from omni_edge.bundle.manifest import Token2WavSection, VoiceSection
+from omni_edge.vocoder.bigvgan import DEFAULT_REACH
+from omni_edge.vocoder.dit import TimeTableCache
+from omni_edge.vocoder.schedule import TickSettings
+from omni_edge.vocoder.solver import SolverSettings
+from omni_edge.vocoder.vocoder import Vocoder, VocoderState
+from omni_export.checkpoint.checkpoint import Checkpoint
+from omni_export.checkpoint.config import BigVGANConfig, DiTConfig, OmniConfig
+from omni_export.graph.linear import Precision
+from omni_export.models.token2wav import bigvgan, dit, dit_time, voices
+from support.checkpoints import Case
+
+Samples = NDArray[np.float32]
+FAST = SolverSettings("euler", 2)
+WHOLE = TickSettings(growth=())
+WAVEFRONT = TickSettings(order="wavefront")
+
+
+def snr(reference: NDArray[np.float32], value: NDArray[np.float32]) -> float:
+    """Signal to noise ratio in dB; infinite where both are equal."""
+    assert reference.shape == value.shape
+    wanted = reference.astype(np.float64)
+    noise = np.sum((value - wanted) ** 2)
+    return float("inf") if noise == 0 else float(10 * np.log10(np.sum(wanted**2) / noise))
+
+
+def prepared_kinds(graph: Path, target: Path) -> list[str]:
+    """Prepares a graph as `target`; the operators that its nodes are then."""
+    prepare_graph(graph, target)
+    return [node.op_type for node in onnx.load(target, load_external_data=False).graph.node]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """token2wav's graphs and sections in `folder`."""
+
+    dit: Graph
+    dit_time: Graph
+    bigvgan: Graph
+    section: Token2WavSection
+    voices: VoiceSection
+    constants: NDArray[np.float32]
+    dit_config: DiTConfig
+    bigvgan_config: BigVGANConfig
+
+    def vocoder(self, reach: float = DEFAULT_REACH) -> Vocoder:
+        tables = TimeTableCache(lambda: self.dit_time)
+        return Vocoder(
+            self.dit, self.bigvgan, tables, self.section, voices=self.voices, constants=self.constants, reach=reach
+        )
+
+
+def build_parts(checkpoint_path: Path, folder: Path, precision: Precision | None = None) -> Parts:
+    """Exports token2wav of a checkpoint into `folder`."""
+    precision = precision or Precision()
+    checkpoint = Checkpoint(checkpoint_path)
+    config = OmniConfig.parse(checkpoint.config)
+    assert config.dit is not None
+    assert config.bigvgan is not None
+    section = voices.read(checkpoint, config).write(folder)
+    dit_weights, bigvgan_weights = checkpoint.scope(dit.PREFIX), checkpoint.scope(bigvgan.PREFIX)
+    return Parts(
+        Graph(dit.build(dit_weights, config.dit, precision).save(folder).graph, threads=1),
+        Graph(dit_time.build(dit_weights, config.dit, precision).save(folder).graph, threads=1),
+        Graph(bigvgan.build(bigvgan_weights, config.bigvgan, precision).save(folder).graph, threads=1),
+        dit.section(config.dit, config.bigvgan),
+        section,
+        np.fromfile(folder / section.file, "<f4").reshape(-1, config.dit.hidden_size),
+        config.dit,
+        config.bigvgan,
+    )
+
+
+def block_noise(noise: NDArray[np.float32], block_frames: int) -> Callable[[int], NDArray[np.float32]]:
+    """`noise` [frames, mel] as a noise source, zeros beyond its end."""
+    blocks = -(-len(noise) // block_frames)
+    padded = np.zeros((blocks * block_frames, noise.shape[1]), np.float32)
+    padded[: len(noise)] = noise
+    return lambda index: padded[index * block_frames : (index + 1) * block_frames]
+
+
+@pytest.fixture(scope="session")
+def parts(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Parts:
+    """token2wav of `case`, float32."""
+    return build_parts(case.path, tmp_path_factory.mktemp(f"vocoder-{case.name}"))
+
+
+@pytest.fixture(scope="session")
+def vocoder(parts: Parts) -> Vocoder:
+    """That of `parts`, as a bundle has it."""
+    return parts.vocoder()
+
+
+def codec_tokens(count: int, parts: Parts, seed: int = 0) -> NDArray[np.int64]:
+    """Random ones, int64 [count]."""
+    return np.random.default_rng(seed).integers(0, parts.section.codec_limit, count)
+
+
+def decode(
+    vocoder: Vocoder, codec: NDArray[np.int64], state: VocoderState, push: int | None = None, end: bool = True
+) -> Samples:
+    """All samples of `codec`, float32 [n], pushed in pieces of `push` tokens."""
+    push = push or max(1, len(codec))
+    pieces = [vocoder.step(codec[start : start + push], state) for start in range(0, len(codec), push)]
+    if end:
+        pieces.append(vocoder.step([], state, end=True))
+    return np.concatenate([np.zeros(0, np.float32), *(piece for piece in pieces if piece is not None)])
+
+
+def mel_of(vocoder: Vocoder, codec: NDArray[np.int64], state: VocoderState, push: int | None = None) -> Samples:
+    """All mel of `codec`, float32 [frames, mel], pushed in pieces of `push` tokens."""
+    push = push or max(1, len(codec))
+    blocks = []
+    for start in range(0, len(codec), push):
+        block = vocoder.dit.step(codec[start : start + push], state.dit, end=start + push >= len(codec))
+        while block is not None:
+            blocks.append(block.final)
+            block = vocoder.dit.step((), state.dit)
+    return np.concatenate(blocks)
