@@ -26,5 +26,5 @@ ci:
 
 # Generated documentation: the commands' page, and the README's picture of a reply.
 docs:
-    .venv/bin/python docs/make_cli.py
+    .venv/bin/python scripts/make_cli.py
     .venv/bin/omni-edge run --audio examples/turn-on-the-kitchen-light.wav --seed 1 --plot docs/reply-nano.svg

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 def test_the_command_line_page_is_what_the_commands_say() -> None:
     result = subprocess.run(
-        [sys.executable, "docs/make_cli.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "scripts/make_cli.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
 
