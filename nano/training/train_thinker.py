@@ -1,9 +1,8 @@
 """Trains the Thinker: `python -m nano.training.train_thinker --work nano-work`, twice.
 
-The first run teaches typed words alone, and stops by itself. Then `train_audio_encoder` and `train_vision_encoder`
-train the encoders towards the words' embeddings, so that what they hear and see arrives as words that the Thinker reads
-already. The second run takes them over as they are and teaches the Thinker to use them, with exercises of all kinds. Encoders
-and embeddings stay as they are: the Thinker's gradients, at the learning rate that it needs, would only blur them.
+The first run trains on typed words alone and stops by itself. Then `train_audio_encoder` and `train_vision_encoder`
+train the encoders towards the words' embeddings. The second run trains the Thinker on exercises of all kinds. It keeps
+encoders and embeddings fixed: at the Thinker's learning rate its gradients make them worse.
 
 With the weights of an unpacked checkpoint (`nano.model.unpack`) and `--words 0` the second run goes on from them.
 """
