@@ -1,20 +1,16 @@
-"""A whole spoken reply by the reference in torch: how long until the first sound, which there comes last.
+"""Times a whole spoken reply of the reference in torch, whose first sound comes when all is computed.
 
     python benchmarks/reference_reply.py /tmp/omni-3b              # 14 GB of memory, some minutes
     python benchmarks/reference_reply.py --quick                   # a tiny checkpoint
 
-The same work as `omni-edge bench --stage reply`: 5 s of sound, 20 text tokens, 300 codec tokens, token2wav with the
-reference's 36 evaluations and guidance. Thinker and Talker in bfloat16, token2wav in float32, as transformers loads
-them. Prints a JSON line: seconds of the Thinker, of the Talker, of token2wav, and of all.
+It does the work of `omni-edge bench --stage reply`: 5 s of sound, 20 text tokens, 300 codec tokens. token2wav takes
+the reference's 36 evaluations with guidance. As transformers loads them, Thinker and Talker are in bfloat16 and
+token2wav is in float32. It prints a JSON line: seconds of the Thinker, of the Talker, of token2wav, and of all.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
+from reference_checkpoint import argument_parser, parsed, versions
 from transformers import Qwen2_5OmniForConditionalGeneration, WhisperFeatureExtractor
 
 from omni_export.checkpoint.checkpoint import Checkpoint
@@ -30,12 +26,10 @@ from omni_export.checkpoint.config import OmniConfig
 from omni_export.models.token2wav.dit import SAMPLE_RATE
 from omni_export.verify.reference import ReferenceModules
 
-TESTS = Path(__file__).parents[1] / "tests"
-# Of the question; its reply has SAMPLE_RATE.
+# Samples per second of the question; the reply has SAMPLE_RATE.
 RATE = 16_000
 SECONDS = 5.0
 PROMPT = 64
-# How many audio tokens a second of sound makes.
 AUDIO_TOKENS_PER_SECOND = 25
 
 
@@ -71,32 +65,17 @@ def question(config: Any) -> dict[str, torch.Tensor]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path, nargs="?")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser = argument_parser(__doc__)
     parser.add_argument("--text-tokens", type=int, default=20)
     parser.add_argument("--codec-tokens", type=int, default=300)
-    parser.add_argument("--quick", action="store_true", help="a tiny checkpoint: figures that say nothing")
-    arguments = parser.parse_args()
-    if not arguments.quick and not arguments.checkpoint:
-        parser.error("a checkpoint is needed (or --quick)")
-    torch.set_num_threads(arguments.threads)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    with tempfile.TemporaryDirectory() as room:
-        checkpoint = arguments.checkpoint
-        if arguments.quick:
-            sys.path.insert(0, str(TESTS))
-            from support.checkpoints import write_checkpoint  # noqa: PLC0415
-
-            checkpoint = write_checkpoint(Path(room) / "checkpoint")
-        print(json.dumps(reply(checkpoint, arguments.text_tokens, arguments.codec_tokens, arguments.threads)))
+    with parsed(parser) as given:
+        print(json.dumps(reply(given.checkpoint, given.text_tokens, given.codec_tokens, given.threads)))
 
 
 def reply(checkpoint: Path, text_tokens: int, codec_tokens: int, threads: int) -> dict[str, Any]:
-    """Loads the reference and lets it answer once."""
+    """Loads the reference and times one reply; seconds of loading, of each stage and of all."""
     began = time.perf_counter()
-    # transformers 5.23 does not read the published spelling of the DiT's sizes: the configuration is passed in.
+    # transformers 5.23 ignores the published spelling of the DiT's sizes, so the configuration is passed in.
     source = Checkpoint(checkpoint)
     config = ReferenceModules(source, OmniConfig.parse(source.config)).config
     model = Qwen2_5OmniForConditionalGeneration.from_pretrained(checkpoint, config=config, dtype=torch.bfloat16).eval()
@@ -106,8 +85,8 @@ def reply(checkpoint: Path, text_tokens: int, codec_tokens: int, threads: int) -
     clocked(model.thinker, "generate", seconds, "thinker")
     clocked(model.talker, "generate", seconds, "talker")
     clocked(model.token2wav, "forward", seconds, "token2wav")
-    # Every codec token with a sound, and no other: random weights would draw what token2wav has no embedding for.
-    silent = range(config.token2wav_config.dit_config.num_embeds, config.talker_config.vocab_size)
+    # Random weights would also draw tokens that token2wav has no embedding for.
+    without_sound = range(config.token2wav_config.dit_config.num_embeds, config.talker_config.vocab_size)
     began = time.perf_counter()
     with torch.inference_mode():
         _, samples = model.generate(
@@ -117,7 +96,7 @@ def reply(checkpoint: Path, text_tokens: int, codec_tokens: int, threads: int) -
             thinker_min_new_tokens=text_tokens,
             talker_max_new_tokens=codec_tokens,
             talker_min_new_tokens=codec_tokens,
-            talker_bad_words_ids=[[token] for token in silent] or None,
+            talker_bad_words_ids=[[token] for token in without_sound] or None,
         )
     total = time.perf_counter() - began
     return {
@@ -127,7 +106,7 @@ def reply(checkpoint: Path, text_tokens: int, codec_tokens: int, threads: int) -
         "total": total,
         "audio_seconds": samples.numel() / SAMPLE_RATE,
         "threads": threads,
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "versions": versions(),
     }
 
 

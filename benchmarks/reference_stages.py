@@ -1,21 +1,17 @@
-"""The reference implementation in torch, float32, one stage at a time: what the same work costs there.
+"""The reference implementation in torch, float32, one stage at a time.
 
     python benchmarks/reference_stages.py /tmp/omni-3b                    # every stage; at most 3 GB of memory
     python benchmarks/reference_stages.py /tmp/omni-3b --stage dit --stage bigvgan
     python benchmarks/reference_stages.py --quick                         # a tiny checkpoint
 
-A JSON line per figure, in the units of `omni-edge bench`, whose inputs these are: 5 s of sound, a picture of 448 x 448,
-Talker decoding at 128 and 2048 positions, one evaluation of the DiT with guidance over 3 s (also as the RTF of the
-reference's 36 evaluations), and BigVGAN over 1 s. The Thinker is measured by `compare.py` with the peer `reference`.
+It prints a JSON line per figure, for the inputs and in the units of `omni-edge bench`: 5 s of sound, a picture of
+448 x 448, Talker decoding at 128 and 2048 positions, and BigVGAN over 1 s. The DiT makes one evaluation with guidance
+over 3 s; its time is also given as the RTF of the reference's 36 evaluations. The Thinker is measured by `compare.py` with the peer `reference`.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,12 +21,12 @@ from typing import Any
 
 import torch
 import transformers
+from reference_checkpoint import argument_parser, parsed, versions
 
 from omni_export.checkpoint.checkpoint import Checkpoint
 from omni_export.checkpoint.config import OmniConfig
 from omni_export.verify.reference import ReferenceModules
 
-TESTS = Path(__file__).parents[1] / "tests"
 EVALUATIONS = 36
 FRAMES_PER_SECOND = 100
 SOUND_SECONDS, DIT_SECONDS, BIGVGAN_SECONDS = 5, 3, 1
@@ -90,13 +86,13 @@ class Stages:
         width = model.thinker_to_talker_proj.in_features
         for context in self._contexts:
             cache = transformers.DynamicCache()
-            told = torch.randn(1, context, width)
+            states = torch.randn(1, context, width)
             with torch.inference_mode():
-                model.model(inputs_embeds=model.thinker_to_talker_proj(told), past_key_values=cache, use_cache=True)
+                model.model(inputs_embeds=model.thinker_to_talker_proj(states), past_key_values=cache, use_cache=True)
 
-            def speak(cache: Any = cache, told: Any = told[:, :1], context: int = context) -> None:
+            def speak(cache: Any = cache, states: Any = states[:, :1], context: int = context) -> None:
                 for _ in range(STEPS):
-                    embeds = model.thinker_to_talker_proj(told)
+                    embeds = model.thinker_to_talker_proj(states)
                     hidden = model.model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
                     model.codec_head(hidden.last_hidden_state[:, -1]).argmax()
                 cache.crop(context - cache.get_seq_length())
@@ -139,31 +135,16 @@ STAGES = ("audio", "vision", "talker", "dit", "bigvgan")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path, nargs="?")
+    parser = argument_parser(__doc__)
     parser.add_argument("--stage", action="append", choices=STAGES)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--contexts", type=int, nargs="*", default=[128, 2048])
-    parser.add_argument("--quick", action="store_true", help="a tiny checkpoint: figures that say nothing")
-    arguments = parser.parse_args()
-    if not arguments.quick and not arguments.checkpoint:
-        parser.error("a checkpoint is needed (or --quick)")
-    torch.set_num_threads(arguments.threads)
-    transformers.logging.set_verbosity_error()
-    with tempfile.TemporaryDirectory() as room:
-        checkpoint = arguments.checkpoint
-        if arguments.quick:
-            sys.path.insert(0, str(TESTS))
-            from support.checkpoints import write_checkpoint  # noqa: PLC0415
-
-            checkpoint = write_checkpoint(Path(room) / "checkpoint")
-        stages = Stages(checkpoint, arguments.runs, tuple(arguments.contexts))
+    with parsed(parser) as arguments:
+        stages = Stages(arguments.checkpoint, arguments.runs, tuple(arguments.contexts))
         for name in arguments.stage or STAGES:
             for result in getattr(stages, name)():
                 figure = {"stage": result.stage, "name": result.name, "unit": result.unit, "runs": result.runs}
-                versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-                line = {**figure, "median": median(result.runs), "threads": arguments.threads, "versions": versions}
+                line = {**figure, "median": median(result.runs), "threads": arguments.threads, "versions": versions()}
                 print(json.dumps(line), flush=True)
 
 
