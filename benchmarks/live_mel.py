@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from omni_edge.audio.front_end import Ear
 from omni_edge.bundle.manifest import AudioSection
-from omni_edge.media.load import load_audio
+from omni_edge.media import load_audio
 
 # The published checkpoints' front end.
 SECTION = AudioSection(sample_rate=16000, n_fft=400, hop_length=160, n_mels=128, block_frames=200)

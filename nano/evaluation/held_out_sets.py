@@ -22,7 +22,7 @@ from nano.data.voices import RATE
 from nano.evaluation.metrics import VoiceJudge
 from nano.evaluation.workers import Utterance
 from omni_edge.audio.resample import ResampleState, resampler
-from omni_edge.media.load import load_audio
+from omni_edge.media import load_audio
 
 SEED = 17
 KEPT = Path(__file__).parents[2] / "tests" / "data" / "nano" / "heldout.flac"
