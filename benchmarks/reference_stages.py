@@ -6,7 +6,8 @@
 
 It prints a JSON line per figure, for the inputs and in the units of `omni-edge bench`: 5 s of sound, a picture of
 448 x 448, Talker decoding at 128 and 2048 positions, and BigVGAN over 1 s. The DiT makes one evaluation with guidance
-over 3 s; its time is also given as the RTF of the reference's 36 evaluations. The Thinker is measured by `compare.py` with the peer `reference`.
+over 3 s; its time is also given as the RTF of the reference's 36 evaluations.
+The Thinker is measured by `compare.py` with the peer `reference`.
 """
 
 from __future__ import annotations
