@@ -71,6 +71,7 @@ class _Group:
     produce: Callable[[], Iterable[NDArray[Any]]]
     nbytes: list[int]
     weights: int
+    offsets: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -391,10 +392,12 @@ class GraphBuilder:
         """Gives every large weight its place in the data file; sizes are known before anything is read."""
         end = 0
         for group in self._groups:
+            group.offsets.clear()
             for proto, nbytes in zip(group.protos, group.nbytes, strict=True):
                 unit = _PAGE_BYTES if nbytes >= _PAGE_ALIGNED_FROM_BYTES else _ALIGNMENT_BYTES
                 offset = -(-end // unit) * unit
                 end = offset + nbytes
+                group.offsets.append(offset)
                 del proto.external_data[:]
                 for key, value in (("location", location), ("offset", offset), ("length", nbytes)):
                     proto.external_data.add(key=key, value=str(value))
@@ -405,9 +408,8 @@ class GraphBuilder:
         with path.open("wb") as file, ThreadPoolExecutor(1) as writer:
 
             def write(group: _Group, arrays: list[NDArray[Any]]) -> None:
-                for proto, array in zip(group.protos, arrays, strict=True):
-                    padding = int(proto.external_data[1].value) - file.tell()
-                    for content in (memoryview(bytes(padding)), array.reshape(-1).view(np.uint8).data):
+                for offset, array in zip(group.offsets, arrays, strict=True):
+                    for content in (memoryview(bytes(offset - file.tell())), array.reshape(-1).view(np.uint8).data):
                         for start in range(0, len(content), _PIECE_BYTES):
                             piece = content[start : start + _PIECE_BYTES]
                             digest.update(piece)

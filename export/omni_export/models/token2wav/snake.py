@@ -133,20 +133,21 @@ def _call(
         values: NDArray[np.float64] = np.sqrt(cycles() / (np.exp(beta.load().astype(np.float64)) + _SNAKE_EPSILON))
         return values
 
-    def per_channel(make: Callable[[], NDArray[np.float64]], shape: tuple[int, ...]) -> str:
+    def per_channel(make: Callable[[], NDArray[np.float64]], shape: tuple[int, ...], path: str) -> str:
         def read(start: int, stop: int) -> Array:
             return make().astype(np.float32).reshape(shape)[start:stop]
 
-        return g.weight(LazyTensor(name, shape, read), f"{name}.{make.__name__}")
+        return g.weight(LazyTensor(name, shape, read), path)
 
     inputs = [
         x,
         carried.take(_PAST + reach, name),
         begin,
         carried.boundary.stop,
-        per_channel(cycles, (channels, 1, 1, 1)),
-        per_channel(root, (1, channels, 1, 1)),
-        *(g.const(kernel().astype(np.float32)[None, None], f"snake/{kernel.__name__}") for kernel in (up, down)),
+        per_channel(cycles, (channels, 1, 1, 1), f"{name}.cycles"),
+        per_channel(root, (1, channels, 1, 1), f"{name}.root"),
+        g.const(up().astype(np.float32)[None, None], "snake/up"),
+        g.const(down().astype(np.float32)[None, None], "snake/down"),
         *quantization,
     ]
     y, past = g.call(function, inputs, name, group=channels)
