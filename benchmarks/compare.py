@@ -6,8 +6,8 @@
 
 Every engine is a subprocess that loads once. Each figure is taken in rounds, one engine after the other in an order
 that rotates, so that whatever else the machine does hits all of them alike; an engine that is not being asked is
-stopped (SIGSTOP). Every raw result goes to benchmarks/results as a JSON line; the table shows medians, the spread, and
-the ratio ours / peer of each round's pair, as a median. See benchmarks/README.md.
+stopped (SIGSTOP). Every raw result is appended to benchmarks/results/history/DATE-NAME.jsonl. The table has medians,
+ranges, and the median of the rounds' ratios ours / peer. See benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -242,9 +242,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=Plan.rounds)
     parser.add_argument("--steps", type=int, default=Plan.steps, help="tokens of a decode measurement")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--name", default="thinker", help="goes into the name of the results' file")
-    parser.add_argument("--results", type=Path, default=FOLDER / "results")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: seconds, and figures that say nothing")
+    parser.add_argument("--name", default="thinker", help="a part of the results file's name")
+    parser.add_argument("--results", type=Path, default=FOLDER / "results" / "history")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: seconds, and figures that mean nothing")
     parser.add_argument("--quick-peers", nargs="*", choices=sorted(PACKAGES), default=sorted(PACKAGES))
     arguments = parser.parse_args()
     if not arguments.quick and not arguments.bundle:
