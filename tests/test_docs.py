@@ -1,12 +1,28 @@
-"""Generated documentation is current."""
+"""The pages: what is generated is current, and what they link and name exists."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import tomllib
+
+from omni_cli import app
+
 ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+LISTED = subprocess.run(
+    ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+)
+FILES = [ROOT / name for name in LISTED.stdout.splitlines()]
+PAGES = sorted(path for path in FILES if path.suffix == ".md" and path.exists())
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text("utf-8")
 
 
 def test_the_command_line_page_is_what_the_commands_say() -> None:
@@ -18,8 +34,45 @@ def test_the_command_line_page_is_what_the_commands_say() -> None:
 
 def test_the_readme_and_the_page_agree_on_exit_codes() -> None:
     codes = [
-        [line for line in (ROOT / page).read_text("utf-8").splitlines() if line.startswith("| ") and line[2].isdigit()]
+        [line for line in read(page).splitlines() if line.startswith("| ") and line[2].isdigit()]
         for page in ("README.md", "docs/cli.md")
     ]
     assert codes[0] == codes[1]
     assert len(codes[0]) == 8
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_file_that_a_page_links_or_names_exists(page: Path) -> None:
+    text = page.read_text("utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
+    assert [link for link in links if not (page.parent / link).exists()] == []
+    folders = "|".join(path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith("."))
+    named = re.findall(rf"`((?:{folders})/[\w./-]+\.(?:py|md|c|h|svg|json|jsonl|flac|wav))`", text)
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_current_results_are_those_that_the_tables_name() -> None:
+    text = read("docs/performance.md") + read("docs/experiments.md")
+    named = re.findall(r"`(?:(current|history)/)?([\w-]+\.jsonl?)`", text)
+    assert {name for folder, name in named if folder != "history"} == {
+        path.name for path in (RESULTS / "current").iterdir()
+    }
+    assert [name for folder, name in named if folder == "history" and not (RESULTS / folder / name).exists()] == []
+
+
+def test_earlier_results_have_a_line_each_in_their_index() -> None:
+    listed = re.findall(r"^\| `([^`]+)` \| .+ \|$", (RESULTS / "history" / "INDEX.md").read_text("utf-8"), re.MULTILINE)
+    assert listed == sorted(path.name for path in (RESULTS / "history").iterdir() if path.name != "INDEX.md")
+
+
+def test_the_changelog_begins_with_the_version_of_the_package() -> None:
+    version = tomllib.loads(read("pyproject.toml"))["project"]["version"]
+    (first, *_) = re.findall(r"^## \[(.+?)\]", read("CHANGELOG.md"), re.MULTILINE)
+    assert first == version
+
+
+def test_the_readme_lists_every_command() -> None:
+    commands = {f"omni-edge {command.name or command.callback.__name__}" for command in app.app.registered_commands}
+    assert len(commands) >= 5
+    listed = set(re.findall(r"^\| `(omni-edge [a-z]+)", read("README.md"), re.MULTILINE))
+    assert listed == commands
