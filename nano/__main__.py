@@ -58,7 +58,7 @@ def stages(work: Path, checkpoint: Path, bundle: Path | None, device: str) -> li
     shared = ("--work", str(work))
 
     def train(name: str, module: str, *after: str) -> Stage:
-        return Stage(name, ("-m", f"nano.{module}", *shared, "--device", device), after)
+        return Stage(name, ("-m", f"nano.training.{module}", *shared, "--device", device), after)
 
     def export(name: str, out: Path, precision: tuple[str, ...]) -> Stage:
         options = ("--out", str(out), "--group-size", str(_GROUP), "--force", *precision)
@@ -72,18 +72,18 @@ def stages(work: Path, checkpoint: Path, bundle: Path | None, device: str) -> li
     results = ("--out", str(work / "evaluation.json"))
     evaluation = ("-m", "nano.evaluation.evaluate", *shared, *judged, *results)
     return [
-        Stage("data", ("-m", "nano.data.speech_cache", *shared)),
-        Stage("speaking", ("-m", "nano.data.speech_corpus", *shared), ("data",)),
+        Stage("speech-cache", ("-m", "nano.data.speech_cache", *shared)),
+        Stage("speech-corpus", ("-m", "nano.data.speech_corpus", *shared), ("speech-cache",)),
         # The Thinker's and the Talker's runs stop by themselves where something else has to be learned first.
-        train("thinker-words", "train_thinker", "data"),
-        train("eyes", "train_eyes", "thinker-words"),
-        train("ears", "train_ears", "thinker-words"),
-        train("codec", "codec", "speaking"),
-        train("thinker", "train_thinker", "eyes", "ears"),
+        train("thinker-words", "train_thinker", "speech-cache"),
+        train("vision-encoder", "train_vision_encoder", "thinker-words"),
+        train("audio-encoder", "train_audio_encoder", "thinker-words"),
+        train("codec", "train_codec", "speech-corpus"),
+        train("thinker", "train_thinker", "vision-encoder", "audio-encoder"),
         # The DiT's first thing to do is to choose the voices' constants.
         train("dit", "train_dit", "codec"),
         train("talker-early", "train_talker", "thinker-words", "codec"),
-        train("bigvgan", "train_bigvgan", "speaking"),
+        train("bigvgan", "train_bigvgan", "speech-corpus"),
         train("talker", "train_talker", "thinker", "talker-early"),
         Stage(
             "checkpoint",

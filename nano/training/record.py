@@ -17,7 +17,14 @@ from omni_edge.backend.machine import machine
 
 _PACKAGES = ("numpy", "onnxruntime", "safetensors", "tokenizers", "torch", "transformers")
 _SYNTHESIZERS = ("flite", "espeak-ng", "festival")
-_SEEDED = ("architecture", "codec", "material", "speaking", "train_bigvgan", "train_dit")
+_SEEDED = (
+    "model.architecture",
+    "data.speech_corpus",
+    "evaluation.held_out_sets",
+    "training.train_bigvgan",
+    "training.train_codec",
+    "training.train_dit",
+)
 
 
 class Record:
@@ -34,7 +41,7 @@ class Record:
     def begin(self) -> None:
         """Notes seeds, versions and the machine of this run."""
         self._content |= {
-            "seeds": {name: importlib.import_module(f"nano.{name}").SEED for name in _SEEDED},
+            "seeds": {name.rpartition(".")[2]: importlib.import_module(f"nano.{name}").SEED for name in _SEEDED},
             "versions": {
                 "python": platform.python_version(),
                 **{name: importlib.metadata.version(name) for name in _PACKAGES},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -71,6 +72,9 @@ def test_the_plan_holds_every_stage_in_an_order_that_works(tmp_path: Path) -> No
     for stage in plan:
         assert set(stage.after) <= before, stage.name
         before.add(stage.name)
+    modules = {stage.command[1] for stage in plan if stage.command[0] == "-m"}
+    assert len(modules) >= 10
+    assert [name for name in sorted(modules) if importlib.util.find_spec(name) is None] == []
     assert [stage.name for stage in plan if "nano.training.train_thinker" in stage.command] == [
         "thinker-words",
         "thinker",
