@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from omni_edge.backend.loader import GraphLoader
 from omni_edge.bundle.reader import Bundle
 from omni_edge.vocoder.bigvgan import BigVganState
-from omni_edge.vocoder.schedule import TickSettings
+from omni_edge.vocoder.schedule import ChunkSchedule
 from omni_edge.vocoder.solver import SolverSettings
 from omni_edge.vocoder.vocoder import Vocoder
 
@@ -30,13 +30,13 @@ SOLVERS = (
     SolverSettings("ab2", 4, guidance=0.5),
     SolverSettings("euler", 8, guidance=0.5),
 )
-TICKS = (
-    TickSettings(1, (1,)),
-    TickSettings(1, (1, 2, 4)),
-    TickSettings(2, (1,)),
-    TickSettings(3, (1,)),
-    TickSettings(growth=(1,), order="wavefront"),
-    TickSettings(order="wavefront"),
+CHUNKS = (
+    ChunkSchedule(1, (1,)),
+    ChunkSchedule(1, (1, 2, 4)),
+    ChunkSchedule(2, (1,)),
+    ChunkSchedule(3, (1,)),
+    ChunkSchedule(chunk_blocks=(1,), order="wavefront"),
+    ChunkSchedule(order="wavefront"),
 )
 REACHES = (0.3, 0.4, 0.5, 0.6, 0.7, 1.0)
 
@@ -55,10 +55,10 @@ def lowest(reference: Array, value: Array, frames: int) -> float:
 
 
 def mel_of(
-    vocoder: Vocoder, codec: NDArray[np.int64], voice: str, solver: SolverSettings, ticks: TickSettings
+    vocoder: Vocoder, codec: NDArray[np.int64], voice: str, solver: SolverSettings, chunks: ChunkSchedule
 ) -> Array:
     """The finished mel [frames, mel_dim] of a stream."""
-    state = vocoder.state(voice, 0, solver, ticks).dit
+    state = vocoder.state(voice, 0, solver, chunks).dit
     blocks = []
     block = vocoder.dit.step(codec, state, end=True)
     while block is not None:
@@ -81,25 +81,25 @@ def main() -> None:
     limit = vocoder.section.codec_limit
     codec = np.random.default_rng(arguments.seed).integers(0, limit, arguments.tokens)
 
-    print("| solver | order | look-ahead | blocks per tick | mel SNR, dB | its lowest block | waveform SNR, dB |")
+    print("| solver | order | look-ahead | blocks per chunk | mel SNR, dB | its lowest block | waveform SNR, dB |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for solver in SOLVERS:
         name = f"{solver.method}-{solver.evaluations}{', guided' if solver.guidance else ''}"
-        whole = TickSettings(growth=())
+        whole = ChunkSchedule(chunk_blocks=())
         mel = mel_of(vocoder, codec, voice, solver, whole)
         samples = vocoder.step(codec, vocoder.state(voice, 0, solver, whole), end=True)
         assert samples is not None
-        for ticks in TICKS:
-            heard = vocoder.step(codec, vocoder.state(voice, 0, solver, ticks), end=True)
+        for chunks in CHUNKS:
+            heard = vocoder.step(codec, vocoder.state(voice, 0, solver, chunks), end=True)
             assert heard is not None
-            streamed = mel_of(vocoder, codec, voice, solver, ticks)
+            streamed = mel_of(vocoder, codec, voice, solver, chunks)
             of_mel = f"{snr(mel, streamed):.1f} | {lowest(mel, streamed, vocoder.section.block_frames):.1f}"
-            cut = f"{vocoder.dit.look_ahead(ticks, solver)} | {', '.join(map(str, ticks.growth))}"
-            print(f"| {name} | {ticks.order} | {cut} | {of_mel} | {snr(samples, heard):.1f} |")
+            cut = f"{vocoder.dit.look_ahead(chunks, solver)} | {', '.join(map(str, chunks.chunk_blocks))}"
+            print(f"| {name} | {chunks.order} | {cut} | {of_mel} | {snr(samples, heard):.1f} |")
 
     print("\n| share of BigVGAN's reach | frames to each side | waveform SNR, dB |")
     print("| --- | --- | --- |")
-    mel = mel_of(vocoder, codec, voice, SOLVERS[0], TickSettings(growth=()))
+    mel = mel_of(vocoder, codec, voice, SOLVERS[0], ChunkSchedule(chunk_blocks=()))
     samples = vocoder.bigvgan.step(mel, mel[:0], BigVganState(), end=True)
     step = vocoder.section.block_frames
     for reach in REACHES:

@@ -22,7 +22,7 @@ from omni_cli.plots.file import check_plot, write_plot
 from omni_cli.plots.speech import speech_svg
 from omni_cli.printer import JsonPrinter, Printer, TextPrinter
 from omni_cli.speech_out import Loudspeaker, SpeechOut, WavFolder
-from omni_edge import AudioChunk, OmniEdge, Sampling, SolverSettings, TickSettings, TurnDone
+from omni_edge import AudioChunk, ChunkSchedule, OmniEdge, Sampling, SolverSettings, TurnDone
 from omni_edge.backend import kernels
 from omni_edge.backend.prepacked import PreparedGraphs
 from omni_edge.bundle.reader import Bundle
@@ -82,7 +82,7 @@ def run(
     solver: options.Solver = None,
     evaluations: options.Evaluations = None,
     guidance: options.Guidance = None,
-    ticks: options.Ticks = None,
+    chunks: options.Chunks = None,
     seed: options.Seed = None,
     threads: options.Threads = None,
     low_memory: options.LowMemory = False,
@@ -115,8 +115,8 @@ def run(
         speech=_speech(output or plot, wanted=not no_speech and (output is not None or plot is not None or as_json)),
         sampling=Sampling(temp, top_k, top_p, repeat_penalty),
         talker_sampling=Sampling(talker_temp, talker_top_k, talker_top_p, talker_repeat_penalty),
-        vocoder=SolverSettings.of(solver, evaluations, guidance),
-        ticks=TickSettings.of(ticks),
+        vocoder=SolverSettings.from_options(solver, evaluations, guidance),
+        chunks=ChunkSchedule.named(chunks),
         max_pixels=max_pixels,
     )
     for kind, path in parts:
@@ -204,7 +204,7 @@ def chat(
     solver: options.Solver = None,
     evaluations: options.Evaluations = None,
     guidance: options.Guidance = None,
-    ticks: options.Ticks = None,
+    chunks: options.Chunks = None,
     seed: options.Seed = None,
     threads: options.Threads = None,
     low_memory: options.LowMemory = False,
@@ -227,8 +227,8 @@ def chat(
         speech=bool(speech_out),
         sampling=Sampling(temp, top_k, top_p, repeat_penalty),
         talker_sampling=Sampling(talker_temp, talker_top_k, talker_top_p, talker_repeat_penalty),
-        vocoder=SolverSettings.of(solver, evaluations, guidance),
-        ticks=TickSettings.of(ticks),
+        vocoder=SolverSettings.from_options(solver, evaluations, guidance),
+        chunks=ChunkSchedule.named(chunks),
         max_pixels=max_pixels,
     )
     interactive = sys.stdin.isatty()

@@ -59,12 +59,12 @@ Evaluations = Annotated[
 Guidance = Annotated[
     float | None, typer.Option("--guidance", metavar="X", help="Of the vocoder; 0 turns it off and halves its work.")
 ]
-Ticks = Annotated[
+Chunks = Annotated[
     str | None,
     typer.Option(
-        "--ticks",
+        "--chunks",
         metavar="KIND",
-        help="Of the vocoder: growing; paced by the clock, so samples vary; exact, as if decoded whole, but later.",
+        help="Chunks of speech: growing (default); paced, sized by the clock, samples vary; exact, starts later.",
     ),
 ]
 Seed = Annotated[

@@ -12,7 +12,7 @@ from nano.data.exercises import Exercise
 from nano.data.voices import RATE
 from omni_edge import AudioChunk, AudioClip, ImageFrame, OmniEdge, Sampling, Session, TurnDone, VideoClip
 from omni_edge.events import Media
-from omni_edge.vocoder.schedule import TickSettings
+from omni_edge.vocoder.schedule import ChunkSchedule
 from omni_edge.vocoder.solver import SolverSettings
 
 # Three times the world's longest conversation, and its longest reply in tokens and in codec tokens.
@@ -20,8 +20,8 @@ CONTEXT = 2048
 MOST_TOKENS = 64
 MOST_CODEC_TOKENS = 500
 GREEDY = Sampling(temperature=0.0)
-# One tick, at the end: the whole utterance at once.
-WHOLE = TickSettings(growth=())
+# One chunk, at the end: the whole utterance at once.
+WHOLE = ChunkSchedule(chunk_blocks=())
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def vocode(
     voice: str,
     seed: int | tuple[int, ...],
     solver: SolverSettings | None = None,
-    ticks: TickSettings | None = None,
+    chunks: ChunkSchedule | None = None,
 ) -> NDArray[np.float32]:
     """Samples float32 [n] of codec tokens [m] that are all known; a reply of the same seed has the same noise.
 
@@ -104,8 +104,8 @@ def vocode(
         voice: who speaks.
         seed: of the noise; a session's is (its seed, the turn's number).
         solver: None: the default.
-        ticks: None: as a reply is streamed; `WHOLE`: the whole utterance at once.
+        chunks: None: as a reply is streamed; `WHOLE`: the whole utterance at once.
     """
     vocoder = engine.vocoder
-    samples = vocoder.step(codec, vocoder.state(voice, seed, solver, ticks), end=True)
+    samples = vocoder.step(codec, vocoder.state(voice, seed, solver, chunks), end=True)
     return np.zeros(0, np.float32) if samples is None else samples

@@ -41,9 +41,9 @@ from omni_edge.vocoder.solver import SolverSettings
 SOLVERS = {
     "euler-4": SolverSettings(),
     "euler-4, no guidance": SolverSettings(guidance=0.0),
-    "ab2-4": SolverSettings.of("ab2"),
-    "euler-8": SolverSettings.of("euler", 8),
-    "rk4-36": SolverSettings.of("rk4"),
+    "ab2-4": SolverSettings.from_options("ab2"),
+    "euler-8": SolverSettings.from_options("euler", 8),
+    "rk4-36": SolverSettings.from_options("rk4"),
 }
 _REFERENCE = "rk4-36, whole"
 # What time ids decide: one of four colours, and for comparison one of four directions or counts.

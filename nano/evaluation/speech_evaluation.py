@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=None)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    settings = SolverSettings.of(arguments.solver, arguments.evaluations, arguments.guidance)
+    settings = SolverSettings.from_options(arguments.solver, arguments.evaluations, arguments.guidance)
     results = evaluate(arguments.work, arguments.count, settings)
     (arguments.work / "speech_evaluation.json").write_text(json.dumps(results, indent=1) + "\n")
 

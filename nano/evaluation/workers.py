@@ -133,7 +133,7 @@ def speak(engine: OmniEdge, request: Request) -> Spoken:
     )
     answer = converse(session, request.exercise)
     codec = np.array(answer.done.codec_tokens, np.int64)
-    whole = vocode(engine, codec, request.voice, (request.seed, answer.turn), ticks=WHOLE)
+    whole = vocode(engine, codec, request.voice, (request.seed, answer.turn), chunks=WHOLE)
     rate, text = engine.vocoder.sample_rate, answer.done.text
     return Spoken(
         text=text,
@@ -148,8 +148,8 @@ def render(engine: OmniEdge, rendering: Rendering) -> Heard:
     """The utterance's samples and what was heard in them."""
     utterance = rendering.utterance
     began = time.perf_counter()
-    ticks = WHOLE if rendering.whole else None
-    samples = vocode(engine, utterance.codec, utterance.voice, rendering.seed, rendering.solver, ticks)
+    chunks = WHOLE if rendering.whole else None
+    samples = vocode(engine, utterance.codec, utterance.voice, rendering.seed, rendering.solver, chunks)
     seconds = time.perf_counter() - began
     return _heard(utterance.text, samples, engine.vocoder.sample_rate, seconds, keep=True)
 

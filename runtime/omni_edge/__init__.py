@@ -36,8 +36,8 @@ from omni_edge.events import (
     TurnDone,
     VideoClip,
 )
-from omni_edge.vocoder.pacing import PaceSettings
-from omni_edge.vocoder.schedule import TickSettings
+from omni_edge.vocoder.pacing import PacingSettings
+from omni_edge.vocoder.schedule import ChunkSchedule
 from omni_edge.vocoder.solver import SolverSettings
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "AudioClip",
     "BundleError",
     "CheckpointError",
+    "ChunkSchedule",
     "ContextFullError",
     "DeviceError",
     "Event",
@@ -55,14 +56,13 @@ __all__ = [
     "Metrics",
     "OmniEdge",
     "OmniEdgeError",
-    "PaceSettings",
+    "PacingSettings",
     "PcmBlock",
     "ResourceError",
     "Sampling",
     "Session",
     "SolverSettings",
     "TextDelta",
-    "TickSettings",
     "TurnDone",
     "UsageError",
     "VideoClip",

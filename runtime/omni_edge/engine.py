@@ -24,7 +24,7 @@ from omni_edge.errors import BundleError, UsageError
 from omni_edge.vision.encoder import VisionEncoder
 from omni_edge.vision.image_processor import ImageProcessor
 from omni_edge.vocoder.dit import TimeTableCache
-from omni_edge.vocoder.schedule import TickSettings
+from omni_edge.vocoder.schedule import ChunkSchedule
 from omni_edge.vocoder.solver import SolverSettings
 from omni_edge.vocoder.vocoder import Vocoder
 
@@ -133,7 +133,7 @@ class OmniEdge:
         sampling: Sampling | None = None,
         talker_sampling: Sampling | None = None,
         vocoder: SolverSettings | None = None,
-        ticks: TickSettings | None = None,
+        chunks: ChunkSchedule | None = None,
         max_pixels: int | None = None,
     ) -> Session:
         """A fresh conversation.
@@ -142,13 +142,13 @@ class OmniEdge:
             voice: who speaks; None: the bundle's default speaker.
             system: the system prompt; None: the one that speech requires, or the checkpoint's default without speech.
             context: positions the conversation may use (text tokens, 25 a second of sound, one per 28 x 28 pixels).
-            seed: makes everything reproducible (with `ticks` that have a pace, all but the samples); None: different
+            seed: makes everything reproducible (all but the samples where `chunks` are paced); None: different
                 every time.
             speech: answer in speech too; None: where the bundle can.
             sampling: how text tokens are drawn.
             talker_sampling: how codec tokens are drawn.
             vocoder: solver and guidance of token2wav.
-            ticks: how much of the speech is computed at a time, and what it knows of the rest.
+            chunks: how the speech is divided into chunks.
             max_pixels: larger pictures are scaled down to this many; None: to a quarter of the context.
 
         Raises:
@@ -170,7 +170,7 @@ class OmniEdge:
             sampling=sampling or Sampling(),
             talker_sampling=talker_sampling or Sampling(),
             solver=vocoder,
-            ticks=ticks,
+            chunks=chunks,
             max_pixels=max_pixels,
         )
 

@@ -50,13 +50,13 @@ def test_a_table_of_the_stages_that_were_asked_for(mute_bundle: Path) -> None:
 
 
 def test_the_vocoder_is_measured_as_it_is_asked_for(bundle: Path) -> None:
-    words = ("--solver", "ab2", "--evaluations", "2", "--guidance", "0", "--ticks", "exact")
+    words = ("--solver", "ab2", "--evaluations", "2", "--guidance", "0", "--chunks", "exact")
     stages = ("--stage", "token2wav", "--stage", "reply")
     result = run_edge("bench", "-m", bundle, *SMALL, *stages, *words, "--json")
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     names = [figure["name"] for figure in report["figures"] if figure["stage"] == "token2wav"]
-    shapes = [f"ab2-2 unguided, wavefront, {frames} frames a tick" for frames in (24, 48, 96)]
+    shapes = [f"ab2-2 unguided, wavefront, {frames} frames a chunk" for frames in (24, 48, 96)]
     assert [name.partition(":")[0] for name in names[::4]] == shapes
     assert len(names) == 4 * len(shapes)
     # The reply ends after 44 codec tokens; a window gives its first sound at 24, this wavefront would at 48.
@@ -66,7 +66,7 @@ def test_the_vocoder_is_measured_as_it_is_asked_for(bundle: Path) -> None:
 def test_what_cannot_be_measured_is_a_usage_error(bundle: Path, tmp_path: Path) -> None:
     for words, expected in (
         (("--stage", "dit"), "There is no stage dit"),
-        (("--ticks", "some"), "There are no ticks 'some'"),
+        (("--chunks", "some"), "There is no chunk schedule 'some'"),
         (("--evaluations", "3", "--solver", "rk4"), "whole steps of rk4"),
         (("--at", "many"), "whole numbers"),
         (("--at", "0"), "at least 1"),

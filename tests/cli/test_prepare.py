@@ -64,9 +64,9 @@ def test_solver_and_guidance_change_the_waveform_only(bundle: Path) -> None:
     assert sound(*command, "--solver", "rk4") == reference
 
 
-def test_ticks_change_how_the_waveform_is_cut(bundle: Path) -> None:
+def test_chunks_change_how_the_waveform_is_cut(bundle: Path) -> None:
     command = ("run", "Hello", "-m", bundle, "--json", "--seed", "1", *GREEDY, *SHORT)
-    growing, paced, exact = (sound(*command, "--ticks", ticks) for ticks in ("growing", "paced", "exact"))
+    growing, paced, exact = (sound(*command, "--chunks", chunks) for chunks in ("growing", "paced", "exact"))
     assert growing == sound(*command)
     lengths = {sum(len(base64.b64decode(chunk)) for chunk in chunks) for chunks in (growing, paced, exact)}
     assert len(lengths) == 1
@@ -80,7 +80,7 @@ def test_ticks_change_how_the_waveform_is_cut(bundle: Path) -> None:
         (("--solver", "heun"), "There is no solver 'heun'; the solvers are euler, ab2, rk4."),
         (("--solver", "rk4", "--evaluations", "6"), "6 evaluations do not make whole steps of rk4"),
         (("--guidance", "-1"), "The guidance is -1.0"),
-        (("--ticks", "often"), "There are no ticks 'often'; choose from growing, paced, exact."),
+        (("--chunks", "often"), "There is no chunk schedule 'often'; choose from growing, paced, exact."),
     ],
 )
 def test_impossible_solver_settings(bundle: Path, settings: tuple[str, ...], message: str) -> None:

@@ -15,7 +15,7 @@ from omni_edge.backend.graph import Graph, prepare_graph
 from omni_edge.bundle.manifest import Token2WavSection, VoiceSection
 from omni_edge.vocoder.bigvgan import DEFAULT_REACH
 from omni_edge.vocoder.dit import TimeTableCache
-from omni_edge.vocoder.schedule import TickSettings
+from omni_edge.vocoder.schedule import ChunkSchedule
 from omni_edge.vocoder.solver import SolverSettings
 from omni_edge.vocoder.vocoder import Vocoder, VocoderState
 from omni_export.checkpoint.checkpoint import Checkpoint
@@ -26,8 +26,8 @@ from support.checkpoints import Case
 
 Samples = NDArray[np.float32]
 FAST = SolverSettings("euler", 2)
-WHOLE = TickSettings(growth=())
-WAVEFRONT = TickSettings(order="wavefront")
+WHOLE = ChunkSchedule(chunk_blocks=())
+WAVEFRONT = ChunkSchedule(order="wavefront")
 
 
 def snr(reference: NDArray[np.float32], value: NDArray[np.float32]) -> float:

@@ -17,7 +17,7 @@ from omni_cli.plots.timeline import timeline_svg
 from omni_edge.bench import STAGES, Figure, Report, Settings
 from omni_edge.bench import bench as measure
 from omni_edge.errors import UsageError
-from omni_edge.vocoder.schedule import TickSettings
+from omni_edge.vocoder.schedule import ChunkSchedule
 from omni_edge.vocoder.solver import SolverSettings
 
 
@@ -40,7 +40,7 @@ def bench(
     solver: options.Solver = None,
     evaluations: options.Evaluations = None,
     guidance: options.Guidance = None,
-    ticks: options.Ticks = None,
+    chunks: options.Chunks = None,
     threads: options.Threads = None,
     low_memory: options.LowMemory = False,
     plot: Annotated[
@@ -69,8 +69,8 @@ def bench(
         contexts=_numbers("--at", contexts),
         prefills=_numbers("--prefill", prefills),
         reply_codec_tokens=codec_tokens,
-        solvers=tuple(SolverSettings.of(solver, evaluations, each) for each in guidances),
-        ticks=TickSettings.of(ticks),
+        solvers=tuple(SolverSettings.from_options(solver, evaluations, each) for each in guidances),
+        chunks=ChunkSchedule.named(chunks),
     )
     report = measure(named_or_shipped(model), settings, lambda name: typer.echo(f"measuring {name} ...", err=True))
     typer.echo(json.dumps(_data(report), indent=1, ensure_ascii=False) if as_json else _text(report))

@@ -15,7 +15,7 @@ from omni_edge.backend.machine import Machine, memory
 from omni_edge.bench.timeline import Arrival, Span
 from omni_edge.engine import OmniEdge
 from omni_edge.errors import UsageError
-from omni_edge.vocoder.schedule import TickSettings
+from omni_edge.vocoder.schedule import ChunkSchedule
 from omni_edge.vocoder.solver import SolverSettings
 
 STAGES = ("load", "thinker", "talker", "audio", "vision", "token2wav", "reply")
@@ -37,9 +37,9 @@ class Settings:
         sound_seconds: length of the question, and of the sound that the encoder hears.
         picture: height and width in pixels.
         reply_tokens, reply_codec_tokens: length of the whole reply (random weights would never end it).
-        tick_blocks: DiT blocks that one tick finishes.
+        chunk_blocks: DiT blocks of one chunk, each size of which is measured.
         solvers: settings of the vocoder that are measured; the last one speaks the whole reply.
-        ticks: how its stream is cut; of the vocoder's own stage `tick_blocks` and only the order.
+        chunks: schedule of a reply's chunks; the vocoder's own stage takes its order alone.
 
     Raises:
         UsageError: an unknown stage, or a number below 1.
@@ -56,14 +56,14 @@ class Settings:
     picture: tuple[int, int] = (448, 448)
     reply_tokens: int = 20
     reply_codec_tokens: int = 300
-    tick_blocks: tuple[int, ...] = (1, 2, 4)
+    chunk_blocks: tuple[int, ...] = (1, 2, 4)
     solvers: tuple[SolverSettings, ...] = (SolverSettings(guidance=0.0), SolverSettings())
-    ticks: TickSettings = field(default_factory=TickSettings)
+    chunks: ChunkSchedule = field(default_factory=ChunkSchedule)
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.stages) - set(STAGES)):
             raise UsageError(f"There is no stage {', '.join(unknown)}; the stages are {', '.join(STAGES)}.")
-        if min(self.runs, self.steps, self.reply_tokens, *self.contexts, *self.prefills, *self.tick_blocks) < 1:
+        if min(self.runs, self.steps, self.reply_tokens, *self.contexts, *self.prefills, *self.chunk_blocks) < 1:
             raise UsageError("Runs, steps, lengths and blocks must be at least 1.")
 
 

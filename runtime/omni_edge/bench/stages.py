@@ -52,23 +52,23 @@ def vision(subject: Subject) -> Iterator[Figure]:
 
 
 def token2wav(subject: Subject) -> Iterator[Figure]:
-    """RTF of the DiT, of BigVGAN and of both, for each setting and tick size; the first tick of an utterance apart."""
+    """RTF of the DiT, of BigVGAN and of both, by solver and chunk size; the first chunk of an utterance by itself."""
     for solver in subject.settings.solvers:
-        for blocks in subject.settings.tick_blocks:
-            yield from _ticks(subject, solver, blocks)
+        for blocks in subject.settings.chunk_blocks:
+            yield from _chunks(subject, solver, blocks)
 
 
-def _ticks(subject: Subject, solver: SolverSettings, blocks: int) -> Iterator[Figure]:
+def _chunks(subject: Subject, solver: SolverSettings, blocks: int) -> Iterator[Figure]:
     vocoder, voices = subject.engine.vocoder, subject.engine.voices
     section = vocoder.section
-    settings = replace(subject.settings.ticks, growth=(blocks,), pace=None)
+    settings = replace(subject.settings.chunks, chunk_blocks=(blocks,), pacing=None)
     known = blocks + vocoder.dit.look_ahead(settings, solver)
     state = vocoder.state(voices[0], _SEED, solver, settings)
     codecs = section.block_frames // section.frames_per_codec
     length = blocks * section.block_frames * section.samples_per_frame / section.sample_rate
     random = np.random.default_rng(_SEED)
 
-    def tick(count: int) -> tuple[float, float, float]:
+    def chunk(count: int) -> tuple[float, float, float]:
         before = state.dit_seconds, state.bigvgan_seconds
         tokens = random.integers(0, section.codec_limit, count * codecs)
         total = timed(lambda: vocoder.step(tokens, state))
@@ -76,15 +76,15 @@ def _ticks(subject: Subject, solver: SolverSettings, blocks: int) -> Iterator[Fi
 
     def first() -> float:
         state.reset()
-        return tick(known)[0]
+        return chunk(known)[0]
 
     # Once for nothing each: the first run of a shape plans its memory.
     firsts = [first() for _ in range(1 + subject.settings.runs)][1:]
-    later = [tick(blocks) for _ in range(1 + subject.settings.runs)][1:]
+    later = [chunk(blocks) for _ in range(1 + subject.settings.runs)][1:]
     frames = blocks * section.block_frames
     guided = f"guidance {solver.guidance:g}" if solver.guidance else "unguided"
     exact = ", wavefront" if settings.order == "wavefront" else ""
-    label = f"{solver.method}-{solver.evaluations} {guided}{exact}, {frames} frames a tick"
-    yield Figure("token2wav", f"{label}: first tick", "RTF", tuple(seconds / length for seconds in firsts))
+    label = f"{solver.method}-{solver.evaluations} {guided}{exact}, {frames} frames a chunk"
+    yield Figure("token2wav", f"{label}: first chunk", "RTF", tuple(seconds / length for seconds in firsts))
     for index, name in enumerate(("total", "DiT", "BigVGAN")):
         yield Figure("token2wav", f"{label}: {name}", "RTF", tuple(run[index] / length for run in later))

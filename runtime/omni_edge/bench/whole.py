@@ -12,7 +12,7 @@ from omni_edge.bench.stages import noise
 from omni_edge.bench.timeline import Arrival, Playback, Span, joined, play
 from omni_edge.conversation.session import Session
 from omni_edge.events import AudioChunk, AudioClip, Metrics, PcmBlock, TurnDone
-from omni_edge.vocoder.schedule import TickSettings
+from omni_edge.vocoder.schedule import ChunkSchedule
 
 _SEED = 0
 _STAGES = ("prefill", "decode", "talker", "dit", "bigvgan")
@@ -83,7 +83,7 @@ def reply(subject: Subject) -> Whole:
 
 def _reply(subject: Subject, ask: Callable[[Session], float]) -> _Reply:
     settings = subject.settings
-    session = subject.engine.session(seed=_SEED, vocoder=settings.solvers[-1], ticks=settings.ticks)
+    session = subject.engine.session(seed=_SEED, vocoder=settings.solvers[-1], chunks=settings.chunks)
     subject.spans.clear()
     ended = ask(session)
     ready = time.perf_counter() - ended
@@ -111,9 +111,9 @@ def _reply(subject: Subject, ask: Callable[[Session], float]) -> _Reply:
 
 
 def _vocoder_at_once(subject: Subject, codec: tuple[int, ...]) -> float:
-    """Seconds for all codec tokens of a reply, in one tick."""
+    """Seconds for all codec tokens of a reply, in one chunk."""
     vocoder = subject.engine.vocoder
-    state = vocoder.state(subject.engine.voices[0], _SEED, subject.settings.solvers[-1], TickSettings(growth=()))
+    state = vocoder.state(subject.engine.voices[0], _SEED, subject.settings.solvers[-1], ChunkSchedule(chunk_blocks=()))
     return timed(lambda: vocoder.step(codec, state, end=True))
 
 

@@ -27,7 +27,7 @@ from omni_edge.decoders.tmrope import Positions
 from omni_edge.errors import UsageError
 from omni_edge.events import AudioClip, Event, ImageFrame, Media, PcmBlock, VideoClip
 from omni_edge.vision.image_processor import ImageProcessor, VisionPatches, within_context
-from omni_edge.vocoder.schedule import TickSettings
+from omni_edge.vocoder.schedule import ChunkSchedule
 from omni_edge.vocoder.solver import SolverSettings
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Session:
         sampling: Sampling,
         talker_sampling: Sampling,
         solver: SolverSettings | None,
-        ticks: TickSettings | None,
+        chunks: ChunkSchedule | None,
         max_pixels: int | None,
     ) -> None:
         manifest = engine.manifest
@@ -76,7 +76,7 @@ class Session:
         self._system = system if system is not None else text.speech_system if speech else text.default_system
         self._seed = secrets.randbits(63) if seed is None else seed
         self._sampling = sampling.over(manifest.sampling)
-        self._solver, self._ticks = solver, ticks
+        self._solver, self._chunks = solver, chunks
         self._images = ImageProcessor(within_context(manifest.vision, capacity, max_pixels))
         self._cache = engine.thinker.cache(capacity)
         self._spoken: _Voice | None = None
@@ -346,7 +346,7 @@ class Session:
             talker=spoken.talker,
             talker_state=spoken.state,
             vocoder=vocoder,
-            vocoder_state=vocoder.state(self._voice, (self._seed, self._turns), self._solver, self._ticks),
+            vocoder_state=vocoder.state(self._voice, (self._seed, self._turns), self._solver, self._chunks),
             voice=self._engine.voice_embed(self._voice),
             positions=Positions(positions.next, positions.highest),
             sampling=spoken.sampling,

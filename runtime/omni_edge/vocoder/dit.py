@@ -1,8 +1,8 @@
-"""Codec tokens to mel, in ticks: the flow-matching DiT as a stream.
+"""Codec tokens to mel, in chunks: the flow-matching DiT as a stream.
 
 An utterance is cut into blocks, which pass the evaluations of the solver one after the other. Finished blocks are never
 computed again: every evaluation keeps what later blocks see of them (`evaluation`). How much of what follows a block
-sees is a matter of the order (`ticks`). Ticks lie at fixed positions of the utterance and noise is addressed by
+sees is a matter of the order (`chunks`). Chunks lie at fixed positions of the utterance and noise is addressed by
 position, so the mel does not depend on how codec tokens were pushed.
 """
 
@@ -20,8 +20,8 @@ from omni_edge.bundle.manifest import Token2WavSection
 from omni_edge.errors import UsageError
 from omni_edge.vocoder.dit_evaluation import Block, EvaluationState, Evaluator
 from omni_edge.vocoder.noise import NoiseSource
-from omni_edge.vocoder.pacing import Pace
-from omni_edge.vocoder.schedule import TickSettings
+from omni_edge.vocoder.pacing import Pacing
+from omni_edge.vocoder.schedule import ChunkSchedule
 from omni_edge.vocoder.solver import SolverSettings, trajectory
 
 Array = NDArray[np.float32]
@@ -29,7 +29,7 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class MelBlock:
-    """What a tick gives: natural-log mel, float32 [frames, mel_dim].
+    """What a chunk gives: natural-log mel, float32 [frames, mel_dim].
 
     Attributes:
         final: frames that are finished.
@@ -67,7 +67,7 @@ class TimeTableCache:
         self._load = load
         self._tables: dict[bytes, TimeTables] = {}
 
-    def of(self, settings: SolverSettings) -> TimeTables:
+    def for_solver(self, settings: SolverSettings) -> TimeTables:
         """The tables for `settings`."""
         times = settings.times()
         key = times.tobytes()
@@ -83,13 +83,13 @@ class DitState:
 
     Attributes:
         speaker: float32 [rows, hidden]: the voice's constant and, with guidance, the unconditional one.
-        tables, solver, ticks, noise: how the utterance is sampled.
-        pace: chooses the ticks; None: `ticks` says.
+        tables, solver, chunks, noise: how the utterance is sampled.
+        pace: chooses the chunks; None: `chunks` says.
         pending: codec tokens that have not entered the DiT for good.
         entered: blocks that have.
         given: blocks that were given out.
         ready: finished blocks that were not.
-        tick: ticks so far.
+        chunk: chunks so far.
         stride: every how manyth time point of `solver` is in use; 1, as long as the pace is kept.
         ended: no codec token will follow.
         evaluations: what each evaluation of the solver keeps.
@@ -99,14 +99,14 @@ class DitState:
     speaker: Array
     tables: TimeTables
     solver: SolverSettings
-    ticks: TickSettings
+    schedule: ChunkSchedule
     noise: NoiseSource
-    pace: Pace | None = None
+    pacing: Pacing | None = None
     pending: list[int] = field(init=False)
     entered: int = field(init=False)
     given: int = field(init=False)
     ready: list[Block] = field(init=False)
-    tick: int = field(init=False)
+    chunk: int = field(init=False)
     stride: int = field(init=False)
     ended: bool = field(init=False)
     evaluations: list[EvaluationState] = field(init=False)
@@ -123,30 +123,30 @@ class DitState:
     def reset(self) -> None:
         """Back to the start of an utterance: same voice, settings and noise."""
         self.pending, self.ready = [], []
-        self.entered = self.given = self.tick = 0
+        self.entered = self.given = self.chunk = 0
         self.stride = 1
         self.ended = False
         self.evaluations = [EvaluationState() for _ in range(self.solver.evaluations)]
         self.seconds = 0.0
-        if self.pace:
-            self.pace.reset()
+        if self.pacing:
+            self.pacing.reset()
 
     @property
-    def sampled(self) -> SolverSettings:
+    def active_solver(self) -> SolverSettings:
         """The solver as it is in use."""
         return self.solver.coarser(self.stride) or self.solver
 
-    def ease(self) -> None:
+    def halve_evaluations(self) -> None:
         """Uses half of the evaluations from here on, where the pace allows it.
 
         Every second one stays, at its time point, with what it has kept of the blocks before.
         """
         fewer = self.solver.coarser(2 * self.stride)
-        least = self.ticks.pace.fewest_evaluations if self.ticks.pace else None
-        if self.pace and fewer and least is not None and fewer.evaluations >= least:
+        least = self.schedule.pacing.min_evaluations if self.schedule.pacing else None
+        if self.pacing and fewer and least is not None and fewer.evaluations >= least:
             self.stride *= 2
             self.evaluations = self.evaluations[::2]
-            self.pace.eased()
+            self.pacing.evaluations_halved()
 
 
 class Dit:
@@ -164,24 +164,24 @@ class Dit:
         self._ahead_blocks = ahead_blocks
         self._codecs_per_block = section.block_frames // section.frames_per_codec
 
-    def look_ahead(self, ticks: TickSettings, solver: SolverSettings) -> int:
+    def look_ahead(self, schedule: ChunkSchedule, solver: SolverSettings) -> int:
         """Blocks behind the finished ones that must be known."""
-        if ticks.order == "window":
-            return ticks.look_ahead_blocks
+        if schedule.order == "window":
+            return schedule.look_ahead_blocks
         return solver.evaluations * self._section.look_ahead_layers + self._ahead_blocks
 
     def step(self, codec: Sequence[int] | NDArray[np.int64], state: DitState, end: bool = False) -> MelBlock | None:
-        """Takes codec tokens and runs at most one tick; call again with no tokens until None comes back.
+        """Takes codec tokens and runs at most one chunk; call again with no tokens until None comes back.
 
         Raises:
             UsageError: a codec token without an embedding, or tokens after the end.
         """
         self._push(codec, state)
         state.ended = state.ended or end
-        if state.pace and state.pace.too_slow:
-            state.ease()
-        give = state.pace.blocks if state.pace else state.ticks.finished_blocks(state.tick)
-        known = state.given + give + self.look_ahead(state.ticks, state.solver)
+        if state.pacing and state.pacing.too_slow:
+            state.halve_evaluations()
+        give = state.pacing.chunk_blocks if state.pacing else state.schedule.finished_blocks(state.chunk)
+        known = state.given + give + self.look_ahead(state.schedule, state.solver)
         entering = (known - state.entered) * self._codecs_per_block
         if give and len(state.pending) >= entering:
             return self._tick(state, entering, give)
@@ -205,7 +205,7 @@ class Dit:
     def _tick(self, state: DitState, codecs: int, give: int | None) -> MelBlock:
         """Lets `codecs` tokens enter and finishes `give` blocks (None: all there are; nothing follows)."""
         began = time.perf_counter()
-        window = state.ticks.order == "window"
+        window = state.schedule.order == "window"
         blocks = self._blocks(state, codecs)
         provisional = len(blocks) - give if window and give is not None else 0
         entered = len(blocks) - provisional
@@ -218,7 +218,7 @@ class Dit:
         final, ahead = blocks[:give], blocks[len(blocks) if give is None else give :]
         state.ready = [] if window else ahead
         state.given += len(final)
-        state.tick += 1
+        state.chunk += 1
         state.seconds += time.perf_counter() - began
         return MelBlock(self._mel(final), self._mel(ahead), give is None)
 
@@ -230,7 +230,7 @@ class Dit:
             tokens = state.pending[index * size : min((index + 1) * size, codecs)]
             codec = np.zeros(size, np.int64)
             codec[: len(tokens)] = tokens
-            path = trajectory(state.noise(state.entered + index), state.sampled)
+            path = trajectory(state.noise(state.entered + index), state.active_solver)
             blocks.append(Block(codec, len(tokens) * self._section.frames_per_codec, path, next(path)))
         return blocks
 

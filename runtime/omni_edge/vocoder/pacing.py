@@ -1,119 +1,123 @@
-"""How large the next tick of a spoken reply may be, from how fast the ticks so far have been.
+"""The size of the next chunk of speech, from the measured speed of the chunks before it.
 
-The listener is taken to play in real time from the first sound on. Larger ticks cost less per second of speech but come
-later: one is worth taking when the sound that waits to be played covers the time until it is there. Where small ticks
-are slower than real time, only larger ones can become fast enough: silence comes either way.
-
-All of it is arithmetic on the times at which sound left, so everything that happens in between counts: the Thinker, the
-Talker, and whoever takes the chunks, who must not wait until they have been played.
+Playback is assumed to run in real time from the first sound on. A larger chunk costs less per second of sound and comes
+later, so it is chosen when the sound in the playback buffer covers its computation. Speed is the time from one chunk to
+the next over the length of its sound. That includes the Thinker, the Talker and the caller, who must not wait for
+playback.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from omni_edge.errors import UsageError
 
 
 @dataclass(frozen=True)
-class PaceSettings:
-    """What a pace may choose.
+class PacingSettings:
+    """Limits of the pacing.
 
     Attributes:
-        largest: blocks of the largest tick (a block of the published models is 0.24 s); sizes are 1, 2, 4 and so on.
-        reserve: share of the sound that waits to be played that no tick may count on.
-        fewest_evaluations: where ticks of the largest size are slower than real time, the solver's evaluations are
-            halved for the rest of the reply, down to this many; None: never.
+        largest_chunk: blocks of the largest chunk. Sizes are powers of two up to it. A block of the published models
+            is 0.24 s of sound.
+        reserve: share of the playback buffer that the next chunk must leave, in [0, 1).
+        min_evaluations: the solver's evaluations are halved, for the rest of the reply and down to this number, when
+            chunks of the largest size are slower than real time. None: never.
 
     Raises:
-        UsageError: a value outside of what is possible.
+        UsageError: a value out of its range.
     """
 
-    largest: int = 8
+    largest_chunk: int = 8
     reserve: float = 0.25
-    fewest_evaluations: int | None = None
+    min_evaluations: int | None = None
 
     def __post_init__(self) -> None:
-        least = 1 if self.fewest_evaluations is None else self.fewest_evaluations
-        if self.largest < 1 or not 0 <= self.reserve < 1 or least < 1:
+        evaluations = 1 if self.min_evaluations is None else self.min_evaluations
+        if self.largest_chunk < 1 or not 0 <= self.reserve < 1 or evaluations < 1:
             raise UsageError(
-                f"A pace with ticks of up to {self.largest} blocks, a reserve of {self.reserve} and "
-                f"{least} evaluations at least cannot be kept: ticks and evaluations must be 1 or "
-                "more, the reserve from 0 up to 1."
+                f"Pacing with largest_chunk {self.largest_chunk}, reserve {self.reserve} and min_evaluations "
+                f"{self.min_evaluations} is impossible. Blocks and evaluations must be at least 1, the reserve at "
+                "least 0 and below 1."
             )
 
     @property
     def sizes(self) -> list[int]:
-        """Blocks that a tick may have, ascending."""
-        return [1 << power for power in range(self.largest.bit_length())]
+        """Possible chunk sizes in blocks, ascending."""
+        return [1 << power for power in range(self.largest_chunk.bit_length())]
 
 
-class Pace:
-    """Chooses the ticks of one reply.
+@dataclass
+class Pacing:
+    """The pacing of one reply.
 
-    Args:
-        settings: what it may choose.
-        block_seconds: sound of one block.
-        clock: seconds; only differences count.
+    Attributes:
+        settings: its limits.
+        block_seconds: sound of one block, in seconds.
+        clock: returns seconds; only differences count.
+        chunk_blocks: size of the next chunk, in blocks.
+        rtf: chunk size in blocks -> compute seconds per second of sound.
+        emitted_at: clock at the last chunk; None before the first.
+        buffer_end: clock at which playback will have used up all emitted sound.
     """
 
-    def __init__(
-        self, settings: PaceSettings, block_seconds: float, clock: Callable[[], float] = time.perf_counter
-    ) -> None:
-        self._settings = settings
-        self._block_seconds = block_seconds
-        self._clock = clock
+    settings: PacingSettings
+    block_seconds: float
+    clock: Callable[[], float] = time.perf_counter
+    chunk_blocks: int = field(init=False)
+    rtf: dict[int, float] = field(init=False)
+    emitted_at: float | None = field(init=False)
+    buffer_end: float = field(init=False)
+
+    def __post_init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        """Back to the start of a reply."""
-        # Blocks of the next tick.
-        self.blocks = 1
-        # Tick size -> RTF.
-        self._rtf: dict[int, float] = {}
-        # When the last sound left, and when all that has left will have been played.
-        self._left: float | None = None
-        self._dry = 0.0
+        """Returns to the start of a reply."""
+        self.chunk_blocks = 1
+        self.rtf = {}
+        self.emitted_at = None
+        self.buffer_end = 0.0
 
     @property
     def too_slow(self) -> bool:
-        """Ticks of the largest size have been slower than real time."""
-        return self._rtf.get(self._settings.sizes[-1], 0.0) >= 1
+        """True when chunks of the largest size are slower than real time."""
+        return self.rtf.get(self.settings.sizes[-1], 0.0) >= 1
 
-    def eased(self) -> None:
-        """Ticks cost less from now on: what is known of the largest ones no longer holds."""
-        self._rtf.pop(self._settings.sizes[-1], None)
+    def evaluations_halved(self) -> None:
+        """Discards the speed of the largest size, which was measured with more evaluations."""
+        self.rtf.pop(self.settings.sizes[-1], None)
 
-    def gave(self, seconds: float) -> None:
-        """A tick's `seconds` of sound have left; chooses the next tick."""
-        now = self._clock()
-        if self._left is not None and seconds > 0:
-            self._learn((now - self._left) / seconds)
-        self._left = now
-        self._dry = max(self._dry, now) + seconds
-        self.blocks = self._choose(self._dry - now) if self._rtf else 1
+    def chunk_emitted(self, seconds: float) -> None:
+        """Records a chunk with `seconds` of sound, and chooses the size of the next chunk."""
+        now = self.clock()
+        if self.emitted_at is not None and seconds > 0:
+            self._record((now - self.emitted_at) / seconds)
+        self.emitted_at = now
+        self.buffer_end = max(self.buffer_end, now) + seconds
+        self.chunk_blocks = self._choose(self.buffer_end - now) if self.rtf else 1
 
-    def _learn(self, rtf: float) -> None:
-        # Bad news is believed at once, good news by halves.
-        rtf = max(rtf, (rtf + self._rtf.get(self.blocks, rtf)) / 2)
-        self._rtf[self.blocks] = rtf
-        # Whatever made these ticks faster or slower: larger ones are never dearer, smaller ones never cheaper.
-        for size, known in self._rtf.items():
-            self._rtf[size] = min(known, rtf) if size > self.blocks else max(known, rtf)
+    def _record(self, rtf: float) -> None:
+        """Updates the speed of the current size; a slower one counts fully, a faster one by half."""
+        rtf = max(rtf, (rtf + self.rtf.get(self.chunk_blocks, rtf)) / 2)
+        self.rtf[self.chunk_blocks] = rtf
+        # The RTF never rises with the size: other sizes measured under another load are clipped to this.
+        for size, measured in self.rtf.items():
+            self.rtf[size] = min(measured, rtf) if size > self.chunk_blocks else max(measured, rtf)
 
     def _choose(self, buffered: float) -> int:
-        """The next tick's blocks with `buffered` seconds of sound waiting to be played."""
-        # Twice the last size at most: the cost of larger ones is less well known.
-        sizes = [size for size in self._settings.sizes if size <= 2 * self.blocks]
-        lasting = [size for size in sizes if self._expected(size) < 1]
-        if not lasting:
+        """Blocks of the next chunk with `buffered` seconds of sound in the playback buffer."""
+        # At most twice the last size: the cost of larger chunks is an extrapolation.
+        sizes = [size for size in self.settings.sizes if size <= 2 * self.chunk_blocks]
+        faster = [size for size in sizes if self._expected(size) < 1]
+        if not faster:
             return sizes[-1]
-        covered = (1 - self._settings.reserve) * buffered
-        safe = [size for size in lasting if self._expected(size) * size * self._block_seconds <= covered]
-        return max(safe, default=lasting[0])
+        covered = (1 - self.settings.reserve) * buffered
+        safe = [size for size in faster if self._expected(size) * size * self.block_seconds <= covered]
+        return max(safe, default=faster[0])
 
     def _expected(self, size: int) -> float:
-        """RTF of ticks of `size` blocks; of a size not tried, that of the next smaller one, which is no less."""
-        return self._rtf[max((tried for tried in self._rtf if tried <= size), default=min(self._rtf))]
+        """RTF of chunks of `size` blocks: the measured one, or that of the next smaller measured size."""
+        return self.rtf[max((measured for measured in self.rtf if measured <= size), default=min(self.rtf))]

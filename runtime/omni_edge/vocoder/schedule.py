@@ -1,4 +1,4 @@
-"""Where a stream of speech is cut, and what its blocks know of those that follow."""
+"""The chunks of a stream of speech: how many blocks each finishes, and what a block sees of the blocks behind it."""
 
 from __future__ import annotations
 
@@ -6,62 +6,66 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from omni_edge.errors import UsageError
-from omni_edge.vocoder.pacing import PaceSettings
+from omni_edge.vocoder.pacing import PacingSettings
 
 Order = Literal["window", "wavefront"]
 
 
 @dataclass(frozen=True)
-class TickSettings:
-    """How codec tokens become sound bit by bit, in ticks. Lengths are in blocks.
+class ChunkSchedule:
+    """How an utterance is divided into chunks. The rules and their latency: docs/streaming.md.
 
     Attributes:
-        look_ahead_blocks: provisional blocks of a window; more: closer to the whole utterance, later.
-        growth: blocks that the first, second, ... tick finishes; the last number holds for all later ones. Small first
-            ticks let sound begin early, large ones waste less. Empty: one tick, at the end of the reply, equal to
-            decoding the whole utterance.
-        order: "window": a tick computes its blocks beside a few provisional ones behind them, which the next tick
-            computes again: sound begins early and is nearly that of the whole utterance. "wavefront": before each
-            evaluation of the solver a block waits until the next one has come as far: everything is computed once and
-            equals the whole utterance; a block is finished one block later for every evaluation.
-        pace: chooses the size of each tick by the clock instead of `growth`. A window's samples then depend on timing,
-            within the error of the stream; a wavefront's do not, apart from rounding. None: only the seed counts.
+        look_ahead_blocks: provisional blocks behind those that a chunk of the window order finishes. More of them come
+            closer to the whole utterance and delay the first sound.
+        chunk_blocks: blocks that the first, second, ... chunk finishes. The last number holds for all later chunks.
+            Small first chunks make sound start early; large chunks cost less per second of sound. An empty tuple
+            makes one chunk at the end of the reply, which is the whole utterance decoded at once.
+        order: "window" computes a chunk together with its provisional look-ahead, which the next chunk computes again.
+            "wavefront" lets a block wait before each evaluation until the next block has come as far. It computes
+            every block once, equals the whole utterance, and finishes a block one block later per evaluation.
+        pacing: chooses the size of each chunk by the clock; `chunk_blocks` is then unused. The samples of a window then
+            depend on timing, within the error of the stream; those of a wavefront do not, apart from rounding.
+            None: samples depend on the seed alone.
 
     Raises:
-        UsageError: an unknown order, a number below 1, or fewer evaluations asked of a wavefront.
+        UsageError: an unknown order, a number below 1, or `min_evaluations` together with a wavefront.
     """
 
     look_ahead_blocks: int = 1
-    growth: tuple[int, ...] = (1, 2, 4)
+    chunk_blocks: tuple[int, ...] = (1, 2, 4)
     order: Order = "window"
-    pace: PaceSettings | None = None
+    pacing: PacingSettings | None = None
 
     def __post_init__(self) -> None:
         if self.order not in get_args(Order):
             raise UsageError(f"There is no order {self.order!r}; the orders are {', '.join(get_args(Order))}.")
-        if self.look_ahead_blocks < 1 or any(blocks < 1 for blocks in self.growth):
+        if self.look_ahead_blocks < 1 or any(blocks < 1 for blocks in self.chunk_blocks):
             raise UsageError(
-                f"A stream with {self.look_ahead_blocks} blocks of look-ahead and ticks of {list(self.growth)} blocks "
-                "cannot run: each of these numbers must be at least 1."
+                f"Chunks of {list(self.chunk_blocks)} blocks with {self.look_ahead_blocks} blocks of look-ahead are "
+                "impossible. Each of these numbers must be at least 1."
             )
-        if self.order == "wavefront" and self.pace and self.pace.fewest_evaluations is not None:
+        if self.order == "wavefront" and self.pacing and self.pacing.min_evaluations is not None:
             raise UsageError(
-                "In a wavefront blocks are under way at every evaluation, so none can be left out. Use the window "
-                "order, or a pace without fewest_evaluations."
+                "A wavefront has blocks at every evaluation, so evaluations cannot be halved within a reply. "
+                "Use the window order, or pacing without min_evaluations."
             )
 
     @classmethod
-    def of(cls, name: str | None = None) -> TickSettings:
-        """Settings by name: "growing" (the default), "paced" by the clock, "exact" as the whole utterance.
+    def named(cls, name: str | None = None) -> ChunkSchedule:
+        """The schedule of a name.
+
+        Args:
+            name: "growing", the default; "paced", sized by the clock; "exact", equal to the whole utterance.
 
         Raises:
             UsageError: another name.
         """
-        named = {"growing": cls(), "paced": cls(pace=PaceSettings()), "exact": cls(order="wavefront")}
-        if name is not None and name not in named:
-            raise UsageError(f"There are no ticks {name!r}; choose from {', '.join(named)}.")
-        return named[name or "growing"]
+        schedules = {"growing": cls(), "paced": cls(pacing=PacingSettings()), "exact": cls(order="wavefront")}
+        if name is not None and name not in schedules:
+            raise UsageError(f"There is no chunk schedule {name!r}; choose from {', '.join(schedules)}.")
+        return schedules[name or "growing"]
 
-    def finished_blocks(self, tick: int) -> int:
-        """Blocks that tick number `tick` finishes; 0: it waits for the end."""
-        return self.growth[min(tick, len(self.growth) - 1)] if self.growth else 0
+    def finished_blocks(self, chunk: int) -> int:
+        """Blocks that chunk number `chunk`, counted from 0, finishes. 0: it finishes all blocks at the end."""
+        return self.chunk_blocks[min(chunk, len(self.chunk_blocks) - 1)] if self.chunk_blocks else 0

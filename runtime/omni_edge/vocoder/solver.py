@@ -65,7 +65,7 @@ class SolverSettings:
             raise UsageError(f"The sway is {self.sway}; beyond -1 and 1.75 time would run backwards.")
 
     @classmethod
-    def of(
+    def from_options(
         cls, method: str | None = None, evaluations: int | None = None, guidance: float | None = None
     ) -> SolverSettings:
         """Settings of which any may be left open; `evaluations` then follows from the method."""

@@ -15,8 +15,8 @@ from omni_edge.errors import BundleError, UsageError
 from omni_edge.vocoder.bigvgan import DEFAULT_REACH, BigVgan, BigVganState
 from omni_edge.vocoder.dit import Dit, DitState, TimeTableCache
 from omni_edge.vocoder.noise import NoiseSource, seeded_noise
-from omni_edge.vocoder.pacing import Pace
-from omni_edge.vocoder.schedule import TickSettings
+from omni_edge.vocoder.pacing import Pacing
+from omni_edge.vocoder.schedule import ChunkSchedule
 from omni_edge.vocoder.solver import SolverSettings
 
 Array = NDArray[np.float32]
@@ -117,7 +117,7 @@ class Vocoder:
         voice: str,
         seed: int | tuple[int, ...],
         solver: SolverSettings | None = None,
-        ticks: TickSettings | None = None,
+        schedule: ChunkSchedule | None = None,
         noise: NoiseSource | None = None,
     ) -> VocoderState:
         """A fresh utterance.
@@ -126,7 +126,7 @@ class Vocoder:
             voice: the speaker's name.
             seed: names the noise; the same seed and tokens give the same samples.
             solver: how the DiT is sampled.
-            ticks: where the stream is cut.
+            schedule: the chunks of the stream.
             noise: replaces the noise that `seed` names.
 
         Raises:
@@ -135,22 +135,22 @@ class Vocoder:
         speaker = self._voices.speakers.get(voice)
         if speaker is None:
             raise UsageError(f"There is no voice {voice!r}; the voices are {', '.join(self._voices.speakers)}.")
-        solver, ticks = solver or SolverSettings(), ticks or TickSettings()
-        if ticks.pace and ticks.pace.fewest_evaluations is not None and solver.coarser(1) is None:
+        solver, schedule = solver or SolverSettings(), schedule or ChunkSchedule()
+        if schedule.pacing and schedule.pacing.min_evaluations is not None and solver.coarser(1) is None:
             raise UsageError(
-                f"The evaluations of {solver.method} cannot be halved on the way. Use another solver, or a pace "
-                "without fewest_evaluations."
+                f"The evaluations of {solver.method} cannot be halved within a reply. Use another solver, or pacing "
+                "without min_evaluations."
             )
         block_seconds = self.section.block_frames * self.section.samples_per_frame / self.section.sample_rate
         rows = [speaker.row, self._voices.unconditional_row][: solver.rows]
         return VocoderState(
             DitState(
                 speaker=self._constants[rows],
-                tables=self._tables.of(solver),
+                tables=self._tables.for_solver(solver),
                 solver=solver,
-                ticks=ticks,
+                schedule=schedule,
                 noise=noise or seeded_noise(seed, self.section.block_frames, self.section.mel_dim),
-                pace=Pace(ticks.pace, block_seconds) if ticks.pace else None,
+                pacing=Pacing(schedule.pacing, block_seconds) if schedule.pacing else None,
             ),
             BigVganState(),
         )
@@ -170,7 +170,7 @@ class Vocoder:
         mel = self.dit.step(codec, state.dit, end)
         while mel is not None:
             samples.append(self.bigvgan.step(mel.final, mel.ahead, state.bigvgan, mel.end))
-            if state.dit.pace:
-                state.dit.pace.gave(len(samples[-1]) / self.sample_rate)
+            if state.dit.pacing:
+                state.dit.pacing.chunk_emitted(len(samples[-1]) / self.sample_rate)
             mel = self.dit.step((), state.dit)
         return np.concatenate(samples) if samples else None

@@ -14,7 +14,7 @@ import pytest
 from nano.data.exercises import Exercise, evaluation_set
 from nano.evaluation.dialogue import GREEDY, WHOLE, converse, system_of, vocode
 from nano.evaluation.held_out_sets import Material
-from omni_edge import AudioChunk, OmniEdge, PcmBlock, Session, TickSettings, TurnDone
+from omni_edge import AudioChunk, ChunkSchedule, OmniEdge, PcmBlock, Session, TurnDone
 from omni_edge.media.load import load_audio
 from support.commands import run_export
 
@@ -89,12 +89,12 @@ def test_a_live_question_is_understood_as_it_is_when_whole(piece_s: float) -> No
     assert _reply(session)[0].text == "The kitchen light is on."
 
 
-@pytest.mark.parametrize(("ticks", "least_db"), [("exact", 80.0), ("growing", 20.0)])
-def test_a_stream_of_speech_is_the_whole_utterance(speaking: OmniEdge, ticks: str, least_db: float) -> None:
-    session = speaking.session(context=512, seed=5, ticks=TickSettings.of(ticks))
+@pytest.mark.parametrize(("chunks", "least_db"), [("exact", 80.0), ("growing", 20.0)])
+def test_a_stream_of_speech_is_the_whole_utterance(speaking: OmniEdge, chunks: str, least_db: float) -> None:
+    session = speaking.session(context=512, seed=5, chunks=ChunkSchedule.named(chunks))
     session.push("set a timer for forty five minutes")
     done, samples = _reply(session)
-    whole = vocode(speaking, np.array(done.codec_tokens), session.voice, (5, 1), ticks=WHOLE)
+    whole = vocode(speaking, np.array(done.codec_tokens), session.voice, (5, 1), chunks=WHOLE)
     assert len(samples) == len(whole) > speaking.manifest.token2wav.sample_rate  # type: ignore[union-attr]
     noise = samples.astype(np.float64) - whole
     assert 10 * np.log10(np.square(whole).sum() / np.square(noise).sum()) >= least_db

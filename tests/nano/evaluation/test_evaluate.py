@@ -23,7 +23,7 @@ from nano.evaluation.workers import Crew, Heard
 from omni_edge import AudioChunk, AudioClip, ImageFrame, OmniEdge, TextDelta, TurnDone, VideoClip
 from omni_edge.decoders.thinker import Thinker, ThinkerBlock
 from omni_edge.events import Media
-from omni_edge.vocoder.schedule import TickSettings
+from omni_edge.vocoder.schedule import ChunkSchedule
 
 
 @pytest.fixture(scope="module")
@@ -233,8 +233,8 @@ def test_a_real_session_goes_on_from_its_own_replies(engine: OmniEdge, kept: Mat
 def test_whole_utterances_equal_one_huge_tick_and_streams_have_their_length(engine: OmniEdge) -> None:
     codec = np.random.default_rng(0).integers(1, 16, 77)
     voice = engine.voices[0]
-    whole = vocode(engine, codec, voice, (3, 1), ticks=WHOLE)
-    huge = vocode(engine, codec, voice, (3, 1), ticks=TickSettings(growth=(10_000,)))
+    whole = vocode(engine, codec, voice, (3, 1), chunks=WHOLE)
+    huge = vocode(engine, codec, voice, (3, 1), chunks=ChunkSchedule(chunk_blocks=(10_000,)))
     assert np.array_equal(whole, huge)
     section = engine.vocoder.section
     streamed = vocode(engine, codec, voice, (3, 1))

@@ -1,4 +1,4 @@
-"""In which order the mel's blocks are computed and how many at a time: wavefronts, and ticks that follow the pace."""
+"""The order and the number of blocks computed at a time: wavefronts, and chunks sized by the clock."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from numpy.typing import NDArray
 
 from omni_edge.errors import UsageError
 from omni_edge.vocoder.bigvgan import DEFAULT_REACH
-from omni_edge.vocoder.pacing import Pace, PaceSettings
-from omni_edge.vocoder.schedule import TickSettings
+from omni_edge.vocoder.pacing import Pacing, PacingSettings
+from omni_edge.vocoder.schedule import ChunkSchedule
 from omni_edge.vocoder.solver import SolverSettings
 from omni_edge.vocoder.vocoder import Vocoder, VocoderState
 from support.vocoders import FAST, WAVEFRONT, WHOLE, Parts, Samples, codec_tokens, decode, mel_of, snr
 
 
 @pytest.mark.parametrize(
-    ("ticks", "message"),
+    ("chunks", "message"),
     [
         ({"look_ahead_blocks": 0}, "at least 1"),
-        ({"growth": (1, 0)}, "at least 1"),
+        ({"chunk_blocks": (1, 0)}, "at least 1"),
         ({"order": "diagonal"}, "window, wavefront"),
-        ({"order": "wavefront", "pace": PaceSettings(fewest_evaluations=2)}, "none can be left out"),
+        ({"order": "wavefront", "pacing": PacingSettings(min_evaluations=2)}, "cannot be halved within a reply"),
     ],
 )
-def test_impossible_ticks_are_refused(ticks: dict[str, Any], message: str) -> None:
+def test_impossible_chunks_are_refused(chunks: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        TickSettings(**ticks)
+        ChunkSchedule(**chunks)
 
 
 # -- wavefront -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("growth", [(1,), (1, 2, 4), (3,)])
+@pytest.mark.parametrize("chunk_blocks", [(1,), (1, 2, 4), (3,)])
 @pytest.mark.parametrize(
     "solver",
     [
@@ -47,21 +47,21 @@ def test_impossible_ticks_are_refused(ticks: dict[str, Any], message: str) -> No
     ids=lambda solver: f"{solver.method}-{solver.evaluations}",
 )
 def test_a_wavefront_is_the_whole_utterance(
-    parts: Parts, vocoder: Vocoder, solver: SolverSettings, growth: tuple[int, ...]
+    parts: Parts, vocoder: Vocoder, solver: SolverSettings, chunk_blocks: tuple[int, ...]
 ) -> None:
     """Measured: the same bits. Tolerated: what rounding in another order may do on another processor."""
     codec = codec_tokens(160, parts)
-    ticks = TickSettings(growth=growth, order="wavefront")
-    whole, stream = (vocoder.state("Ethan", 3, solver, cut) for cut in (WHOLE, ticks))
+    chunks = ChunkSchedule(chunk_blocks=chunk_blocks, order="wavefront")
+    whole, stream = (vocoder.state("Ethan", 3, solver, cut) for cut in (WHOLE, chunks))
     np.testing.assert_allclose(mel_of(vocoder, codec, stream, 7), mel_of(vocoder, codec, whole), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("count", [1, 12, 13, 36, 37, 48, 60])
 def test_a_wavefront_may_end_anywhere(parts: Parts, vocoder: Vocoder, count: int) -> None:
-    """Before its first tick, when the last block has entered or not, with a block of which a part exists."""
+    """Before its first chunk, when the last block has entered or not, with a block of which a part exists."""
     codec = codec_tokens(count, parts)
-    ticks = TickSettings(growth=(1,), order="wavefront")
-    whole, stream = (vocoder.state("Ethan", 3, FAST, cut) for cut in (WHOLE, ticks))
+    chunks = ChunkSchedule(chunk_blocks=(1,), order="wavefront")
+    whole, stream = (vocoder.state("Ethan", 3, FAST, cut) for cut in (WHOLE, chunks))
     streamed = mel_of(vocoder, codec, stream, 1)
     assert streamed.shape == (count * parts.section.frames_per_codec, parts.section.mel_dim)
     np.testing.assert_allclose(streamed, mel_of(vocoder, codec, whole), rtol=0, atol=1e-5)
@@ -76,19 +76,19 @@ def test_a_wavefront_sounds_like_the_whole_utterance(parts: Parts, reach: float,
 
 
 @pytest.mark.parametrize(
-    ("ticks", "count", "blocks"),
+    ("chunks", "count", "blocks"),
     [
         # 12 blocks; a window computes the block behind it as well, but for the last one
-        (TickSettings(1, (1,)), 144, 12 + 11),
-        (TickSettings(1, (4,)), 144, 12 + 2),
+        (ChunkSchedule(1, (1,)), 144, 12 + 11),
+        (ChunkSchedule(1, (4,)), 144, 12 + 2),
         (WHOLE, 144, 12),
         (WAVEFRONT, 143, 12),
         # The end comes when all blocks have entered the first evaluation, where an empty one has to follow them.
-        (TickSettings(growth=(1,), order="wavefront"), 144, 12 + 1 / FAST.evaluations),
+        (ChunkSchedule(chunk_blocks=(1,), order="wavefront"), 144, 12 + 1 / FAST.evaluations),
     ],
 )
 def test_a_wavefront_computes_every_block_once(
-    parts: Parts, monkeypatch: pytest.MonkeyPatch, ticks: TickSettings, count: int, blocks: float
+    parts: Parts, monkeypatch: pytest.MonkeyPatch, chunks: ChunkSchedule, count: int, blocks: float
 ) -> None:
     vocoder = parts.vocoder()
     frames = []
@@ -100,7 +100,7 @@ def test_a_wavefront_computes_every_block_once(
 
     monkeypatch.setattr(parts.dit, "run", counted)
     codec = codec_tokens(count, parts)
-    mel_of(vocoder, codec, vocoder.state("Ethan", 1, FAST, ticks), push=1)
+    mel_of(vocoder, codec, vocoder.state("Ethan", 1, FAST, chunks), push=1)
     assert sum(frames) == blocks * FAST.evaluations * parts.section.block_frames
 
 
@@ -108,7 +108,7 @@ def test_a_wavefront_keeps_one_block_for_each_evaluation(parts: Parts, vocoder: 
     """However long the utterance is."""
     sizes = []
     for solver in (SolverSettings("euler", 2), SolverSettings("euler", 4)):
-        state = vocoder.state("Ethan", 1, solver, TickSettings(growth=(1,), order="wavefront"))
+        state = vocoder.state("Ethan", 1, solver, ChunkSchedule(chunk_blocks=(1,), order="wavefront"))
         for _ in range(2):
             assert vocoder.dit.step(codec_tokens(84, parts), state.dit) is not None
             sizes.append(state.dit.nbytes)
@@ -120,7 +120,7 @@ def test_a_wavefront_keeps_one_block_for_each_evaluation(parts: Parts, vocoder: 
     assert sizes[2] - block == 2 * (sizes[0] - block)
 
 
-# -- pace ----------------------------------------------------------------------------------------------------------
+# -- pacing --------------------------------------------------------------------------------------------------------
 
 
 class Clock:
@@ -139,53 +139,53 @@ class Clock:
         monkeypatch.setattr(graph, "run", timed)
 
 
-def paced(vocoder: Vocoder, ticks: TickSettings, clock: Clock, solver: SolverSettings = FAST) -> VocoderState:
-    state = vocoder.state("Ethan", 1, solver, ticks)
-    assert ticks.pace is not None
-    state.dit.pace = Pace(ticks.pace, 0.24, lambda: clock.now)
+def paced(vocoder: Vocoder, chunks: ChunkSchedule, clock: Clock, solver: SolverSettings = FAST) -> VocoderState:
+    state = vocoder.state("Ethan", 1, solver, chunks)
+    assert chunks.pacing is not None
+    state.dit.pacing = Pacing(chunks.pacing, 0.24, lambda: clock.now)
     return state
 
 
-def mel_of_ticks(vocoder: Vocoder, codec: NDArray[np.int64], state: VocoderState) -> Samples:
-    """As `mel_of`, in the times that a pace goes by."""
-    assert state.dit.pace is not None
+def mel_of_chunks(vocoder: Vocoder, codec: NDArray[np.int64], state: VocoderState) -> Samples:
+    """As `mel_of`, in the times that pacing goes by."""
+    assert state.dit.pacing is not None
     blocks = []
     for index, token in enumerate(codec):
         block = vocoder.dit.step([token], state.dit, end=index == len(codec) - 1)
         while block is not None:
             blocks.append(block.final)
-            state.dit.pace.gave(len(block.final) / 100)
+            state.dit.pacing.chunk_emitted(len(block.final) / 100)
             block = vocoder.dit.step((), state.dit)
     return np.concatenate(blocks)
 
 
-def test_ticks_follow_the_pace(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_follow_the_pacing(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fast machine: 1, 1, 2, 4, 4 blocks and the rest, one more each for the look-ahead."""
     vocoder, block = parts.vocoder(), parts.section.block_frames
-    ticks = TickSettings(pace=PaceSettings(largest=4))
+    chunks = ChunkSchedule(pacing=PacingSettings(largest_chunk=4))
     clock = Clock(parts.dit, lambda frames: 0.0002 * frames, monkeypatch)
-    state = paced(vocoder, ticks, clock)
+    state = paced(vocoder, chunks, clock)
     codec = codec_tokens(168, parts)
     mel = [vocoder.step([token], state) for token in codec]
     assert [frames // block for frames in clock.runs[:: FAST.evaluations]] == [2, 2, 3, 5, 5]
     rest = vocoder.step([], state, end=True)
     samples = np.concatenate([piece for piece in [*mel, rest] if piece is not None])
-    cut = decode(vocoder, codec, vocoder.state("Ethan", 1, FAST, TickSettings(growth=(1, 1, 2, 4))))
+    cut = decode(vocoder, codec, vocoder.state("Ethan", 1, FAST, ChunkSchedule(chunk_blocks=(1, 1, 2, 4))))
     np.testing.assert_array_equal(samples, cut)
     state.reset()
-    assert state.dit.pace is not None
-    assert state.dit.pace.blocks == 1
+    assert state.dit.pacing is not None
+    assert state.dit.pacing.chunk_blocks == 1
 
 
 def test_a_paced_wavefront_does_not_depend_on_the_clock(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     vocoder, codec = parts.vocoder(), codec_tokens(120, parts)
-    ticks = TickSettings(order="wavefront", pace=PaceSettings(largest=4))
+    chunks = ChunkSchedule(order="wavefront", pacing=PacingSettings(largest_chunk=4))
     cost = [0.0]
     clock = Clock(parts.dit, lambda frames: cost[0] * frames, monkeypatch)
     heard = []
     for cost[0] in (0.0002, 0.004):
         clock.runs.clear()
-        heard.append((mel_of_ticks(vocoder, codec, paced(vocoder, ticks, clock)), list(clock.runs)))
+        heard.append((mel_of_chunks(vocoder, codec, paced(vocoder, chunks, clock)), list(clock.runs)))
     (fast, fast_runs), (slow, slow_runs) = heard
     assert fast_runs != slow_runs
     np.testing.assert_allclose(fast, slow, rtol=0, atol=1e-5)
@@ -196,18 +196,18 @@ def test_a_slow_machine_gets_by_with_fewer_evaluations(parts: Parts, monkeypatch
     vocoder, codec = parts.vocoder(), codec_tokens(120, parts)
     solver = SolverSettings("euler", 4)
     clock = Clock(parts.dit, lambda frames: 0.005 * frames, monkeypatch)
-    ticks = TickSettings(pace=PaceSettings(largest=1, fewest_evaluations=2))
-    state = paced(vocoder, ticks, clock, solver)
-    mel = mel_of_ticks(vocoder, codec, state)
-    assert state.dit.sampled == SolverSettings("euler", 2)
-    # Two ticks tell that it is too slow.
+    chunks = ChunkSchedule(pacing=PacingSettings(largest_chunk=1, min_evaluations=2))
+    state = paced(vocoder, chunks, clock, solver)
+    mel = mel_of_chunks(vocoder, codec, state)
+    assert state.dit.active_solver == SolverSettings("euler", 2)
+    # Two chunks tell that it is too slow.
     assert len(clock.runs) == 2 * 4 + 8 * 2
     block = parts.section.block_frames
-    kept = mel_of(vocoder, codec, vocoder.state("Ethan", 1, solver, TickSettings(growth=(1,))))
+    kept = mel_of(vocoder, codec, vocoder.state("Ethan", 1, solver, ChunkSchedule(chunk_blocks=(1,))))
     np.testing.assert_array_equal(mel[: 2 * block], kept[: 2 * block])
     assert 0 < snr(kept, mel) < 60
     state.reset()
-    assert state.dit.sampled == solver
+    assert state.dit.active_solver == solver
     assert len(state.dit.evaluations) == 4
     with pytest.raises(UsageError, match="rk4 cannot be halved"):
-        vocoder.state("Ethan", 1, SolverSettings("rk4", 8), ticks)
+        vocoder.state("Ethan", 1, SolverSettings("rk4", 8), chunks)

@@ -11,17 +11,17 @@ import torch
 
 from omni_edge.errors import UsageError
 from omni_edge.vocoder.bigvgan import DEFAULT_REACH, BigVgan, BigVganState
-from omni_edge.vocoder.schedule import TickSettings
+from omni_edge.vocoder.schedule import ChunkSchedule
 from omni_edge.vocoder.solver import SolverSettings
 from omni_edge.vocoder.vocoder import Vocoder
 from support.checkpoints import Case
 from support.vocoders import FAST, WAVEFRONT, WHOLE, Parts, Samples, block_noise, codec_tokens, decode, mel_of, snr
 
-ORDERS = pytest.mark.parametrize("ticks", [TickSettings(), WAVEFRONT], ids=["window", "wavefront"])
+ORDERS = pytest.mark.parametrize("chunks", [ChunkSchedule(), WAVEFRONT], ids=["window", "wavefront"])
 
 
 @pytest.mark.parametrize(
-    ("count", "evaluations", "guidance", "ticks"),
+    ("count", "evaluations", "guidance", "chunks"),
     [(13, 36, 0.5, WHOLE), (36, 36, 0.5, WHOLE), (30, 36, 0.0, WHOLE), (150, 8, 0.5, WAVEFRONT)],
 )
 def test_the_reference_waveform(
@@ -33,7 +33,7 @@ def test_the_reference_waveform(
     count: int,
     evaluations: int,
     guidance: float,
-    ticks: TickSettings,
+    chunks: ChunkSchedule,
 ) -> None:
     """RK4 from the same noise: measured 97 to 100 dB, tolerated 80.
 
@@ -54,7 +54,7 @@ def test_the_reference_waveform(
             guidance_scale=guidance,
         )
     state = vocoder.state(
-        "Ethan", 0, SolverSettings("rk4", evaluations, guidance), ticks, block_noise(noise, section.block_frames)
+        "Ethan", 0, SolverSettings("rk4", evaluations, guidance), chunks, block_noise(noise, section.block_frames)
     )
     assert snr(wanted.numpy(), decode(vocoder, codec, state, push=50)) > 80
 
@@ -63,35 +63,35 @@ def test_the_reference_waveform(
 
 
 @ORDERS
-def test_pushes_of_any_size_give_the_same_samples(parts: Parts, vocoder: Vocoder, ticks: TickSettings) -> None:
+def test_pushes_of_any_size_give_the_same_samples(parts: Parts, vocoder: Vocoder, chunks: ChunkSchedule) -> None:
     codec = codec_tokens(100, parts)
-    whole = decode(vocoder, codec, vocoder.state("Chelsie", 5, FAST, ticks))
+    whole = decode(vocoder, codec, vocoder.state("Chelsie", 5, FAST, chunks))
     assert whole.shape == (100 * parts.section.frames_per_codec * parts.section.samples_per_frame,)
     for push in (1, 7):
-        np.testing.assert_array_equal(decode(vocoder, codec, vocoder.state("Chelsie", 5, FAST, ticks), push), whole)
-    together = vocoder.step(codec, vocoder.state("Chelsie", 5, FAST, ticks), end=True)
+        np.testing.assert_array_equal(decode(vocoder, codec, vocoder.state("Chelsie", 5, FAST, chunks), push), whole)
+    together = vocoder.step(codec, vocoder.state("Chelsie", 5, FAST, chunks), end=True)
     np.testing.assert_array_equal(together, whole)
 
 
 @ORDERS
-def test_later_tokens_do_not_change_what_was_heard(parts: Parts, vocoder: Vocoder, ticks: TickSettings) -> None:
+def test_later_tokens_do_not_change_what_was_heard(parts: Parts, vocoder: Vocoder, chunks: ChunkSchedule) -> None:
     codec = codec_tokens(90, parts)
     other = np.concatenate([codec[:60], codec_tokens(30, parts, seed=9)])
-    heard = decode(vocoder, codec[:60], vocoder.state("Ethan", 1, FAST, ticks), end=False)
+    heard = decode(vocoder, codec[:60], vocoder.state("Ethan", 1, FAST, chunks), end=False)
     assert len(heard) > 0
     for tokens in (codec, other):
-        full = decode(vocoder, tokens, vocoder.state("Ethan", 1, FAST, ticks))
+        full = decode(vocoder, tokens, vocoder.state("Ethan", 1, FAST, chunks))
         np.testing.assert_array_equal(full[: len(heard)], heard)
 
 
-@pytest.mark.parametrize(("ticks", "blocks"), [(TickSettings(), 2), (WAVEFRONT, 2 + FAST.evaluations)])
+@pytest.mark.parametrize(("chunks", "blocks"), [(ChunkSchedule(), 2), (WAVEFRONT, 2 + FAST.evaluations)])
 def test_the_first_samples_leave_after_a_few_blocks(
-    parts: Parts, vocoder: Vocoder, ticks: TickSettings, blocks: int
+    parts: Parts, vocoder: Vocoder, chunks: ChunkSchedule, blocks: int
 ) -> None:
     """A block and its look-ahead; in a wavefront one more for every evaluation."""
     section = parts.section
     codecs = section.block_frames // section.frames_per_codec
-    state = vocoder.state("Ethan", 1, FAST, ticks)
+    state = vocoder.state("Ethan", 1, FAST, chunks)
     emitted = [vocoder.step([token], state) for token in codec_tokens(blocks * codecs, parts)]
     assert all(samples is None for samples in emitted[:-1])
     assert emitted[-1] is not None
@@ -103,7 +103,7 @@ def test_the_first_samples_leave_after_a_few_blocks(
 
 @pytest.mark.parametrize("count", [1, 11, 12, 13, 24, 25])
 def test_a_reply_may_end_anywhere(parts: Parts, vocoder: Vocoder, count: int) -> None:
-    """Up to the first tick's window streaming and whole-utterance decoding are the same computation."""
+    """Up to the first chunk's window streaming and whole-utterance decoding are the same computation."""
     section = parts.section
     codec = codec_tokens(count, parts)
     streamed = decode(vocoder, codec, vocoder.state("Ethan", 2, FAST), push=5)
@@ -119,8 +119,8 @@ def test_streaming_stays_close_to_whole_utterance_decoding(
 ) -> None:
     """Measured on 300 tokens: mel 68 / 109 / 142 dB; these random vocoders turn it into 40 / 74 / 79-92 dB of sound."""
     codec = codec_tokens(132, parts)
-    solver, ticks = SolverSettings("euler", 4), TickSettings(look_ahead, (1,))
-    whole, stream = (vocoder.state("Ethan", 3, solver, cut) for cut in (WHOLE, ticks))
+    solver, chunks = SolverSettings("euler", 4), ChunkSchedule(look_ahead, (1,))
+    whole, stream = (vocoder.state("Ethan", 3, solver, cut) for cut in (WHOLE, chunks))
     assert snr(mel_of(vocoder, codec, whole), mel_of(vocoder, codec, stream)) > mel_bound
     whole.reset()
     stream.reset()
@@ -131,7 +131,7 @@ def test_every_solver_streams(parts: Parts, vocoder: Vocoder) -> None:
     codec = codec_tokens(60, parts)
     for solver in (SolverSettings("ab2", 3), SolverSettings("rk4", 8), SolverSettings("euler", 2, 0.0)):
         whole = decode(vocoder, codec, vocoder.state("Ethan", 3, solver, WHOLE))
-        streamed = decode(vocoder, codec, vocoder.state("Ethan", 3, solver, TickSettings(2)), push=11)
+        streamed = decode(vocoder, codec, vocoder.state("Ethan", 3, solver, ChunkSchedule(2)), push=11)
         assert snr(whole, streamed) > 40
 
 
