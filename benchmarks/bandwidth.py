@@ -31,13 +31,13 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from omni_edge import OmniEdge
 from omni_edge.backend import kernels
 from omni_edge.backend.machine import machine
+from omni_edge.backend.onnx_runtime import ort
 from omni_edge.bench.decoders import ThinkerProbe
 from omni_edge.bundle.manifest import graph_bytes
 from omni_edge.decoders.decoder import KVCache

@@ -5,12 +5,12 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
-import onnxruntime as ort
 import pytest
 
 from omni_edge import ResourceError
 from omni_edge.backend import kernels
 from omni_edge.backend.machine import cache_root
+from omni_edge.backend.onnx_runtime import ort
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""A loaded ONNX graph. The only file that knows onnxruntime."""
+"""A loaded ONNX graph."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from omni_edge.backend import kernels
 from omni_edge.backend.machine import usable_cores
+from omni_edge.backend.onnx_runtime import ort
 from omni_edge.bundle.reader import Bundle
 from omni_edge.errors import BundleError, ResourceError
 

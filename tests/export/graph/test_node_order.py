@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
 from omni_edge.backend.graph import Graph
+from omni_edge.backend.onnx_runtime import ort
 from omni_edge.vocoder.bigvgan import whole_utterance
 from omni_export.checkpoint.checkpoint import Checkpoint
 from omni_export.checkpoint.config import OmniConfig

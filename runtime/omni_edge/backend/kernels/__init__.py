@@ -15,9 +15,8 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-import onnxruntime as ort
-
 from omni_edge.backend.machine import cache_root, digest, processor
+from omni_edge.backend.onnx_runtime import ort
 from omni_edge.errors import ResourceError
 
 _FOLDER = Path(__file__).parent
