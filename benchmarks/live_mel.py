@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from omni_edge.audio.front_end import Ear
+from omni_edge.audio.front_end import AudioFrontEnd
 from omni_edge.bundle.manifest import AudioSection
 from omni_edge.media import load_audio
 
@@ -60,9 +60,9 @@ def spoken(
 
 def report(name: str, samples: NDArray[np.float32], rate: int) -> None:
     """One line of figures."""
-    ear = Ear(SECTION)
-    whole = ear.clip(samples, rate)
-    live = ear.step(samples, ear.state(rate), end=True)
+    front_end = AudioFrontEnd(SECTION)
+    whole = front_end.clip(samples, rate)
+    live = front_end.step(samples, front_end.state(rate), end=True)
     differences = [np.abs(one.frames - other.frames) for one, other in zip(live, whole, strict=True)]
     flat = np.concatenate([block.ravel() for block in differences])
     print(

@@ -112,7 +112,7 @@ def session_of(asked: Asked, **settings: Any) -> Session:
 
 
 def question_of(asked: Asked, parts: list[Part]) -> Question:
-    question = Question(asked.engine.image_processor)
+    question = Question(asked.engine.model.image_processor)
     question.system(asked.engine.manifest.text.speech_system)
     question.user(parts)
     return question
@@ -133,7 +133,7 @@ def test_greedy_tokens_equal_the_reference(asked: Asked, name: str) -> None:
 
 def test_waveform_equals_the_reference(asked: Asked) -> None:
     seed = 7
-    session = session_of(asked, vocoder=SolverSettings("rk4", 36, guidance=0.5))
+    session = session_of(asked, solver=SolverSettings("rk4", 36, guidance=0.5))
     session.push("What is the time?")
     _, samples = run(session)
     section = asked.engine.manifest.token2wav

@@ -53,7 +53,7 @@ def test_the_source_archive_holds_it_as_well(sizes: dict[str, int], tmp_path: Pa
 
 def test_the_library_loads_it_when_no_other_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = OmniEdge.load(threads=1, verify=True)
-    assert engine.bundle.path == shipped_bundle()
+    assert engine.model.bundle.path == shipped_bundle()
     assert engine.voices == ["Chelsie", "Ethan"]
     monkeypatch.setattr("omni_edge.bundle.builtin._FOLDER", "nothing")
     with pytest.raises(BundleError, match="no built-in model"):

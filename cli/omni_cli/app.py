@@ -115,7 +115,7 @@ def run(
         speech=_speech(output or plot, wanted=not no_speech and (output is not None or plot is not None or as_json)),
         sampling=Sampling(temp, top_k, top_p, repeat_penalty),
         talker_sampling=Sampling(talker_temp, talker_top_k, talker_top_p, talker_repeat_penalty),
-        vocoder=SolverSettings.from_options(solver, evaluations, guidance),
+        solver=SolverSettings.from_options(solver, evaluations, guidance),
         chunks=ChunkSchedule.named(chunks),
         max_pixels=max_pixels,
     )
@@ -227,7 +227,7 @@ def chat(
         speech=bool(speech_out),
         sampling=Sampling(temp, top_k, top_p, repeat_penalty),
         talker_sampling=Sampling(talker_temp, talker_top_k, talker_top_p, talker_repeat_penalty),
-        vocoder=SolverSettings.from_options(solver, evaluations, guidance),
+        solver=SolverSettings.from_options(solver, evaluations, guidance),
         chunks=ChunkSchedule.named(chunks),
         max_pixels=max_pixels,
     )

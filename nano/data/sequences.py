@@ -1,6 +1,7 @@
 """Exercises as sequences: the tokens, TMRoPE ids and media that the runtime would make of them, and what to learn.
 
-The runtime's own `Prompt`, `Ear` and `ImageProcessor` do the work, so that training sees what inference will see.
+The runtime's own `Prompt`, `AudioFrontEnd` and `ImageProcessor` make them, so that training sees what inference
+will see.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from nano import world
 from nano.data.exercises import Exercise
 from nano.model.architecture import PREPROCESSOR, config_of, tokenizer_of
 from nano.world.scenes import FRAMES_PER_SECOND
-from omni_edge.audio.front_end import Ear, audio_tokens
+from omni_edge.audio.front_end import AudioFrontEnd, audio_tokens
 from omni_edge.bundle.manifest import AudioSection, Manifest, PositionSection, TextSection, VisionSection
 from omni_edge.conversation.prompt import Prompt
 from omni_edge.decoders.thinker import Thinker
-from omni_edge.decoders.tokenizer import TextCodec
+from omni_edge.decoders.tokenizer import TextTokenizer
 from omni_edge.vision.image_processor import ImageProcessor, VisionPatches
 
 IGNORED = -100
@@ -102,8 +103,8 @@ class Composer:
         )
         positions = PositionSection(thinker.position_id_per_seconds, thinker.seconds_per_chunk)
         self._manifest = cast(Manifest, SimpleNamespace(text=text, positions=positions))
-        self.codec = TextCodec(work / "tokenizer" / "tokenizer.json", text)
-        self.ear = Ear(audio_section(thinker.audio_config))
+        self.codec = TextTokenizer(work / "tokenizer" / "tokenizer.json", text)
+        self.front_end = AudioFrontEnd(audio_section(thinker.audio_config))
         self.images = ImageProcessor(vision_section(thinker.vision_config))
 
     def token(self, name: str) -> int:
@@ -115,7 +116,7 @@ class Composer:
 
     def mel(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         """Normalised log-mel [128, n] of a whole sound."""
-        return np.concatenate([block.frames for block in self.ear.clip(samples)], axis=1)
+        return np.concatenate([block.frames for block in self.front_end.clip(samples)], axis=1)
 
     def compose(self, exercise: Exercise) -> Sample:
         """The sequence of an exercise; every reply in it is to be learned, and what a typed clue stands for."""

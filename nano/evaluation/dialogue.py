@@ -106,6 +106,6 @@ def vocode(
         solver: None: the default.
         chunks: None: as a reply is streamed; `WHOLE`: the whole utterance at once.
     """
-    vocoder = engine.vocoder
+    vocoder = engine.model.vocoder()
     samples = vocoder.step(codec, vocoder.state(voice, seed, solver, chunks), end=True)
     return np.zeros(0, np.float32) if samples is None else samples

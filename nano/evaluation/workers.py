@@ -134,7 +134,7 @@ def speak(engine: OmniEdge, request: Request) -> Spoken:
     answer = converse(session, request.exercise)
     codec = np.array(answer.done.codec_tokens, np.int64)
     whole = vocode(engine, codec, request.voice, (request.seed, answer.turn), chunks=WHOLE)
-    rate, text = engine.vocoder.sample_rate, answer.done.text
+    rate, text = engine.model.vocoder().sample_rate, answer.done.text
     return Spoken(
         text=text,
         streamed=_heard(text, answer.samples, rate, answer.done.metrics.total),
@@ -151,7 +151,7 @@ def render(engine: OmniEdge, rendering: Rendering) -> Heard:
     chunks = WHOLE if rendering.whole else None
     samples = vocode(engine, utterance.codec, utterance.voice, rendering.seed, rendering.solver, chunks)
     seconds = time.perf_counter() - began
-    return _heard(utterance.text, samples, engine.vocoder.sample_rate, seconds, keep=True)
+    return _heard(utterance.text, samples, engine.model.vocoder().sample_rate, seconds, keep=True)
 
 
 def _heard(text: str, samples: NDArray[np.float32], rate: int, seconds: float = 0.0, *, keep: bool = False) -> Heard:

@@ -12,6 +12,7 @@ Example::
 from omni_edge.bundle.builtin import shipped_bundle
 from omni_edge.bundle.manifest import Manifest
 from omni_edge.conversation.session import Session
+from omni_edge.conversation.settings import SessionSettings
 from omni_edge.decoders.sampling import Sampling
 from omni_edge.engine import OmniEdge
 from omni_edge.errors import (
@@ -61,6 +62,7 @@ __all__ = [
     "ResourceError",
     "Sampling",
     "Session",
+    "SessionSettings",
     "SolverSettings",
     "TextDelta",
     "TurnDone",

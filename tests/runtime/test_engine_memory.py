@@ -20,7 +20,7 @@ def test_nothing_in_an_engine_refers_to_it(fp32_bundle: Path) -> None:
     gc.disable()
     try:
         engine = OmniEdge.load(fp32_bundle)
-        assert engine.vocoder is not None
+        assert engine.model.vocoder() is not None
         gone = weakref.ref(engine)
         del engine
         assert gone() is None

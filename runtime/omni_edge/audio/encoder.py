@@ -70,5 +70,5 @@ class AudioEncoder:
         if len(shape) != 2 or shape[0] != n_mels or not 1 <= shape[1] <= longest:
             raise UsageError(
                 f"A mel block has shape {list(shape)}; the audio encoder takes [{n_mels}, 1 to {longest} frames]. "
-                "Cut the clip into blocks with an Ear."
+                "Cut the clip into blocks with an AudioFrontEnd."
             )

@@ -1,11 +1,11 @@
 """Sound to the audio encoder's blocks: resampling, log-mel, cutting, normalising; live or whole, by one code path.
 
 The clip maximum. The reference lifts everything that lies more than 8 decades below the loudest log-mel value of the
-WHOLE clip. A clip that is known whole (`Ear.clip`) is treated the same, and equals the reference. A live stream does
-not know what is still to come: each of its blocks uses the largest value from the start of the sound up to the end of
-that block, the last block that of the whole sound. The rule depends on the sound alone, not on the pieces it arrives
-in. It differs from the reference only in values that a later, louder block would have lifted, never in louder ones;
-a sound of one block (2 s) is equal to the reference. `docs/streaming.md` has the figures.
+WHOLE clip. A whole clip (`AudioFrontEnd.clip`) is treated the same, and equals the reference. The rest of a live sound
+is not there yet: each of its blocks uses the largest value from the start of the sound up to the end of that block,
+and the last block that of the whole sound. The rule depends on the sound alone, not on the pieces it arrives in. It
+differs from the reference only in values that a later, louder block would have lifted, never in louder ones. A sound
+of one block (2 s) is equal to the reference. `docs/streaming.md` has the figures.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from omni_edge.errors import MediaError
 
 
 @dataclass(frozen=True)
-class MelBlock:
+class AudioBlock:
     """What the audio encoder takes at once.
 
     Attributes:
@@ -45,7 +45,7 @@ class MelBlock:
 
 
 @dataclass
-class EarState:
+class AudioFrontEndState:
     """Where one sound stands: samples not yet in a frame, frames not yet in a block, the loudest value so far.
 
     Attributes:
@@ -76,22 +76,22 @@ class EarState:
         return self.resample.nbytes + self.mel.nbytes + (0 if self.frames is None else self.frames.nbytes)
 
 
-class Ear:
+class AudioFrontEnd:
     """Cuts sound into blocks for the audio encoder; immutable, shared by any number of sounds."""
 
     def __init__(self, section: AudioSection) -> None:
         self._section = section
         self._log_mel = LogMel(section)
 
-    def state(self, rate: int | None = None) -> EarState:
+    def state(self, rate: int | None = None) -> AudioFrontEndState:
         """A fresh sound of `rate` samples per second (None: the encoder's own rate).
 
         Raises:
             MediaError: no rate that a sound can have.
         """
-        return EarState(self._section.sample_rate if rate is None else validate_rate(rate))
+        return AudioFrontEndState(self._section.sample_rate if rate is None else validate_rate(rate))
 
-    def step(self, samples: NDArray[Any], state: EarState, end: bool = False) -> list[MelBlock]:
+    def step(self, samples: NDArray[Any], state: AudioFrontEndState, end: bool = False) -> list[AudioBlock]:
         """Takes the next samples of a live sound and returns the blocks that are now complete.
 
         Args:
@@ -108,7 +108,7 @@ class Ear:
             self._check_length(state)
         return self._cut(frames, state, end)
 
-    def clip(self, samples: NDArray[Any], rate: int | None = None) -> list[MelBlock]:
+    def clip(self, samples: NDArray[Any], rate: int | None = None) -> list[AudioBlock]:
         """All blocks of a sound that is known whole, normalised by its maximum: equal to the reference.
 
         Raises:
@@ -126,12 +126,12 @@ class Ear:
         converted = -(-samples * section.sample_rate // validate_rate(rate))
         return audio_tokens(-(-converted // section.hop_length))
 
-    def _frames(self, samples: NDArray[np.float32], state: EarState, end: bool) -> NDArray[np.float32] | None:
+    def _frames(self, samples: NDArray[np.float32], state: AudioFrontEndState, end: bool) -> NDArray[np.float32] | None:
         target = self._section.sample_rate
         converted = resampler(state.rate, target).step(samples, state.resample, end)
         return self._log_mel.step(np.zeros(0, np.float32) if converted is None else converted, state.mel, end)
 
-    def _check_length(self, state: EarState) -> None:
+    def _check_length(self, state: AudioFrontEndState) -> None:
         if not state.mel.received:
             raise MediaError("The sound is empty. Record or choose one that holds samples.")
         if not audio_tokens(state.mel.frames):
@@ -140,11 +140,11 @@ class Ear:
                 "audio token. Use a longer one."
             )
 
-    def _cut(self, frames: NDArray[np.float32] | None, state: EarState, end: bool) -> list[MelBlock]:
+    def _cut(self, frames: NDArray[np.float32] | None, state: AudioFrontEndState, end: bool) -> list[AudioBlock]:
         held = [part for part in (state.frames, frames) if part is not None]
         waiting = np.concatenate(held, axis=1) if held else np.zeros((self._section.n_mels, 0), np.float32)
         size = self._section.block_frames
-        blocks: list[MelBlock] = []
+        blocks: list[AudioBlock] = []
         start = 0
         while waiting.shape[1] - start >= (1 if end else size):
             cut = waiting[:, start : start + size]
@@ -152,7 +152,7 @@ class Ear:
             last = end and start >= waiting.shape[1]
             state.loudest = max(state.loudest, state.mel.peak if last else float(cut.max()))
             if audio_tokens(cut.shape[1]):
-                blocks.append(MelBlock(normalize(cut, state.loudest), state.blocks, last))
+                blocks.append(AudioBlock(normalize(cut, state.loudest), state.blocks, last))
                 state.blocks += 1
         state.frames = waiting[:, start:].copy()
         return blocks

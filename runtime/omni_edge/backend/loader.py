@@ -1,4 +1,4 @@
-"""Loads the graphs of a bundle, and decides how long those that are not always needed stay."""
+"""Loads the graphs of a bundle, and keeps the parts that are not always needed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from omni_edge.backend.prepacked import PreparedGraphs
 from omni_edge.bundle.reader import Bundle
 from omni_edge.errors import BundleError
 
-Stage = TypeVar("Stage")
+Part = TypeVar("Part")
 
 
 class GraphLoader:
@@ -47,24 +47,29 @@ class GraphLoader:
         return Graph.from_bundle(self.bundle, role, self.threads, varying=varying, trace=self._trace)
 
 
-class Stages:
+class LazyParts:
     """Parts of the model that are loaded when they are first needed; thread-safe.
 
     Args:
-        exclusive: keep one at a time: loading another lets go of the one before.
+        one_at_a_time: loading a part releases the one before.
     """
 
-    def __init__(self, *, exclusive: bool) -> None:
-        self._exclusive = exclusive
-        self._loaded: dict[str, Any] = {}
+    def __init__(self, *, one_at_a_time: bool) -> None:
+        self._one_at_a_time = one_at_a_time
+        self._parts: dict[str, Any] = {}
         self._lock = threading.Lock()
 
-    def get(self, name: str, load: Callable[[], Stage]) -> Stage:
-        """The stage `name`, loading it where it is not there."""
+    @property
+    def loaded(self) -> list[str]:
+        """Names of the parts in memory."""
+        return list(self._parts)
+
+    def get(self, name: str, load: Callable[[], Part]) -> Part:
+        """The part `name`; `load` makes it where it is not in memory."""
         with self._lock:
-            if name not in self._loaded:
-                if self._exclusive:
-                    self._loaded.clear()
-                self._loaded[name] = load()
-            stage: Stage = self._loaded[name]
-            return stage
+            if name not in self._parts:
+                if self._one_at_a_time:
+                    self._parts.clear()
+                self._parts[name] = load()
+            part: Part = self._parts[name]
+            return part

@@ -109,7 +109,7 @@ class ThinkerProbe:
 
     def _text(self, positions: int) -> str:
         """A text that, with its turn's marks, makes `positions` positions."""
-        encode, tokens = self._engine.text.encode, positions - self._marks
+        encode, tokens = self._engine.model.tokenizer.encode, positions - self._marks
         text = " ".join(_LETTERS[index % len(_LETTERS)] for index in range(max(tokens, 0)))
         while len(encode(text)) > tokens > 0:
             text = text[:-1]
@@ -146,7 +146,7 @@ def thinker(subject: Subject) -> Iterator[Figure]:
 def talker(subject: Subject) -> Iterator[Figure]:
     """Codec tokens per second, sampling included, and prefill; fed with noise in the place of the Thinker's states."""
     engine, settings = subject.engine, subject.settings
-    speaker, sampling = engine.talker, engine.manifest.talker_sampling
+    speaker, sampling = engine.model.talker, engine.manifest.talker_sampling
     assert speaker is not None
     assert sampling is not None
     random = np.random.default_rng(_SEED)

@@ -33,9 +33,9 @@ def audio(subject: Subject) -> Iterator[Figure]:
     engine, seconds = subject.engine, subject.settings.sound_seconds
     rate = engine.manifest.audio.sample_rate
     sound = noise(seconds, rate)
-    blocks = engine.ear.clip(sound, rate)
-    mel = subject.seconds(lambda: engine.ear.clip(sound, rate))
-    encoder = subject.seconds(lambda: engine.audio_encoder.encode([block.frames for block in blocks]))
+    blocks = engine.model.audio_front_end.clip(sound, rate)
+    mel = subject.seconds(lambda: engine.model.audio_front_end.clip(sound, rate))
+    encoder = subject.seconds(lambda: engine.model.audio_encoder().encode([block.frames for block in blocks]))
     for name, times in (("log-mel", mel), ("encoder", encoder)):
         yield Figure("audio", f"{name}, {seconds:g} s", "RTF", tuple(value / seconds for value in times))
 
@@ -44,9 +44,9 @@ def vision(subject: Subject) -> Iterator[Figure]:
     """Resizing and the vision encoder on one picture."""
     engine, (height, width) = subject.engine, subject.settings.picture
     pixels = np.random.default_rng(_SEED).integers(0, 256, (height, width, 3)).astype(np.uint8)
-    patches = engine.image_processor.image(pixels)
-    resize = subject.seconds(lambda: engine.image_processor.image(pixels))
-    encoder = subject.seconds(lambda: engine.vision_encoder.encode(patches.patches, patches.grid))
+    patches = engine.model.image_processor.image(pixels)
+    resize = subject.seconds(lambda: engine.model.image_processor.image(pixels))
+    encoder = subject.seconds(lambda: engine.model.vision_encoder().encode(patches.patches, patches.grid))
     yield Figure("vision", f"patches, {width}x{height}", "s", resize)
     yield Figure("vision", f"encoder, {width}x{height}", "s", encoder)
 
@@ -59,7 +59,7 @@ def token2wav(subject: Subject) -> Iterator[Figure]:
 
 
 def _chunks(subject: Subject, solver: SolverSettings, blocks: int) -> Iterator[Figure]:
-    vocoder, voices = subject.engine.vocoder, subject.engine.voices
+    vocoder, voices = subject.engine.model.vocoder(), subject.engine.voices
     section = vocoder.section
     settings = replace(subject.settings.chunks, chunk_blocks=(blocks,), pacing=None)
     known = blocks + vocoder.dit.look_ahead(settings, solver)

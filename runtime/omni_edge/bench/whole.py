@@ -83,7 +83,7 @@ def reply(subject: Subject) -> Whole:
 
 def _reply(subject: Subject, ask: Callable[[Session], float]) -> _Reply:
     settings = subject.settings
-    session = subject.engine.session(seed=_SEED, vocoder=settings.solvers[-1], chunks=settings.chunks)
+    session = subject.engine.session(seed=_SEED, solver=settings.solvers[-1], chunks=settings.chunks)
     subject.spans.clear()
     ended = ask(session)
     ready = time.perf_counter() - ended
@@ -112,7 +112,7 @@ def _reply(subject: Subject, ask: Callable[[Session], float]) -> _Reply:
 
 def _vocoder_at_once(subject: Subject, codec: tuple[int, ...]) -> float:
     """Seconds for all codec tokens of a reply, in one chunk."""
-    vocoder = subject.engine.vocoder
+    vocoder = subject.engine.model.vocoder()
     state = vocoder.state(subject.engine.voices[0], _SEED, subject.settings.solvers[-1], ChunkSchedule(chunk_blocks=()))
     return timed(lambda: vocoder.step(codec, state, end=True))
 

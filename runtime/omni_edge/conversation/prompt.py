@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from omni_edge.bundle.manifest import Manifest
 from omni_edge.decoders.thinker import Thinker, ThinkerBlock
 from omni_edge.decoders.tmrope import Ids, Positions, interleave, time_ids, vision_grid
-from omni_edge.decoders.tokenizer import TextCodec
+from omni_edge.decoders.tokenizer import TextTokenizer
 
 
 class Prompt:
@@ -25,7 +25,7 @@ class Prompt:
         manifest: special ids and time scale.
     """
 
-    def __init__(self, thinker: Thinker, codec: TextCodec, manifest: Manifest) -> None:
+    def __init__(self, thinker: Thinker, codec: TextTokenizer, manifest: Manifest) -> None:
         self._thinker = thinker
         self._codec = codec
         self._text = manifest.text

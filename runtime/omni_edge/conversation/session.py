@@ -6,32 +6,27 @@ again. Offline is streaming with fresh state.
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from omni_edge.audio.front_end import EarState, MelBlock
+from omni_edge.audio.front_end import AudioBlock, AudioFrontEndState
 from omni_edge.audio.samples import validate_pcm
 from omni_edge.bundle.manifest import SamplingSection
 from omni_edge.conversation.prompt import Prompt
 from omni_edge.conversation.reply import Reply
+from omni_edge.conversation.settings import SessionSettings, check_voice
 from omni_edge.conversation.speech import Speech
-from omni_edge.decoders.sampling import Sampler, Sampling
+from omni_edge.decoders.sampling import Sampler
 from omni_edge.decoders.talker import Talker, TalkerState
 from omni_edge.decoders.thinker import TalkerBlock
 from omni_edge.decoders.tmrope import Positions
 from omni_edge.errors import UsageError
 from omni_edge.events import AudioClip, Event, ImageFrame, Media, PcmBlock, VideoClip
+from omni_edge.model import Model
 from omni_edge.vision.image_processor import ImageProcessor, VisionPatches, within_context
-from omni_edge.vocoder.schedule import ChunkSchedule
-from omni_edge.vocoder.solver import SolverSettings
-
-if TYPE_CHECKING:
-    from omni_edge.engine import OmniEdge
 
 # Independent random streams of one seed.
 _THINKER_STREAM, _TALKER_STREAM = range(2)
@@ -50,59 +45,35 @@ class _Voice:
 
 
 class Session:
-    """A conversation on an engine; made by `OmniEdge.session`. One thread at a time, except for `cancel`.
+    """A conversation on a model; made by `OmniEdge.session`. One thread at a time, except for `cancel`.
 
     An error leaves the conversation as it was before the call; of a live sound, the blocks before it stay.
     """
 
-    def __init__(
-        self,
-        engine: OmniEdge,
-        *,
-        capacity: int,
-        speech: bool,
-        voice: str | None,
-        system: str | None,
-        seed: int | None,
-        sampling: Sampling,
-        talker_sampling: Sampling,
-        solver: SolverSettings | None,
-        chunks: ChunkSchedule | None,
-        max_pixels: int | None,
-    ) -> None:
-        manifest = engine.manifest
-        self._engine = engine
-        text = manifest.text
-        self._system = system if system is not None else text.speech_system if speech else text.default_system
-        self._seed = secrets.randbits(63) if seed is None else seed
-        self._sampling = sampling.over(manifest.sampling)
-        self._solver, self._chunks = solver, chunks
-        self._images = ImageProcessor(within_context(manifest.vision, capacity, max_pixels))
-        self._cache = engine.thinker.cache(capacity)
+    def __init__(self, model: Model, settings: SessionSettings) -> None:
+        manifest = model.manifest
+        self._model = model
+        self._settings = chosen = settings.complete(manifest)
+        self._voice = chosen.voice
+        self._images = ImageProcessor(within_context(manifest.vision, chosen.context, chosen.max_pixels))
+        self._cache = model.thinker.cache(chosen.context)
         self._spoken: _Voice | None = None
-        if speech and engine.talker and manifest.talker_sampling:
-            self._spoken = _Voice(engine.talker, talker_sampling.over(manifest.talker_sampling), capacity)
-        self._prompt = Prompt(engine.thinker, engine.text, manifest)
+        if chosen.talker_sampling is not None and model.talker is not None:
+            self._spoken = _Voice(model.talker, chosen.talker_sampling, chosen.context)
+        self._prompt = Prompt(model.thinker, model.tokenizer, manifest)
         self._cancelled = False
-        self._voice = ""
-        if manifest.voices is not None:
-            self.voice = manifest.voices.default if voice is None else voice
-        elif voice is not None:
-            raise UsageError("This bundle has no voices: it was exported with --text-only. Leave --voice out.")
         self.reset()
 
     # -- what the caller sees ----------------------------------------------------------------------------------
 
     @property
     def voice(self) -> str:
-        """The speaker of the next reply; one of `engine.voices`."""
+        """The speaker of the next reply; one of `OmniEdge.voices`."""
         return self._voice
 
     @voice.setter
     def voice(self, name: str) -> None:
-        if name not in self._engine.voices:
-            raise UsageError(f"There is no voice {name!r}; this bundle has {', '.join(self._engine.voices)}.")
-        self._voice = name
+        self._voice = check_voice(name, self._model.manifest)
 
     @property
     def speech(self) -> bool:
@@ -135,7 +106,7 @@ class Session:
         self._backlog: list[TalkerBlock] = []
         self._unfed: list[int] = []
         self._reply: Reply | None = None
-        self._sound: EarState | None = None
+        self._sound: AudioFrontEndState | None = None
         self._sound_heard = False
         self._turn_open = False
         self._turns = 0
@@ -163,7 +134,7 @@ class Session:
             self._end_sound()
         match item:
             case str():
-                self._reserve(len(self._engine.text.encode(item)))
+                self._reserve(len(self._model.tokenizer.encode(item)))
                 self._open_turn()
                 self._prompt.write(item)
             case PcmBlock():
@@ -218,21 +189,21 @@ class Session:
             self._unfed = []
             self._prompt.end_turn()
         elif not self._cache.offset and not self._prompt.size:
-            self._prompt.system(self._system)
+            self._prompt.system(self._settings.system)
         self._prompt.user()
         self._turn_open = True
 
     def _reserve(self, count: int) -> None:
         """Checks that `count` more positions fit beside what is waiting and the marks around a turn."""
-        opening = 0 if self._turns or self._turn_open else len(self._engine.text.encode(self._system))
-        self._engine.thinker.decoder.reserve(self._prompt.size + opening + count + _MARKS_PER_TURN, self._cache)
+        opening = 0 if self._turns or self._turn_open else len(self._model.tokenizer.encode(self._settings.system))
+        self._model.thinker.decoder.reserve(self._prompt.size + opening + count + _MARKS_PER_TURN, self._cache)
 
     def _prefill(self) -> None:
         """Puts everything that is waiting into the caches."""
         blocks = self._prompt.take()
         if not blocks:
             return
-        told, self._logits = self._engine.thinker.step(blocks, self._cache)
+        told, self._logits = self._model.thinker.step(blocks, self._cache)
         self._history.extend(block.tokens for block in blocks)
         if self._spoken:
             self._backlog.append(told)
@@ -243,12 +214,12 @@ class Session:
 
     # -- sound, pictures, videos -------------------------------------------------------------------------------
 
-    def _encode_sound(self, blocks: list[MelBlock]) -> NDArray[np.float32]:
-        return self._engine.audio_encoder.encode([block.frames for block in blocks])
+    def _encode_sound(self, blocks: list[AudioBlock]) -> NDArray[np.float32]:
+        return self._model.audio_encoder().encode([block.frames for block in blocks])
 
     def _push_clip(self, clip: AudioClip) -> None:
-        self._reserve(self._engine.ear.tokens(len(clip.samples), clip.rate))
-        blocks = self._engine.ear.clip(clip.samples, clip.rate)
+        self._reserve(self._model.audio_front_end.tokens(len(clip.samples), clip.rate))
+        blocks = self._model.audio_front_end.clip(clip.samples, clip.rate)
         embeds = self._encode_sound(blocks)
         self._open_turn()
         self._prompt.begin_sound()
@@ -257,7 +228,7 @@ class Session:
         self._prefill()
 
     def _hear(self, piece: PcmBlock) -> None:
-        ear = self._engine.ear
+        ear = self._model.audio_front_end
         if self._sound is not None and self._sound.rate != piece.rate:
             raise UsageError(
                 f"This sound came at {self._sound.rate} Hz, and now at {piece.rate}. End it (end=True) before changing."
@@ -285,7 +256,7 @@ class Session:
 
     def _push_picture(self, picture: VisionPatches) -> None:
         self._reserve(self._tokens(picture))
-        embeds = self._engine.vision_encoder.encode(picture.patches, picture.grid)
+        embeds = self._model.vision_encoder().encode(picture.patches, picture.grid)
         _, height, width = self._merged(picture)
         self._open_turn()
         self._prompt.picture(embeds, height, width)
@@ -295,17 +266,17 @@ class Session:
         video = self._images.video(clip.frames, clip.fps)
         # A track of a few milliseconds, as cutting tools leave behind, is no sound.
         sound = clip.sound
-        heard = sound is not None and self._engine.ear.tokens(len(sound.samples), sound.rate) > 0
-        blocks = self._engine.ear.clip(sound.samples, sound.rate) if sound is not None and heard else []
+        heard = sound is not None and self._model.audio_front_end.tokens(len(sound.samples), sound.rate) > 0
+        blocks = self._model.audio_front_end.clip(sound.samples, sound.rate) if sound is not None and heard else []
         self._reserve(self._tokens(video) + sum(block.tokens for block in blocks))
-        embeds = self._engine.vision_encoder.encode(video.patches, video.grid)
+        embeds = self._model.vision_encoder().encode(video.patches, video.grid)
         spoken = self._encode_sound(blocks) if blocks else None
         self._open_turn()
         self._prompt.video(embeds, self._merged(video), video.seconds_per_grid, spoken)
         self._prefill()
 
     def _merged(self, patches: VisionPatches) -> tuple[int, int, int]:
-        merge = self._engine.manifest.vision.merge_size
+        merge = self._model.manifest.vision.merge_size
         frames, height, width = patches.grid
         return frames, height // merge, width // merge
 
@@ -317,20 +288,20 @@ class Session:
     def _begin_reply(
         self, began: float, prefilled: float, max_new_tokens: int | None, max_codec_tokens: int | None
     ) -> Reply:
-        manifest = self._engine.manifest
+        manifest, settings = self._model.manifest, self._settings
         assert self._logits is not None  # a turn was prefilled
-        sampler = Sampler(self._sampling, (self._seed, _THINKER_STREAM, self._turns), self._logits.size)
+        sampler = Sampler(settings.sampling, (settings.seed, _THINKER_STREAM, self._turns), self._logits.size)
         for tokens in self._history:
             sampler.observe(tokens)
         return Reply(
-            thinker=self._engine.thinker,
+            thinker=self._model.thinker,
             cache=self._cache,
             positions=self._prompt.positions,
             logits=self._logits,
             sampler=sampler,
-            limit=self._sampling.max_new_tokens if max_new_tokens is None else max_new_tokens,
+            limit=settings.sampling.max_new_tokens if max_new_tokens is None else max_new_tokens,
             eos=manifest.text.eos_tokens,
-            stream=self._engine.text.stream(),
+            stream=self._model.tokenizer.stream(),
             speech=self._begin_speech(max_codec_tokens) if self._spoken else None,
             began=began,
             prefill_seconds=prefilled,
@@ -341,17 +312,19 @@ class Session:
         assert spoken is not None
         limit = spoken.sampling.max_new_tokens if max_codec_tokens is None else max_codec_tokens
         positions = self._prompt.positions
-        vocoder = self._engine.vocoder
+        vocoder, settings = self._model.vocoder(), self._settings
         return Speech(
             talker=spoken.talker,
             talker_state=spoken.state,
             vocoder=vocoder,
-            vocoder_state=vocoder.state(self._voice, (self._seed, self._turns), self._solver, self._chunks),
-            voice=self._engine.voice_embed(self._voice),
+            vocoder_state=vocoder.state(
+                self._voice, (self._settings.seed, self._turns), self._settings.solver, self._settings.chunks
+            ),
+            voice=self._model.voice_embed(self._voice),
             positions=Positions(positions.next, positions.highest),
             sampling=spoken.sampling,
             limit=limit,
-            seed=(self._seed, _TALKER_STREAM, self._turns),
+            seed=(settings.seed, _TALKER_STREAM, self._turns),
         )
 
     def _settle(self) -> None:

@@ -12,7 +12,7 @@ from omni_edge.bundle.reader import Bundle
 from omni_edge.errors import BundleError
 
 
-class TextCodec:
+class TextTokenizer:
     """The bundle's tokenizer; immutable.
 
     What a user writes is always text: a `<|im_end|>` in a prompt is spelled out, never taken as the mark of a turn.
@@ -28,7 +28,7 @@ class TextCodec:
         self.turn_end = self._special(section.turn_end)
 
     @classmethod
-    def from_bundle(cls, bundle: Bundle) -> TextCodec:
+    def from_bundle(cls, bundle: Bundle) -> TextTokenizer:
         """The tokenizer that the manifest names."""
         section = bundle.manifest.text
         return cls(bundle.file(section.tokenizer), section)

@@ -226,7 +226,7 @@ def test_a_real_session_goes_on_from_its_own_replies(engine: OmniEdge, kept: Mat
     answer = converse(session, exercise)
     assert answer.turn == 2
     # The first turn, its reply and the second turn precede the second reply.
-    assert answer.done.prompt_tokens > len(engine.text.encode(" ".join(exercise.texts)))
+    assert answer.done.prompt_tokens > len(engine.model.tokenizer.encode(" ".join(exercise.texts)))
     assert session.offset >= answer.done.prompt_tokens
 
 
@@ -236,7 +236,7 @@ def test_whole_utterances_equal_one_huge_tick_and_streams_have_their_length(engi
     whole = vocode(engine, codec, voice, (3, 1), chunks=WHOLE)
     huge = vocode(engine, codec, voice, (3, 1), chunks=ChunkSchedule(chunk_blocks=(10_000,)))
     assert np.array_equal(whole, huge)
-    section = engine.vocoder.section
+    section = engine.model.vocoder().section
     streamed = vocode(engine, codec, voice, (3, 1))
     assert len(streamed) == len(whole) == 77 * section.frames_per_codec * section.samples_per_frame
     assert not np.array_equal(streamed, whole)

@@ -11,7 +11,7 @@ import pytest
 from nano import world
 from nano.data import tokenizer
 from omni_edge.bundle.manifest import TextSection
-from omni_edge.decoders.tokenizer import TextCodec
+from omni_edge.decoders.tokenizer import TextTokenizer
 
 SPLITS: tuple[world.Split, world.Split] = ("train", "held_out")
 DRAWS = 1500
@@ -188,7 +188,7 @@ def test_the_runtime_reads_the_tokenizer(tmp_path) -> None:
         "turn_start": "<|im_start|>",
         "turn_end": "<|im_end|>",
     }
-    codec = TextCodec(tmp_path / "tokenizer.json", TextSection(**marks))  # type: ignore[arg-type]
+    codec = TextTokenizer(tmp_path / "tokenizer.json", TextSection(**marks))  # type: ignore[arg-type]
     assert codec.turn_end == learned.token_to_id("<|im_end|>")
     assert codec.encode("Turn on the kitchen light.") == learned.encode("Turn on the kitchen light.").ids
     assert codec.encode(world.SPEECH_SYSTEM) == [learned.token_to_id(world.SPEECH_SYSTEM)]

@@ -50,7 +50,7 @@ def test_prepared_graphs_are_used_and_answer_the_same(bundle: Path, engine: Omni
     assert path is not None
     assert path.is_relative_to(cache)
     loaded = OmniEdge.load(bundle, threads=1)
-    assert loaded.thinker.decoder.graph.path == path
+    assert loaded.model.thinker.decoder.graph.path == path
     before, after = reply(engine), reply(loaded)
     assert (before.token_ids, before.codec_tokens) == (after.token_ids, after.codec_tokens)
 
@@ -82,7 +82,7 @@ def test_a_damaged_cache_is_ignored(bundle: Path, cache: Path) -> None:
     size = graph.stat().st_size
     graph.write_bytes(bytes(size))
     engine = OmniEdge.load(bundle, threads=1)
-    assert engine.thinker.decoder.graph.path == bundle / "thinker.onnx"
+    assert engine.model.thinker.decoder.graph.path == bundle / "thinker.onnx"
     os.truncate(graph, size - 1)
     assert prepared.graph("talker") is None
 
@@ -120,10 +120,10 @@ def test_the_cache_folder_follows_the_system(monkeypatch: pytest.MonkeyPatch, tm
 
 def test_low_memory_keeps_one_stage_and_answers_the_same(bundle: Path, engine: OmniEdge) -> None:
     small = OmniEdge.load(bundle, threads=1, low_memory=True)
-    assert small._stages._loaded == {}
+    assert small.model.lazy_parts.loaded == []
     expected, actual = reply(engine), reply(small)
     assert (expected.token_ids, expected.codec_tokens) == (actual.token_ids, actual.codec_tokens)
-    assert list(small._stages._loaded) == ["voice"]
+    assert small.model.lazy_parts.loaded == ["vocoder"]
     session = small.session(speech=False)
     session.push(AudioClip(hum(1), RATE))
-    assert list(small._stages._loaded) == ["ear"]
+    assert small.model.lazy_parts.loaded == ["audio_encoder"]

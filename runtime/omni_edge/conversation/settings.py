@@ -1,0 +1,126 @@
+"""The settings of a conversation: one frozen object, from the caller to the session; checked here and nowhere else."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+from omni_edge.bundle.manifest import Manifest, SamplingSection
+from omni_edge.decoders.sampling import Sampling
+from omni_edge.errors import UsageError
+from omni_edge.vocoder.schedule import ChunkSchedule
+from omni_edge.vocoder.solver import SolverSettings
+
+# Positions that a session reserves by default. Unused ones cost address space, not memory.
+DEFAULT_CONTEXT = 8192
+_SEED_BITS = 63
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionSettings:
+    """How a conversation answers. None takes the default of the bundle.
+
+    Attributes:
+        voice: name of the speaker.
+        system: the system prompt. None: the one that speech requires, or without speech the checkpoint's default.
+        context: positions that the conversation may use: one for each text token, 25 for each second of sound, one for
+            each 28 x 28 pixels. None: 8192, or the model's limit where that is lower.
+        seed: makes everything reproducible, except the samples where `chunks` are paced. None: a random seed.
+        speech: whether replies are spoken. None: where the bundle can speak.
+        sampling: how text tokens are drawn.
+        talker_sampling: how codec tokens are drawn.
+        solver: solver and guidance of the vocoder.
+        chunks: how the speech is cut into chunks.
+        max_pixels: pixels of the largest picture; a larger one is scaled down. None: a quarter of the context.
+
+    Raises:
+        UsageError: a seed below 0.
+    """
+
+    voice: str | None = None
+    system: str | None = None
+    context: int | None = None
+    seed: int | None = None
+    speech: bool | None = None
+    sampling: Sampling | None = None
+    talker_sampling: Sampling | None = None
+    solver: SolverSettings | None = None
+    chunks: ChunkSchedule | None = None
+    max_pixels: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.seed is not None and self.seed < 0:
+            raise UsageError(f"The seed is {self.seed}; it must be 0 or more.")
+
+    def complete(self, manifest: Manifest) -> CompleteSettings:
+        """These settings with the defaults of a bundle in place of every None.
+
+        Raises:
+            UsageError: the bundle cannot do what is asked: an unknown voice, speech from a text-only bundle, or a
+                context that the model cannot hold.
+        """
+        limit = manifest.thinker.max_positions
+        context = min(DEFAULT_CONTEXT, limit) if self.context is None else self.context
+        if not 0 < context <= limit:
+            raise UsageError(f"The context is {context}; this model holds from 1 to {limit} positions.")
+        speech = manifest.talker is not None if self.speech is None else self.speech
+        if speech and manifest.talker is None:
+            raise UsageError("This bundle has no speech: it was exported with --text-only. Ask without speech.")
+        default_system = manifest.text.speech_system if speech else manifest.text.default_system
+        talker_sampling = None
+        if speech and manifest.talker_sampling is not None:
+            talker_sampling = (self.talker_sampling or Sampling()).over(manifest.talker_sampling)
+        return CompleteSettings(
+            voice=_voice(self.voice, manifest),
+            system=default_system if self.system is None else self.system,
+            context=context,
+            seed=secrets.randbits(_SEED_BITS) if self.seed is None else self.seed,
+            sampling=(self.sampling or Sampling()).over(manifest.sampling),
+            talker_sampling=talker_sampling,
+            solver=self.solver or SolverSettings(),
+            chunks=self.chunks or ChunkSchedule(),
+            max_pixels=self.max_pixels,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompleteSettings:
+    """The settings of one conversation on one bundle, nothing left open.
+
+    Attributes:
+        voice: name of the first speaker; empty in a text-only bundle.
+        talker_sampling: how codec tokens are drawn; None: replies are text only.
+        max_pixels: pixels of the largest picture; None: a quarter of the context.
+
+    The other attributes are those of `SessionSettings`.
+    """
+
+    voice: str
+    system: str
+    context: int
+    seed: int
+    sampling: SamplingSection
+    talker_sampling: SamplingSection | None
+    solver: SolverSettings
+    chunks: ChunkSchedule
+    max_pixels: int | None
+
+
+def check_voice(name: str, manifest: Manifest) -> str:
+    """`name`, where a bundle has a speaker of that name.
+
+    Raises:
+        UsageError: it has none.
+    """
+    speakers = manifest.voices.speakers if manifest.voices is not None else {}
+    if name not in speakers:
+        raise UsageError(f"There is no voice {name!r}; this bundle has {', '.join(speakers) or 'none'}.")
+    return name
+
+
+def _voice(name: str | None, manifest: Manifest) -> str:
+    if manifest.voices is not None:
+        return check_voice(manifest.voices.default if name is None else name, manifest)
+    if name is not None:
+        raise UsageError("This bundle has no voices: it was exported with --text-only. Leave --voice out.")
+    return ""
