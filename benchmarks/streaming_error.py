@@ -109,7 +109,7 @@ def main() -> None:
             room.step(mel[start : start + step], mel[start + step :], state, start + step >= len(mel))
             for start in range(0, len(mel), step)
         ]
-        print(f"| {reach} | {room.ahead_frames} | {snr(samples, np.concatenate(pieces)):.1f} |")
+        print(f"| {reach} | {room.look_ahead_frames} | {snr(samples, np.concatenate(pieces)):.1f} |")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Mel to samples, in blocks: BigVGAN as a stream.
+"""Mel to samples: BigVGAN as a stream.
 
-The network sees a finite number of mel frames to each side. To the left every filter keeps what it needs from block to
-block; to the right a block is given provisional frames, whose samples are cut away, level by level, inside the graph.
+The receptive field of the network is finite. On the left, each filter keeps the samples that it needs of the frames
+before. On the right, the graph takes look-ahead frames and removes their samples level by level.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from omni_edge.errors import UsageError
 
 Array = NDArray[np.float32]
 
-# Of the nominal receptive field: with this much to look ahead at blocks equal the whole to 1e-5 (0.5: to 1e-2 at
-# single samples), and one DiT block of look-ahead still covers it.
+# The largest share that one DiT block of look-ahead covers. Samples then equal those of the whole mel to 1e-5; at 0.5
+# single samples differ by 1e-2.
 DEFAULT_REACH = 0.6
 _STATE = "state."
 
 
 @dataclass
 class BigVganState:
-    """One utterance in the making.
+    """The state of one utterance.
 
     Attributes:
-        filters: input of the graph -> what the filters of that signal remember; empty at the start.
-        seconds: time spent in the graph.
+        filters: name of a state input of the graph -> float32 samples that its filters keep; empty at the start.
+        seconds: time spent in the graph, in seconds.
     """
 
     filters: dict[str, Array] = field(default_factory=dict)
@@ -40,25 +40,28 @@ class BigVganState:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
+        """Bytes of all arrays."""
         return sum(array.nbytes for array in self.filters.values())
 
     def reset(self) -> None:
-        """Back to the start of an utterance."""
+        """Returns to the start of an utterance."""
         self.filters = {}
         self.seconds = 0.0
 
 
 class BigVgan:
-    """The `bigvgan` graph as a room: `step(mel, mel ahead, state) -> samples`.
+    """The `bigvgan` graph: `step(mel, look-ahead mel, state) -> samples`. Its states belong to the caller.
 
     Args:
-        graph: the graph.
+        graph: the `bigvgan` graph.
         section: sizes.
-        reach: share of the nominal receptive field that is looked ahead at. 1 is exact; at the default the taps that
-            are missing lie 120 dB and more below the signal.
-        run_frames: mel frames that one run of the graph finishes at most: what bounds its memory (about 0.5 MB per
-            frame) where a whole reply comes at once.
+        reach: share of the nominal receptive field that the network looks ahead. 1 is exact; the taps that the default
+            leaves out are 120 dB and more below the signal.
+        run_frames: most mel frames of one run of the graph. It bounds the memory, about 0.5 MB per frame, when a whole
+            reply comes at once.
+
+    Attributes:
+        look_ahead_frames: mel frames that the network looks ahead.
 
     Raises:
         UsageError: `reach` is not in (0, 1].
@@ -68,22 +71,22 @@ class BigVgan:
         self, graph: Graph, section: Token2WavSection, reach: float = DEFAULT_REACH, run_frames: int = 500
     ) -> None:
         if not 0 < reach <= 1:
-            raise UsageError(f"The vocoder's reach is {reach}; it must lie above 0 and at most be 1.")
+            raise UsageError(f"The vocoder's reach is {reach}; it must be above 0 and at most 1.")
         self._graph = graph
         self._run_frames = run_frames
-        self.ahead_frames = ceil(reach * section.reach_frames)
+        self.look_ahead_frames = ceil(reach * section.reach_frames)
         *levels, last = section.reach_samples
-        # The last activation and convolution see a few samples only: nothing is to be gained there.
+        # The last level sees few samples, so a smaller share saves nothing there.
         self._keep = np.array([*(ceil(reach * samples) for samples in levels), last], np.int64)
 
-    def step(self, mel: Array, ahead: Array, state: BigVganState, end: bool = False) -> Array:
-        """The samples of `mel`.
+    def step(self, mel: Array, look_ahead: Array, state: BigVganState, end: bool = False) -> Array:
+        """Computes the samples of `mel`.
 
         Args:
             mel: float32 [frames, mel_dim], natural logarithm; the frames after those of the last call.
-            ahead: float32 [frames, mel_dim], what follows as far as it is known; not kept.
-            state: of this utterance.
-            end: `mel` is the last of the utterance, `ahead` is ignored.
+            look_ahead: float32 [frames, mel_dim], the frames behind them; may be provisional, and is not kept.
+            state: the utterance; it is updated.
+            end: True when `mel` is the last of the utterance; `look_ahead` is then unused.
 
         Returns:
             float32 [frames * samples_per_frame] in [-1, 1].
@@ -91,15 +94,15 @@ class BigVgan:
         pieces = [np.zeros(0, np.float32)]
         for start in range(0, len(mel), self._run_frames):
             stop = min(start + self._run_frames, len(mel))
-            known = np.concatenate([mel[stop:], ahead[:0] if end else ahead])
-            pieces.append(self._run(mel[start:stop], known[: self.ahead_frames], state))
+            behind = np.concatenate([mel[stop:], look_ahead[:0] if end else look_ahead])
+            pieces.append(self._run(mel[start:stop], behind[: self.look_ahead_frames], state))
         return np.concatenate(pieces)
 
-    def _run(self, mel: Array, ahead: Array, state: BigVganState) -> Array:
-        """The samples of `mel`; without `ahead` the utterance ends here."""
+    def _run(self, mel: Array, look_ahead: Array, state: BigVganState) -> Array:
+        """The samples of `mel`, float32 [n]. Without `look_ahead` the utterance ends here."""
         began = time.perf_counter()
-        feeds = whole_utterance(self._graph, np.concatenate([mel, ahead]))
-        feeds |= {"ahead": np.array([len(ahead)], np.int64), "keep": self._keep}
+        feeds = whole_utterance(self._graph, np.concatenate([mel, look_ahead]))
+        feeds |= {"ahead": np.array([len(look_ahead)], np.int64), "keep": self._keep}
         if state.filters:
             feeds |= {"begin": np.array([False]), **state.filters}
         names = [name for name in feeds if name.startswith(_STATE)]
@@ -110,7 +113,7 @@ class BigVgan:
 
 
 def whole_utterance(graph: Graph, mel: Array) -> dict[str, NDArray[Any]]:
-    """What the `bigvgan` graph is fed where `mel`, float32 [frames, mel_dim], is all there is."""
+    """The inputs of the `bigvgan` graph for a whole mel, float32 [frames, mel_dim]."""
     feeds: dict[str, NDArray[Any]] = {
         "mel": np.ascontiguousarray(mel.T)[None],
         "ahead": np.zeros(1, np.int64),

@@ -1,9 +1,9 @@
 """Codec tokens to mel, in chunks: the flow-matching DiT as a stream.
 
-An utterance is cut into blocks, which pass the evaluations of the solver one after the other. Finished blocks are never
-computed again: every evaluation keeps what later blocks see of them (`evaluation`). How much of what follows a block
-sees is a matter of the order (`chunks`). Chunks lie at fixed positions of the utterance and noise is addressed by
-position, so the mel does not depend on how codec tokens were pushed.
+An utterance is divided into blocks, which pass the evaluations of the solver one after the other. Each evaluation keeps
+what later blocks need of the blocks before them (`dit_evaluation`), so finished blocks are never computed again. The
+order of the schedule decides what a block sees of the blocks behind it (`schedule`). Chunks start at fixed positions of
+the utterance and noise is addressed by block, so the mel does not depend on how codec tokens were grouped.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from omni_edge.vocoder.dit_evaluation import Block, EvaluationState, Evaluator
 from omni_edge.vocoder.noise import NoiseSource
 from omni_edge.vocoder.pacing import Pacing
 from omni_edge.vocoder.schedule import ChunkSchedule
-from omni_edge.vocoder.solver import SolverSettings, trajectory
+from omni_edge.vocoder.solver import SolverSettings, SolverState
 
 Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class MelBlock:
-    """What a chunk gives: natural-log mel, float32 [frames, mel_dim].
+    """The mel of one chunk, natural logarithm.
 
     Attributes:
-        final: frames that are finished.
-        ahead: the frames right after them, as far as they are known; a window's are provisional. Empty at the end of
-            the utterance.
-        end: `final` is the last of the utterance.
+        final: float32 [frames, mel_dim], finished frames.
+        look_ahead: float32 [frames, mel_dim], the frames behind them; provisional in a window, finished in a
+            wavefront. Empty at the end of the utterance.
+        end: True when `final` is the last of the utterance.
     """
 
     final: Array
-    ahead: Array
+    look_ahead: Array
     end: bool
 
 
@@ -48,8 +48,8 @@ class TimeTables:
     """The DiT's modulation at each evaluation of a solver.
 
     Attributes:
-        modulation: float32 [evaluations, layers, 6, hidden].
-        final_modulation: float32 [evaluations, 2, hidden].
+        modulation: float32 [evaluations, layers, 6, hidden_size].
+        final_modulation: float32 [evaluations, 2, hidden_size].
     """
 
     modulation: Array
@@ -68,7 +68,7 @@ class TimeTableCache:
         self._tables: dict[bytes, TimeTables] = {}
 
     def for_solver(self, settings: SolverSettings) -> TimeTables:
-        """The tables for `settings`."""
+        """The tables of all evaluations of `settings`."""
         times = settings.times()
         key = times.tobytes()
         if key not in self._tables:
@@ -79,21 +79,24 @@ class TimeTableCache:
 
 @dataclass
 class DitState:
-    """One utterance in the making.
+    """The state of one utterance.
 
     Attributes:
-        speaker: float32 [rows, hidden]: the voice's constant and, with guidance, the unconditional one.
-        tables, solver, chunks, noise: how the utterance is sampled.
-        pace: chooses the chunks; None: `chunks` says.
-        pending: codec tokens that have not entered the DiT for good.
-        entered: blocks that have.
-        given: blocks that were given out.
-        ready: finished blocks that were not.
-        chunk: chunks so far.
-        stride: every how manyth time point of `solver` is in use; 1, as long as the pace is kept.
-        ended: no codec token will follow.
-        evaluations: what each evaluation of the solver keeps.
-        seconds: time spent in the DiT.
+        speaker: float32 [rows, hidden_size]: the voice's row and, with guidance, the unconditional one.
+        tables: the modulation at all evaluations of `solver`.
+        solver: the settings at the start of the utterance.
+        schedule: the chunks of the stream.
+        noise: the noise of each block.
+        pacing: chooses the size of each chunk; None: `schedule.chunk_blocks` does.
+        pending_tokens: codec tokens of blocks that no finished chunk has taken in.
+        entered_blocks: blocks that have entered the first evaluation for good.
+        emitted_blocks: blocks whose mel has been returned.
+        finished: finished blocks whose mel has not been returned as final.
+        chunk: number of chunks so far.
+        time_stride: every how many time points of `solver` one is in use; 1 until evaluations are halved.
+        ended: True when no codec token follows.
+        evaluations: the state of each evaluation in use.
+        seconds: time spent in the DiT, in seconds.
     """
 
     speaker: Array
@@ -102,12 +105,12 @@ class DitState:
     schedule: ChunkSchedule
     noise: NoiseSource
     pacing: Pacing | None = None
-    pending: list[int] = field(init=False)
-    entered: int = field(init=False)
-    given: int = field(init=False)
-    ready: list[Block] = field(init=False)
+    pending_tokens: list[int] = field(init=False)
+    entered_blocks: int = field(init=False)
+    emitted_blocks: int = field(init=False)
+    finished: list[Block] = field(init=False)
     chunk: int = field(init=False)
-    stride: int = field(init=False)
+    time_stride: int = field(init=False)
     ended: bool = field(init=False)
     evaluations: list[EvaluationState] = field(init=False)
     seconds: float = field(init=False)
@@ -117,14 +120,14 @@ class DitState:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of keys, values and unfinished mel that one utterance holds."""
-        return sum(state.nbytes for state in self.evaluations) + sum(block.mel.nbytes for block in self.ready)
+        """Bytes of keys, values, hidden states and blocks that this utterance keeps."""
+        return sum(state.nbytes for state in self.evaluations) + sum(block.nbytes for block in self.finished)
 
     def reset(self) -> None:
-        """Back to the start of an utterance: same voice, settings and noise."""
-        self.pending, self.ready = [], []
-        self.entered = self.given = self.chunk = 0
-        self.stride = 1
+        """Returns to the start of an utterance with the same voice, settings and noise."""
+        self.pending_tokens, self.finished = [], []
+        self.entered_blocks = self.emitted_blocks = self.chunk = 0
+        self.time_stride = 1
         self.ended = False
         self.evaluations = [EvaluationState() for _ in range(self.solver.evaluations)]
         self.seconds = 0.0
@@ -133,45 +136,51 @@ class DitState:
 
     @property
     def active_solver(self) -> SolverSettings:
-        """The solver as it is in use."""
-        return self.solver.coarser(self.stride) or self.solver
+        """The settings with the evaluations that are in use."""
+        coarser = None if self.time_stride == 1 else self.solver.coarser(self.time_stride)
+        return coarser or self.solver
 
     def halve_evaluations(self) -> None:
-        """Uses half of the evaluations from here on, where the pace allows it.
-
-        Every second one stays, at its time point, with what it has kept of the blocks before.
-        """
-        fewer = self.solver.coarser(2 * self.stride)
-        least = self.schedule.pacing.min_evaluations if self.schedule.pacing else None
-        if self.pacing and fewer and least is not None and fewer.evaluations >= least:
-            self.stride *= 2
+        """Keeps every second evaluation, with its time point and state, where the pacing allows that."""
+        halved = self.solver.coarser(2 * self.time_stride)
+        minimum = self.schedule.pacing.min_evaluations if self.schedule.pacing else None
+        if self.pacing and halved and minimum is not None and halved.evaluations >= minimum:
+            self.time_stride *= 2
             self.evaluations = self.evaluations[::2]
             self.pacing.evaluations_halved()
 
 
 class Dit:
-    """The `dit` graph as a room: `step(codec tokens, state) -> MelBlock | None`.
+    """The `dit` graph: `step(codec tokens, state) -> MelBlock | None`. Its states belong to the caller.
 
     Args:
-        graph: the graph.
+        graph: the `dit` graph.
         section: sizes.
-        ahead_blocks: exact blocks behind the finished ones that whoever takes the mel asks for in a wavefront.
+        mel_look_ahead: finished blocks that a wavefront returns behind the final ones, for BigVGAN's look-ahead.
     """
 
-    def __init__(self, graph: Graph, section: Token2WavSection, ahead_blocks: int) -> None:
+    def __init__(self, graph: Graph, section: Token2WavSection, mel_look_ahead: int) -> None:
         self._graph = graph
         self._section = section
-        self._ahead_blocks = ahead_blocks
+        self._mel_look_ahead = mel_look_ahead
         self._codecs_per_block = section.block_frames // section.frames_per_codec
 
     def look_ahead(self, schedule: ChunkSchedule, solver: SolverSettings) -> int:
-        """Blocks behind the finished ones that must be known."""
+        """Blocks behind the finished ones whose codec tokens a chunk needs."""
         if schedule.order == "window":
             return schedule.look_ahead_blocks
-        return solver.evaluations * self._section.look_ahead_layers + self._ahead_blocks
+        return solver.evaluations * self._section.look_ahead_layers + self._mel_look_ahead
 
     def step(self, codec: Sequence[int] | NDArray[np.int64], state: DitState, end: bool = False) -> MelBlock | None:
-        """Takes codec tokens and runs at most one chunk; call again with no tokens until None comes back.
+        """Takes codec tokens and computes at most one chunk.
+
+        Args:
+            codec: the next codec tokens, without control tokens; may be empty.
+            state: the utterance; it is updated.
+            end: True when no codec token follows.
+
+        Returns:
+            The mel of a chunk, or None when more codec tokens are needed. Call again without tokens until then.
 
         Raises:
             UsageError: a codec token without an embedding, or tokens after the end.
@@ -180,71 +189,72 @@ class Dit:
         state.ended = state.ended or end
         if state.pacing and state.pacing.too_slow:
             state.halve_evaluations()
-        give = state.pacing.chunk_blocks if state.pacing else state.schedule.finished_blocks(state.chunk)
-        known = state.given + give + self.look_ahead(state.schedule, state.solver)
-        entering = (known - state.entered) * self._codecs_per_block
-        if give and len(state.pending) >= entering:
-            return self._tick(state, entering, give)
-        if state.ended and (state.pending or state.given < state.entered):
-            return self._tick(state, len(state.pending), None)
+        blocks = state.pacing.chunk_blocks if state.pacing else state.schedule.finished_blocks(state.chunk)
+        needed = state.emitted_blocks + blocks + self.look_ahead(state.schedule, state.solver)
+        codecs = (needed - state.entered_blocks) * self._codecs_per_block
+        if blocks and len(state.pending_tokens) >= codecs:
+            return self._run_chunk(state, codecs, blocks)
+        if state.ended and (state.pending_tokens or state.emitted_blocks < state.entered_blocks):
+            return self._run_chunk(state, len(state.pending_tokens), None)
         return None
 
     def _push(self, codec: Sequence[int] | NDArray[np.int64], state: DitState) -> None:
         tokens = [int(token) for token in codec]
         if tokens and state.ended:
-            raise UsageError("This utterance has ended: codec tokens cannot follow. Start with a fresh state.")
+            raise UsageError("This utterance has ended, so no codec token can follow. Start with a fresh state.")
         limit = self._section.codec_limit
         for token in tokens:
             if not 0 <= token < limit:
                 raise UsageError(
-                    f"Codec token {token} has no embedding: the vocoder knows 0 to {limit - 1}. "
-                    "Leave control tokens out of what is pushed."
+                    f"Codec token {token} has no embedding: the vocoder has embeddings for 0 to {limit - 1}. "
+                    "Leave control tokens out."
                 )
-        state.pending += tokens
+        state.pending_tokens += tokens
 
-    def _tick(self, state: DitState, codecs: int, give: int | None) -> MelBlock:
-        """Lets `codecs` tokens enter and finishes `give` blocks (None: all there are; nothing follows)."""
+    def _run_chunk(self, state: DitState, codecs: int, count: int | None) -> MelBlock:
+        """Takes in `codecs` pending tokens and finishes `count` blocks. None: the end, so all blocks."""
         began = time.perf_counter()
         window = state.schedule.order == "window"
         blocks = self._blocks(state, codecs)
-        provisional = len(blocks) - give if window and give is not None else 0
+        provisional = len(blocks) - count if window and count is not None else 0
         entered = len(blocks) - provisional
-        del state.pending[: entered * self._codecs_per_block]
-        state.entered += entered
+        del state.pending_tokens[: entered * self._codecs_per_block]
+        state.entered_blocks += entered
+        hold = not window and count is not None
         for index, evaluation in enumerate(state.evaluations):
-            evaluator = self._evaluator(state, index)
-            blocks = evaluator.step(blocks, evaluation, provisional=provisional, hold=not window and give is not None)
-        blocks = [*state.ready, *blocks]
-        final, ahead = blocks[:give], blocks[len(blocks) if give is None else give :]
-        state.ready = [] if window else ahead
-        state.given += len(final)
+            blocks = self._evaluator(state, index).step(blocks, evaluation, provisional=provisional, hold=hold)
+        blocks = [*state.finished, *blocks]
+        final, look_ahead = blocks[:count], blocks[len(blocks) if count is None else count :]
+        state.finished = [] if window else look_ahead
+        state.emitted_blocks += len(final)
         state.chunk += 1
         state.seconds += time.perf_counter() - began
-        return MelBlock(self._mel(final), self._mel(ahead), give is None)
+        return MelBlock(self._mel(final), self._mel(look_ahead), count is None)
 
     def _blocks(self, state: DitState, codecs: int) -> list[Block]:
-        """The first `codecs` pending tokens as blocks of noise."""
+        """Blocks of noise for the first `codecs` pending tokens."""
         size = self._codecs_per_block
         blocks = []
         for index in range(-(-codecs // size)):
-            tokens = state.pending[index * size : min((index + 1) * size, codecs)]
+            tokens = state.pending_tokens[index * size : min((index + 1) * size, codecs)]
             codec = np.zeros(size, np.int64)
             codec[: len(tokens)] = tokens
-            path = trajectory(state.noise(state.entered + index), state.active_solver)
-            blocks.append(Block(codec, len(tokens) * self._section.frames_per_codec, path, next(path)))
+            noise = state.noise(state.entered_blocks + index)
+            blocks.append(Block(codec, len(tokens) * self._section.frames_per_codec, SolverState(noise)))
         return blocks
 
     def _evaluator(self, state: DitState, index: int) -> Evaluator:
-        """Evaluation number `index` of the solver."""
+        """The evaluation number `index` of those in use."""
         return Evaluator(
             self._graph,
             self._section,
             state.speaker,
-            state.solver.guidance,
-            state.tables.modulation[index * state.stride],
-            state.tables.final_modulation[index * state.stride],
+            state.active_solver,
+            state.tables.modulation[index * state.time_stride],
+            state.tables.final_modulation[index * state.time_stride],
         )
 
     def _mel(self, blocks: list[Block]) -> Array:
-        nothing = np.zeros((0, self._section.mel_dim), np.float32)
-        return np.concatenate([nothing, *(block.mel[: block.frames] for block in blocks)])
+        """The mel of finished blocks, float32 [frames, mel_dim]."""
+        empty = np.zeros((0, self._section.mel_dim), np.float32)
+        return np.concatenate([empty, *(block.solver.x[: block.frames] for block in blocks)])

@@ -1,8 +1,8 @@
-"""One evaluation of the DiT's velocity as a room of its own: blocks in, the same blocks one evaluation further out.
+"""One evaluation of the DiT's velocity, as a stream of blocks.
 
-A solver with N evaluations is N of these in a row. Each keeps what its evaluation needs of the blocks that have passed:
-the keys and values of the last one, and, where more blocks will follow, the last ones themselves, held back at the
-look-ahead layers until the next block has come as far.
+A solver with N evaluations is N of these in a row: each takes the blocks that the evaluation before it has advanced. An
+evaluation keeps the keys and values of the last block that it has advanced, for the look-backward layers. In a
+wavefront it also holds the last blocks at the look-ahead layers until the next block arrives.
 """
 
 from __future__ import annotations
@@ -15,52 +15,57 @@ from numpy.typing import NDArray
 
 from omni_edge.backend.graph import Graph
 from omni_edge.bundle.manifest import Token2WavSection
-from omni_edge.vocoder.solver import Trajectory
+from omni_edge.vocoder.solver import SolverSettings, SolverState, advance, evaluation_point
 
 Array = NDArray[np.float32]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Block:
-    """A block on its way from noise to mel.
+    """One block of an utterance between noise and mel.
 
     Attributes:
-        codec: int64 [codec tokens per block], zeros where the utterance has ended.
-        frames: mel frames that exist.
-        path: the solver's trajectory.
-        mel: float32 [block_frames, mel_dim], the state at which the velocity is wanted; at last the mel itself.
+        codec: int64 [codec tokens per block], padded with zeros after the end of the utterance.
+        frames: mel frames before the end of the utterance, at most `block_frames`.
+        solver: the solver's state; `x` is the mel, float32 [block_frames, mel_dim], after the last evaluation.
     """
 
     codec: NDArray[np.int64]
     frames: int
-    path: Trajectory
-    mel: Array
+    solver: SolverState
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return self.codec.nbytes + self.solver.nbytes
 
 
 @dataclass
 class EvaluationState:
-    """What one evaluation keeps between runs of the graph.
+    """The state of one evaluation between runs of the graph.
 
     Attributes:
-        waiting: blocks that have arrived and not entered: too few to let one go on.
-        inside: blocks that have entered and not left, held back at the look-ahead layers.
-        held: float32 [look-ahead layers, rows, 1, block, hidden], what has become of them; None: there are none.
-        left: keys and values of the last block that has passed; None at the start of the utterance.
+        waiting: blocks that the graph has not taken yet, because too few have arrived to advance one.
+        held_blocks: blocks that the graph has taken and holds at the look-ahead layers.
+        held: hidden states of `held_blocks`, float32 [look_ahead_layers, rows, 1, block_frames, hidden_size]; None
+            without such blocks.
+        left_context: keys and values of the last advanced block, float32 [look_backward_layers, rows, block_frames,
+            attention_size] each; None at the start of the utterance.
     """
 
     waiting: list[Block] = field(default_factory=list)
-    inside: list[Block] = field(default_factory=list)
+    held_blocks: list[Block] = field(default_factory=list)
     held: Array | None = None
-    left: tuple[Array, Array] | None = None
+    left_context: tuple[Array, Array] | None = None
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
-        arrays: list[Array] = [block.mel for block in self.waiting + self.inside]
-        arrays += self.left or ()
+        """Bytes of all arrays."""
+        arrays = list(self.left_context or ())
         if self.held is not None:
             arrays.append(self.held)
-        return sum(array.nbytes for array in arrays)
+        blocks = self.waiting + self.held_blocks
+        return sum(array.nbytes for array in arrays) + sum(block.nbytes for block in blocks)
 
 
 @dataclass(frozen=True)
@@ -68,53 +73,56 @@ class Evaluator:
     """Runs the `dit` graph at one time point, for one voice.
 
     Attributes:
-        graph, section: the graph and its sizes.
-        speaker: float32 [rows, hidden]: the voice's constant and, with guidance, the unconditional one.
-        guidance: weight of what guidance adds.
-        modulation, final_modulation: of the time point, float32 [layers, 6, hidden] and [2, hidden].
+        graph: the `dit` graph.
+        section: its sizes.
+        speaker: float32 [rows, hidden_size]: the voice's row and, with guidance, the unconditional one.
+        solver: the settings that all blocks are advanced with.
+        modulation: the modulation at this time point, float32 [layers, 6, hidden_size].
+        final_modulation: that of the last layer, float32 [2, hidden_size].
     """
 
     graph: Graph
     section: Token2WavSection
     speaker: Array
-    guidance: float
+    solver: SolverSettings
     modulation: Array
     final_modulation: Array
 
     def step(self, blocks: list[Block], state: EvaluationState, *, provisional: int, hold: bool) -> list[Block]:
-        """Takes blocks; returns those that have got their velocity and moved on.
+        """Takes the next blocks; returns the blocks that this evaluation has advanced, in order.
 
         Args:
-            blocks: the blocks that come next, in order.
-            state: of this evaluation.
-            provisional: how many of the last blocks will come again: what later ones look back to is before them.
-            hold: more blocks will follow: the last ones wait inside for them.
+            blocks: the next blocks of the utterance, in order; may be empty.
+            state: the state of this evaluation; it is updated.
+            provisional: how many of the last blocks will be computed again. The left context ends before them.
+            hold: True when more blocks follow, for which the look-ahead layers hold the last ones.
         """
         section = self.section
-        moving = [*state.waiting, *blocks]
-        going = len(state.inside) + len(moving) - hold * section.look_ahead_layers
-        if going <= 0:
-            state.waiting = moving
+        entering = [*state.waiting, *blocks]
+        count = len(state.held_blocks) + len(entering) - hold * section.look_ahead_layers
+        if count <= 0:
+            state.waiting = entering
             return []
-        velocity = self._run(moving, state, provisional=provisional, hold=hold)
-        passing = [*state.inside, *moving]
-        for index, block in enumerate(passing[:going]):
-            start = index * section.block_frames
-            block.mel = block.path.send(velocity[start : start + section.block_frames])
-        state.waiting, state.inside = [], passing[going:]
-        return passing[:going]
+        velocity = self._run(entering, state, provisional=provisional, hold=hold)
+        inside = [*state.held_blocks, *entering]
+        state.waiting, state.held_blocks = [], inside[count:]
+        velocities = velocity.reshape(-1, section.block_frames, section.mel_dim)
+        return [
+            Block(block.codec, block.frames, advance(block.solver, velocities[index], self.solver))
+            for index, block in enumerate(inside[:count])
+        ]
 
-    def _run(self, moving: list[Block], state: EvaluationState, *, provisional: int, hold: bool) -> Array:
-        """Velocity of the blocks that go on, float32 [frames, mel_dim]."""
+    def _run(self, entering: list[Block], state: EvaluationState, *, provisional: int, hold: bool) -> Array:
+        """The velocity of the advanced blocks, float32 [frames, mel_dim], before those of no use."""
         section, rows = self.section, len(self.speaker)
-        mel = [block.mel for block in moving]
-        codec = [block.codec for block in moving]
-        if not moving:
-            # Those inside learn that nothing follows them: from a block of which no frame exists.
+        mel = [evaluation_point(block.solver, self.solver) for block in entering]
+        codec = [block.codec for block in entering]
+        if not entering:
+            # The graph releases held blocks when a block enters; at the end this one, which has no frames.
             mel = [np.zeros((section.block_frames, section.mel_dim), np.float32)]
             codec = [np.zeros(section.block_frames // section.frames_per_codec, np.int64)]
         row = np.concatenate(codec)
-        keys, values = state.left or self._nothing_left()
+        keys, values = state.left_context or self._no_left_context()
         feeds: dict[str, NDArray[Any]] = {
             "mel": np.stack([np.concatenate(mel)] * rows),
             "codec": np.stack([row, np.zeros_like(row)][:rows]),
@@ -123,19 +131,19 @@ class Evaluator:
             "final_modulation": self.final_modulation,
             "left_keys": keys,
             "left_values": values,
-            "left_valid": np.array([state.left is not None]),
+            "left_valid": np.array([state.left_context is not None]),
             "held": self._nothing_held() if state.held is None else state.held,
-            "frames": np.array([sum(block.frames for block in moving)], np.int64),
+            "frames": np.array([sum(block.frames for block in entering)], np.int64),
             "hold": np.array([hold], np.int64),
             "keep": np.array([-1 - provisional], np.int64),
         }
         v, keys, values, held = self.graph.run(feeds, ["velocity", "keys", "values", "next_held"])
-        state.left = (keys, values)
+        state.left_context = (keys, values)
         state.held = held if hold else None
-        guided: Array = v[0] if rows == 1 else v[0] + (v[0] - v[1]) * np.float32(self.guidance)
+        guided: Array = v[0] if rows == 1 else v[0] + (v[0] - v[1]) * np.float32(self.solver.guidance)
         return guided
 
-    def _nothing_left(self) -> tuple[Array, Array]:
+    def _no_left_context(self) -> tuple[Array, Array]:
         section = self.section
         shape = (section.look_backward_layers, len(self.speaker), section.block_frames, section.attention_size)
         return np.zeros(shape, np.float32), np.zeros(shape, np.float32)

@@ -24,43 +24,54 @@ Array = NDArray[np.float32]
 
 @dataclass
 class VocoderState:
-    """One utterance: what the DiT and BigVGAN keep between pushes, and the time each has taken."""
+    """The state of one utterance.
+
+    Attributes:
+        dit: the state of the DiT.
+        bigvgan: the state of BigVGAN.
+    """
 
     dit: DitState
     bigvgan: BigVganState
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
+        """Bytes of all arrays that grow or change during an utterance."""
         return self.dit.nbytes + self.bigvgan.nbytes
 
     @property
     def dit_seconds(self) -> float:
-        """Time spent in the DiT since the utterance began."""
+        """Time spent in the DiT since the start of the utterance, in seconds."""
         return self.dit.seconds
 
     @property
     def bigvgan_seconds(self) -> float:
-        """Time spent in BigVGAN since the utterance began."""
+        """Time spent in BigVGAN since the start of the utterance, in seconds."""
         return self.bigvgan.seconds
 
     def reset(self) -> None:
-        """Back to the start of an utterance: same voice, settings and noise."""
+        """Returns to the start of an utterance with the same voice, settings and noise."""
         self.dit.reset()
         self.bigvgan.reset()
 
 
 class Vocoder:
-    """Weights of token2wav; utterances are `VocoderState`s.
+    """token2wav: `step(codec tokens, state) -> samples`. Its states belong to the caller.
 
     Args:
-        dit: the graph of that role.
-        bigvgan: the graph of that role.
-        tables: the DiT's modulation at the time points of a solver setting.
+        dit: the `dit` graph.
+        bigvgan: the `bigvgan` graph.
+        tables: the DiT's modulation at the time points of each solver setting.
         section: sizes and rates.
-        voices: speaker -> row of `constants`.
-        constants: float32 [rows, hidden], the speakers file.
-        reach: how much context BigVGAN is given, see `BigVgan`.
+        voices: speakers and their rows of `constants`.
+        constants: float32 [rows, hidden_size], the speakers file.
+        reach: share of BigVGAN's receptive field that it looks ahead, see `BigVgan`.
+
+    Attributes:
+        section: sizes and rates.
+        sample_rate: samples per second.
+        bigvgan: the second part.
+        dit: the first part.
     """
 
     def __init__(
@@ -77,18 +88,18 @@ class Vocoder:
         self.section = section
         self.sample_rate = section.sample_rate
         self.bigvgan = BigVgan(bigvgan, section, reach)
-        self.dit = Dit(dit, section, -(-self.bigvgan.ahead_frames // section.block_frames))
+        self.dit = Dit(dit, section, -(-self.bigvgan.look_ahead_frames // section.block_frames))
         self._tables = tables
         self._voices = voices
         self._constants = constants
 
     @classmethod
     def load(cls, loader: GraphLoader, tables: TimeTableCache | None = None, reach: float = DEFAULT_REACH) -> Vocoder:
-        """The vocoder of a loader's bundle.
+        """Loads the vocoder of a bundle.
 
         Args:
-            loader: loads its graphs.
-            tables: time tables to go on with, where a vocoder was loaded before.
+            loader: loads the graphs of the bundle.
+            tables: the time tables of a vocoder that was loaded before; None: new ones.
             reach: see `BigVgan`.
 
         Raises:
@@ -120,17 +131,17 @@ class Vocoder:
         schedule: ChunkSchedule | None = None,
         noise: NoiseSource | None = None,
     ) -> VocoderState:
-        """A fresh utterance.
+        """The state at the start of an utterance.
 
         Args:
-            voice: the speaker's name.
-            seed: names the noise; the same seed and tokens give the same samples.
-            solver: how the DiT is sampled.
-            schedule: the chunks of the stream.
-            noise: replaces the noise that `seed` names.
+            voice: name of the speaker.
+            seed: seed of the noise, non-negative. The same seed and codec tokens give the same samples.
+            solver: the method that samples the DiT; None: the default.
+            schedule: the chunks of the stream; None: the default.
+            noise: replaces the noise of `seed`.
 
         Raises:
-            UsageError: an unknown voice, or fewer evaluations asked of a solver that cannot do with them.
+            UsageError: an unknown voice, or `min_evaluations` with a solver whose evaluations cannot be halved.
         """
         speaker = self._voices.speakers.get(voice)
         if speaker is None:
@@ -156,12 +167,15 @@ class Vocoder:
         )
 
     def step(self, codec: Sequence[int] | NDArray[np.int64], state: VocoderState, end: bool = False) -> Array | None:
-        """Takes the next codec tokens; returns the samples that became final, float32 [n] in [-1, 1], or None.
+        """Takes codec tokens and computes all chunks that they complete.
 
         Args:
-            codec: codec tokens of the reply, without control tokens; may be empty.
-            state: the utterance.
-            end: no token will follow: everything that is left comes out.
+            codec: the next codec tokens of the reply, without control tokens; may be empty.
+            state: the utterance; it is updated.
+            end: True when no codec token follows, which finishes the utterance.
+
+        Returns:
+            The samples of these chunks, float32 [n] in [-1, 1], or None when more codec tokens are needed.
 
         Raises:
             UsageError: a codec token without an embedding, or tokens after the end.
@@ -169,7 +183,7 @@ class Vocoder:
         samples = []
         mel = self.dit.step(codec, state.dit, end)
         while mel is not None:
-            samples.append(self.bigvgan.step(mel.final, mel.ahead, state.bigvgan, mel.end))
+            samples.append(self.bigvgan.step(mel.final, mel.look_ahead, state.bigvgan, mel.end))
             if state.dit.pacing:
                 state.dit.pacing.chunk_emitted(len(samples[-1]) / self.sample_rate)
             mel = self.dit.step((), state.dit)

@@ -105,19 +105,22 @@ def test_a_wavefront_computes_every_block_once(
 
 
 def test_a_wavefront_keeps_one_block_for_each_evaluation(parts: Parts, vocoder: Vocoder) -> None:
-    """However long the utterance is."""
-    sizes = []
-    for solver in (SolverSettings("euler", 2), SolverSettings("euler", 4)):
+    """However long the utterance is; Adams-Bashforth keeps a velocity of each block besides."""
+    section, sizes = parts.section, {}
+    for solver in (SolverSettings("euler", 2), SolverSettings("euler", 4), SolverSettings("ab2", 4)):
         state = vocoder.state("Ethan", 1, solver, ChunkSchedule(chunk_blocks=(1,), order="wavefront"))
-        for _ in range(2):
-            assert vocoder.dit.step(codec_tokens(84, parts), state.dit) is not None
-            sizes.append(state.dit.nbytes)
+        assert vocoder.dit.step(codec_tokens(84, parts), state.dit) is not None
+        size = state.dit.nbytes
+        assert vocoder.dit.step(codec_tokens(84, parts), state.dit) is not None
+        assert state.dit.nbytes == size
+        sizes[solver.method, solver.evaluations] = size
         state.reset()
         assert state.nbytes == 0
-    assert sizes[0] == sizes[1]
-    assert sizes[2] == sizes[3]
-    block = parts.section.block_frames * parts.section.mel_dim * 4
-    assert sizes[2] - block == 2 * (sizes[0] - block)
+    mel = section.block_frames * section.mel_dim * 4
+    finished = mel + section.block_frames // section.frames_per_codec * 8
+    assert sizes["euler", 4] - finished == 2 * (sizes["euler", 2] - finished)
+    # Four blocks are under way; the one that waits for its first evaluation has no velocity yet, the finished one has.
+    assert sizes["ab2", 4] - sizes["euler", 4] == 4 * mel
 
 
 # -- pacing --------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What carries noise to a mel: the solver's time points, order and settings, and the noise itself."""
+"""The solver: time points, methods, states and settings; and the noise at which it starts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import RungeKutta4OD
 
 from omni_edge.errors import UsageError
 from omni_edge.vocoder.noise import seeded_noise
-from omni_edge.vocoder.solver import SolverSettings, solve
+from omni_edge.vocoder.solver import (
+    Array,
+    SolverSettings,
+    SolverState,
+    Velocity,
+    advance,
+    evaluation_point,
+    solve,
+)
 
 
 @pytest.mark.parametrize("points", [2, 3, 5, 10, 33])
@@ -40,6 +48,63 @@ def test_runge_kutta_is_the_reference_solver() -> None:
     result = solve(lambda index, x: np.tanh(x @ matrix) * (1 + times[index]), start, settings)
     np.testing.assert_allclose(times, asked, rtol=0, atol=6e-8)
     np.testing.assert_allclose(result, wanted, atol=2e-6)
+
+
+def plain_solution(velocity: Velocity, x: Array, settings: SolverSettings) -> Array:
+    """The methods as loops over their steps, in the reference's order of operations."""
+    widths, third = np.diff(settings.steps()), np.float32(1 / 3)
+    before = None
+    for step, width in enumerate(widths):
+        if settings.method == "rk4":
+            first = velocity(4 * step, x)
+            second = velocity(4 * step + 1, x + width * first * third)
+            third_velocity = velocity(4 * step + 2, x + width * (second - first * third))
+            fourth = velocity(4 * step + 3, x + width * (first - second + third_velocity))
+            x = x + (first + 3 * (second + third_velocity) + fourth) * width / 8
+            continue
+        slope = now = velocity(step, x)
+        if settings.method == "ab2" and before is not None:
+            slope = now + width / (2 * widths[step - 1]) * (now - before)
+        x, before = x + width * slope, now
+    return x
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [SolverSettings("euler", 5), SolverSettings("ab2", 5), SolverSettings("rk4", 12), SolverSettings("rk4", 36)],
+    ids=lambda settings: f"{settings.method}-{settings.evaluations}",
+)
+def test_states_give_the_bits_of_the_plain_formula(settings: SolverSettings) -> None:
+    matrix = np.random.default_rng(0).normal(0, 1, (6, 6)).astype(np.float32)
+    noise = np.random.default_rng(1).normal(0, 1, (4, 6)).astype(np.float32)
+    times = settings.times()
+
+    def velocity(index: int, x: Array) -> Array:
+        assert x.dtype == np.float32
+        return np.tanh(x @ matrix) * (1 + times[index])
+
+    solved = solve(velocity, noise, settings)
+    np.testing.assert_array_equal(solved, plain_solution(velocity, noise, settings))
+    assert solved.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("method", "arrays"), [("euler", [1, 1, 1, 1, 1]), ("ab2", [1, 2, 2, 2, 2]), ("rk4", [1, 2, 3, 4, 1])]
+)
+def test_a_state_holds_what_its_method_needs(method: Any, arrays: list[int]) -> None:
+    """`advance` leaves the state before it as it was, so a block can be continued from any state twice."""
+    settings = SolverSettings(method, 4)
+    state = SolverState(np.ones((3, 2), np.float32))
+    states = [state]
+    for index in range(4):
+        state = advance(state, np.full((3, 2), index, np.float32), settings)
+        states.append(state)
+    assert [state.evaluation for state in states] == [0, 1, 2, 3, 4]
+    assert [state.nbytes for state in states] == [24 * count for count in arrays]
+    again = advance(states[2], np.full((3, 2), 2, np.float32), settings)
+    np.testing.assert_array_equal(again.x, states[3].x)
+    np.testing.assert_array_equal(evaluation_point(again, settings), evaluation_point(states[3], settings))
+    np.testing.assert_array_equal(states[0].x, np.ones((3, 2), np.float32))
 
 
 @pytest.mark.parametrize(("method", "order"), [("euler", 1), ("ab2", 2), ("rk4", 4)])

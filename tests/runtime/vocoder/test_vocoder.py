@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -150,6 +151,22 @@ def test_seed_voice_and_guidance_are_heard(parts: Parts, vocoder: Vocoder) -> No
     np.testing.assert_array_equal(decode(vocoder, codec, states["base"]), samples["base"])
 
 
+@ORDERS
+@pytest.mark.parametrize("method", ["euler", "ab2", "rk4"])
+def test_an_utterance_can_be_saved_and_continued(
+    parts: Parts, vocoder: Vocoder, chunks: ChunkSchedule, method: Any
+) -> None:
+    """Everything lies in arrays and numbers: no generator, no closure."""
+    codec = codec_tokens(100, parts)
+    state = vocoder.state("Ethan", 1, SolverSettings(method, 4), chunks)
+    assert len(decode(vocoder, codec[:80], state, end=False)) > 0
+    saved = pickle.dumps(state)
+    continued = decode(vocoder, codec[80:], state)
+    loaded = pickle.loads(saved)
+    assert loaded.nbytes > 0
+    np.testing.assert_array_equal(decode(vocoder, codec[80:], loaded), continued)
+
+
 def test_an_empty_reply_is_silent(vocoder: Vocoder) -> None:
     assert vocoder.step([], vocoder.state("Ethan", 0, FAST), end=True) is None
 
@@ -177,7 +194,7 @@ def test_blocks_of_mel_give_the_whole_waveform(parts: Parts, push: int, reach: f
     """With the mel to come known, blocks concatenate to the whole: nearly so with the default look-ahead."""
     mel = np.random.default_rng(0).normal(-3, 2, (150, parts.section.mel_dim)).astype(np.float32)
     room = BigVgan(parts.bigvgan, parts.section, reach=reach)
-    assert room.ahead_frames <= parts.section.block_frames or reach == 1
+    assert room.look_ahead_frames <= parts.section.block_frames or reach == 1
     whole = BigVgan(parts.bigvgan, parts.section, reach=1.0).step(mel, mel[:0], BigVganState(), end=True)
 
     def stream(cut: Callable[[int], int]) -> Samples:
