@@ -22,6 +22,11 @@ _MAX_RATIO = 200
 _VIDEO_HEADROOM = 1.05
 # What a picture and a video may take of a context: one part in so many.
 _PICTURE_PART, _VIDEO_PART = 4, 2
+# Time stamps within half a frame of an even spacing are a constant rate.
+_JITTER_FRAMES = 0.5
+_LONGEST_LAST_FRAME_SECONDS = 1.0
+# Containers round time stamps to a millisecond.
+_ROUNDING_SECONDS = 0.001
 _RGB = 3
 _LEVELS = 256
 
@@ -188,6 +193,48 @@ def sample_frames(total: int, fps: float, section: VisionSection) -> tuple[NDArr
     count = math.floor(min(max(total / fps * section.video_fps, least), most) / factor) * factor
     indices = np.rint(np.linspace(0, total - 1, count)).astype(np.int64)
     return indices, count / total * fps
+
+
+def sample_moments(
+    times: NDArray[np.float64], fps: float | None, section: VisionSection
+) -> tuple[NDArray[np.int64], float]:
+    """Which frames of a video the model sees, by their time stamps.
+
+    A constant frame rate gives what `sample_frames` gives. Where the rate varies, the source takes frames by their
+    number, and a fast passage fills the whole selection; here every moment shows the frame that is visible then.
+
+    Args:
+        times: float64 [n], n at least 1, ascending: the time of each frame in seconds.
+        fps: frames per second by the container, or None where it states none.
+        section: the manifest's.
+
+    Returns:
+        int64 [m], ascending, and the frames per second that this amounts to; a frame may appear several times.
+
+    Raises:
+        MediaError: neither time stamps nor `fps` give the frames a duration.
+    """
+    total = len(times)
+    since = times - times[0]
+    if total > 1 and since[-1] > 0.0:
+        mean = (total - 1) / float(since[-1])
+        for rate in (fps, mean):
+            if rate and np.abs(since - np.arange(total) / rate).max() <= _JITTER_FRAMES / rate:
+                return sample_frames(total, rate, section)
+    else:
+        if not fps:
+            raise MediaError(
+                "The video states neither times nor a rate for its frames. Convert it, for example to MP4."
+            )
+        return sample_frames(total, fps, section)
+    # Nothing states how long the last frame is visible.
+    length = float(since[-1] + min(since[-1] - since[-2], _LONGEST_LAST_FRAME_SECONDS))
+    factor = section.temporal_patch_size
+    least = math.ceil(section.video_min_frames / factor) * factor
+    most = math.floor(section.video_max_frames / factor) * factor
+    count = math.floor(min(max(length * section.video_fps, least), most) / factor) * factor
+    moments = np.arange(count) * (length / count)
+    return np.searchsorted(since, moments + _ROUNDING_SECONDS, side="right") - 1, count / length
 
 
 def _checked(pixels: NDArray[Any], sides: tuple[str, ...]) -> NDArray[np.uint8]:
