@@ -14,15 +14,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from omni_export.bundle import ROLES, ExportOptions, export_bundle
-from omni_export.graph.linear import Precision
 from omni_export.verify.verify import verify_bundle
+from omni_quant.precision import Kind, Precision
 
 COLUMNS = {
-    "fp32": Precision("fp32"),
-    "INT8 g32": Precision("int8", 32),
-    "INT8 g128": Precision("int8", 128),
-    "INT4 g32": Precision("int4", 32),
-    "INT4 g128": Precision("int4", 128),
+    "fp32": Precision(),
+    "INT8 g32": Precision(Kind.INT8, 32),
+    "INT8 g128": Precision(Kind.INT8, 128),
+    "INT4 g32": Precision(Kind.INT4, 32),
+    "INT4 g128": Precision(Kind.INT4, 128),
 }
 
 

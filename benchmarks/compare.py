@@ -220,11 +220,11 @@ def quick_contenders(folder: Path, peers: list[str]) -> list[Contender]:
     from text_model import write_text_model  # noqa: PLC0415
 
     from omni_export.bundle import ExportOptions, export_bundle  # noqa: PLC0415
-    from omni_export.graph.linear import Precision  # noqa: PLC0415
+    from omni_quant.precision import Kind, Precision  # noqa: PLC0415
     from support.checkpoints import write_checkpoint  # noqa: PLC0415 -- torch and transformers: not needed otherwise
 
     checkpoint = write_checkpoint(folder / "checkpoint")
-    export_bundle(str(checkpoint), folder / "bundle", ExportOptions(Precision("int4", 32), text_only=True))
+    export_bundle(str(checkpoint), folder / "bundle", ExportOptions(Precision(Kind.INT4, 32), text_only=True))
     contenders = [Contender(OURS, sys.executable, str(folder / "bundle"))]
     text = write_text_model(checkpoint, folder / "text")
     for name in peers:

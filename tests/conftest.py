@@ -17,7 +17,7 @@ from omni_edge import OmniEdge
 from omni_edge.backend import kernels
 from omni_edge.backend.machine import processor
 from omni_export.bundle import ExportOptions, export_bundle
-from omni_export.graph.linear import Precision
+from omni_quant.precision import Precision
 from support.checkpoints import SHAPES, Case, load_reference, write_checkpoint
 
 pytest_plugins = ["support.bundles", "support.vocoders"]
@@ -88,7 +88,7 @@ def reference(case: Case) -> Any:
 def fp32_bundle(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The float32 bundle of `case`."""
     out = tmp_path_factory.mktemp("bundles") / f"{case.name}-fp32"
-    export_bundle(str(case.path), out, ExportOptions(Precision("fp32")))
+    export_bundle(str(case.path), out, ExportOptions(Precision()))
     return out
 
 
@@ -96,7 +96,7 @@ def fp32_bundle(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The float32 bundle of `checkpoint`, for tests to which the shape of the model does not matter."""
     out = tmp_path_factory.mktemp("bundle") / "tiny"
-    export_bundle(str(checkpoint), out, ExportOptions(Precision("fp32")))
+    export_bundle(str(checkpoint), out, ExportOptions(Precision()))
     return out
 
 

@@ -37,17 +37,15 @@ from omni_export.checkpoint.checkpoint import Checkpoint
 from omni_export.checkpoint.config import OmniConfig
 from omni_export.checkpoint.text import TALKER_SAMPLING, sampling_section, text_section, write_tokenizer
 from omni_export.graph.builder import GraphBuilder, GraphFile
-from omni_export.graph.linear import Precision
 from omni_export.kv_cache_scales import cache_scales
 from omni_export.models import audio_encoder, decoder, vision_encoder
 from omni_export.models.token2wav import bigvgan, dit, dit_time, voices
 from omni_export.output.partial_bundle import Workplace, WrittenGraph
 from omni_export.output.progress import ExportProgress, Meter, Tell
+from omni_quant.policy import POLICY, default_precision, formats, needs_calibration
+from omni_quant.precision import GROUP_SIZES, Precision
 
-PERCEPTION_ROLES = ("audio_encoder", "vision_encoder", "token_embedding", "thinker")
-SPEECH_ROLES = ("talker", "dit", "dit_time", "bigvgan")
-ROLES = PERCEPTION_ROLES + SPEECH_ROLES
-GROUP_SIZES = (16, 32, 64, 128, 256)
+ROLES = tuple(POLICY)
 _DISK_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 
 
@@ -56,7 +54,7 @@ class ExportOptions:
     """What to export and how.
 
     Attributes:
-        precision: of every graph that `precision_of` does not name, but BigVGAN (see `of`).
+        precision: of every graph that `precision_of` does not name, as far as `omni_quant.policy` follows it.
         precision_of: role -> precision.
         voices: speakers to keep; None: all.
         text_only: leave the Talker and token2wav out.
@@ -81,11 +79,9 @@ class ExportOptions:
                 choices = ", ".join(map(str, GROUP_SIZES))
                 raise UsageError(f"The group size is {precision.group_size}; it must be one of {choices}.")
 
-    def of(self, role: str) -> Precision:
-        """The precision of graph `role`. BigVGAN stays in float32 unless it is named: its INT8 form is faster and four
-        times smaller, and can be heard.
-        """
-        return self.precision_of.get(role, Precision("fp32") if role == "bigvgan" else self.precision)
+    def precision_for(self, role: str) -> Precision:
+        """The precision of graph `role`."""
+        return self.precision_of.get(role) or default_precision(role, self.precision)
 
 
 @dataclass(frozen=True)
@@ -183,7 +179,7 @@ class _Export:
         todo = {role: builder for role, builder in builders.items() if role not in written}
         self.place.require(sum(builder.data_nbytes for builder in todo.values()))
         began = time.monotonic()
-        if "bigvgan" in todo and self.config.dit and self.options.of("bigvgan").kind != "fp32":
+        if "bigvgan" in todo and self.config.dit and self._calibrates("bigvgan"):
             tell(ExportProgress("ranges of bigvgan", 0, 0, 0, 0, None))
             mels = [voice.ref_mel for voice in voices.published(self.checkpoint, self.config.dit).values()]
             # It comes first, so that an interruption later on does not cost its ranges.
@@ -207,20 +203,24 @@ class _Export:
     # -- the parts ---------------------------------------------------------------------------------------------
 
     def _builders(self) -> dict[str, GraphBuilder]:
-        weights, config, of = self.checkpoint.scope, self.config, self.options.of
+        weights, config, precision = self.checkpoint.scope, self.config, self.options.precision_for
         thinker = config.thinker
         builders = {
-            "audio_encoder": audio_encoder.build(weights("thinker.audio_tower"), thinker.audio, of("audio_encoder")),
-            "vision_encoder": vision_encoder.build(weights("thinker.visual"), thinker.vision, of("vision_encoder")),
-            "token_embedding": decoder.build_token_embedding(
-                weights("thinker.model"), thinker.text, of("token_embedding")
+            "audio_encoder": audio_encoder.build(
+                weights("thinker.audio_tower"), thinker.audio, precision("audio_encoder")
             ),
-            "thinker": decoder.build_thinker(weights("thinker"), thinker.text, of("thinker")),
+            "vision_encoder": vision_encoder.build(
+                weights("thinker.visual"), thinker.vision, precision("vision_encoder")
+            ),
+            "token_embedding": decoder.build_token_embedding(
+                weights("thinker.model"), thinker.text, precision("token_embedding")
+            ),
+            "thinker": decoder.build_thinker(weights("thinker"), thinker.text, precision("thinker")),
         }
         if config.talker and config.dit and config.bigvgan:
-            builders["talker"] = decoder.build_talker(weights("talker"), config.talker, of("talker"))
-            builders["dit"] = dit.build(weights(dit.PREFIX), config.dit, of("dit"))
-            builders["dit_time"] = dit_time.build(weights(dit.PREFIX), config.dit, of("dit_time"))
+            builders["talker"] = decoder.build_talker(weights("talker"), config.talker, precision("talker"))
+            builders["dit"] = dit.build(weights(dit.PREFIX), config.dit, precision("dit"))
+            builders["dit_time"] = dit_time.build(weights(dit.PREFIX), config.dit, precision("dit_time"))
             # Stands in for its INT8 form, whose ranges take a while to measure.
             builders |= self._bigvgan()
         return builders
@@ -231,14 +231,18 @@ class _Export:
         if config is None:
             return {}
         weights = self.checkpoint.scope(bigvgan.PREFIX)
-        return {"bigvgan": bigvgan.build(weights, config, self.options.of("bigvgan"), mels)}
+        return {"bigvgan": bigvgan.build(weights, config, self.options.precision_for("bigvgan"), mels)}
+
+    def _calibrates(self, role: str) -> bool:
+        """Whether graph `role` needs ranges that are measured on data."""
+        return needs_calibration(formats(role, self.options.precision_for(role)))
 
     def _with_int8_cache(self, builder: GraphBuilder, saved: GraphFile, tokenizer: Tokenizer) -> GraphFile:
         """Writes the Thinker's graph once more, with an INT8 cache; its weights stay as they are."""
         text, weights = self.config.thinker.text, self.checkpoint.scope("thinker")
         table = weights("model.embed_tokens.weight")
         scales = cache_scales(self.place.folder, _entry(builder, saved), decoder.section(text), table, tokenizer)
-        small = decoder.build_thinker(weights, text, self.options.of("thinker"), scales)
+        small = decoder.build_thinker(weights, text, self.options.precision_for("thinker"), scales)
         again = small.save(self.place.folder, write_data=False)
         return dataclasses.replace(again, sha256={**saved.sha256, **again.sha256})
 

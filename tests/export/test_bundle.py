@@ -13,9 +13,9 @@ from omni_edge import CheckpointError, OmniEdge, Sampling, TurnDone, UsageError
 from omni_edge.bundle.reader import Bundle
 from omni_export.bundle import ROLES, ExportOptions, export_bundle
 from omni_export.graph.builder import GraphBuilder
-from omni_export.graph.linear import Precision
 from omni_export.output.progress import ExportProgress
 from omni_export.verify.verify import verify_bundle
+from omni_quant.precision import Kind, Precision
 from support.checkpoints import CHAT_TEMPLATE, write_checkpoint
 
 
@@ -30,7 +30,7 @@ def checkpoint(source: Path, tmp_path: Path) -> Path:
 
 
 def options(kind: Any = "int4", **settings: Any) -> ExportOptions:
-    return ExportOptions(Precision(kind, 32), **settings)
+    return ExportOptions(Precision(Kind(kind), 32), **settings)
 
 
 @pytest.mark.parametrize("kind", ["fp32", "int8", "int4"])
@@ -71,7 +71,7 @@ def test_verification_fails_for_other_weights(source: Path, tmp_path: Path) -> N
 def test_the_report_and_the_manifest_agree(source: Path, tmp_path: Path) -> None:
     told: list[ExportProgress] = []
     out = tmp_path / "bundle"
-    mixed = options(precision_of={"talker": Precision("int8", 64), "dit": Precision("fp32")})
+    mixed = options(precision_of={"talker": Precision(Kind.INT8, 64), "dit": Precision()})
     report = export_bundle(str(source), out, mixed, told.append)
     manifest = Bundle(out, verify=True).manifest
     assert {row.role: row.precision for row in report.graphs} == {r: e.precision for r, e in manifest.graphs.items()}
@@ -110,7 +110,7 @@ def test_wrong_options_name_the_choices() -> None:
     with pytest.raises(UsageError, match="no graph tlaker; the graphs are audio_encoder"):
         options(precision_of={"tlaker": Precision()})
     with pytest.raises(UsageError, match="group size is 48; it must be one of 16, 32"):
-        ExportOptions(Precision("int4", 48))
+        ExportOptions(Precision(Kind.INT4, 48))
 
 
 def test_an_existing_bundle_is_kept_unless_forced(source: Path, tmp_path: Path) -> None:

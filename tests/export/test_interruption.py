@@ -14,7 +14,7 @@ import pytest
 from omni_edge import BundleError, ResourceError
 from omni_edge.bundle.reader import Bundle
 from omni_export.bundle import ExportOptions, export_bundle
-from omni_export.graph.linear import Precision
+from omni_quant.precision import Kind, Precision
 from support.checkpoints import write_checkpoint
 
 OPTIONS = ("--precision", "int4", "--group-size", "32", "--precision-of", "bigvgan=int8", "--kv-cache", "int8")
@@ -65,8 +65,8 @@ def partial(killed: Path, tmp_path: Path) -> Path:
 
 
 def options(*, resume: bool = False) -> ExportOptions:
-    precision = {"bigvgan": Precision("int8", 32)}
-    return ExportOptions(Precision("int4", 32), precision, int8_cache=True, resume=resume)
+    precision = {"bigvgan": Precision(Kind.INT8, 32)}
+    return ExportOptions(Precision(Kind.INT4, 32), precision, int8_cache=True, resume=resume)
 
 
 def export(*words: object, program: str = EXPORT, file_limit: int | None = None) -> subprocess.CompletedProcess[str]:
@@ -143,7 +143,7 @@ def test_a_full_disk_is_said_and_the_export_can_go_on(source: Path, whole: Path,
     assert "Free some disk space and go on with --resume, or choose another --out." in full.stderr
     assert not out.exists()
     assert not (tmp_path / "bundle.partial" / "bundle.json").exists()
-    export_bundle(str(source), out, ExportOptions(Precision("fp32", 32), resume=True))
+    export_bundle(str(source), out, ExportOptions(Precision(group_size=32), resume=True))
     Bundle(out, verify=True)
 
 

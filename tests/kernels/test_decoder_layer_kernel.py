@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from omni_edge.backend.graph import Graph
 from omni_export.checkpoint.lazy_tensor import LazyTensor
 from omni_export.graph.builder import GraphBuilder
-from omni_export.graph.linear import Precision
 from omni_export.models.decoder_layer import LayerSizes, decoder_layer
 from omni_quant import dequantize_blockwise, quantize_blockwise
+from omni_quant.policy import formats
+from omni_quant.precision import Kind, Precision
 from support.vocoders import prepared_kinds, snr
 
 Array = NDArray[np.float32]
@@ -41,10 +42,11 @@ def steps(sizes: LayerSizes) -> list[Array]:
 
 
 def layer(sizes: LayerSizes, precision: Precision, folder: Path, dtype: str = "float32") -> Path:
-    g = GraphBuilder("layer", precision)
+    parts = formats("thinker", precision)
+    g = GraphBuilder("layer", parts)
     stored = {name: LazyTensor.of(value) for name, value in weights(sizes).items()}
     x, normed = (g.input(name, [1, "S", None]) for name in ("x", "normed"))
-    matrix = {name: g.matrix(stored[name], name, precision) for name in MATRICES}
+    matrix = {name: g.matrix(stored[name], name, "layers") for name in MATRICES}
     vector = {name: g.weight(stored[name], name) for name in ("bias", "middle", "next")}
     shape = [1, sizes.kv_heads, "capacity", sizes.head_dim]
     inputs = [
@@ -56,7 +58,8 @@ def layer(sizes: LayerSizes, precision: Precision, folder: Path, dtype: str = "f
     ]
     if dtype == "int8":
         inputs += [g.const(step, f"step{index}", inline=True) for index, step in enumerate(steps(sizes))]
-    outputs = g.call(decoder_layer(sizes, precision, dtype), inputs, "/layer", **sizes.attributes(precision))
+    function = decoder_layer(sizes, parts["layers"], dtype)
+    outputs = g.call(function, inputs, "/layer", **sizes.attributes(parts["layers"]))
     for name, value in zip(("y", "y_normed"), outputs[:2], strict=True):
         g.output(value, name, [1, "S", sizes.hidden])
     for name, value in zip(("keys", "values"), outputs[2:], strict=True):
@@ -90,7 +93,7 @@ def feeds(sizes: LayerSizes, length: int, past: int, dtype: str = "float32") -> 
 def linear(x: Exact, weight: Array, precision: Precision) -> Exact:
     """A product as INT8 activations and the stored weight give it."""
     block = precision.group_size
-    stored = dequantize_blockwise(quantize_blockwise(weight, bits=precision.bits, block_size=block))
+    stored = dequantize_blockwise(quantize_blockwise(weight, bits=precision.kind.bits, block_size=block))
     padded = np.pad(x, [(0, 0), (0, -x.shape[1] % block)]).reshape(len(x), -1, block)
     step = np.abs(padded).max(2, keepdims=True) / 127
     kept = np.rint(padded / np.where(step, step, 1)) * step
@@ -137,7 +140,7 @@ def exact(sizes: LayerSizes, precision: Precision, fed: dict[str, NDArray[Any]])
 def test_the_layer_is_exact_up_to_its_rounding(
     sizes: LayerSizes, block: int, kind: Any, length: int, past: int, tmp_path: Path
 ) -> None:
-    precision = Precision(kind, block)
+    precision = Precision(Kind(kind), block)
     path, fed = layer(sizes, precision, tmp_path), feeds(sizes, length, past)
     y, y_normed, keys, values = exact(sizes, precision, fed)
     for threads in (1, 3):
@@ -153,7 +156,7 @@ def test_the_layer_is_exact_up_to_its_rounding(
 @pytest.mark.parametrize("length", [1, 20])
 @pytest.mark.usefixtures("compiled")
 def test_the_layer_is_its_definition(dtype: str, length: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, fed = layer(WIDE, Precision("int4", 64), tmp_path, dtype), feeds(WIDE, length, 300, dtype)
+    path, fed = layer(WIDE, Precision(Kind.INT4, 64), tmp_path, dtype), feeds(WIDE, length, 300, dtype)
     kinds = prepared_kinds(path, tmp_path / "prepared.onnx")
     ours_alone = "DecoderLayerInt8" if dtype == "int8" else "DecoderLayer"
     assert kinds == [ours_alone] or "MatMulNBits" in kinds  # where the processor has not what the matrices need
@@ -171,7 +174,7 @@ def test_the_layer_is_its_definition(dtype: str, length: int, tmp_path: Path, mo
 
 @pytest.mark.usefixtures("compiled")
 def test_a_bound_cache_is_appended_to_in_place(tmp_path: Path) -> None:
-    precision = Precision("int4", 32)
+    precision = Precision(Kind.INT4, 32)
     graph, fed = Graph(layer(SMALL, precision, tmp_path), threads=2), feeds(SMALL, 3, 70)
     y, _, keys, values = exact(SMALL, precision, fed)
     got = {name: np.empty((1, 3, SMALL.hidden), np.float32) for name in ("y", "y_normed")}
@@ -189,7 +192,7 @@ def test_a_bound_cache_is_appended_to_in_place(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("compiled")
 def test_not_a_number_stays_in_its_position(tmp_path: Path) -> None:
-    graph, fed = Graph(layer(SMALL, Precision("int4", 32), tmp_path), threads=2), feeds(SMALL, 12, 4)
+    graph, fed = Graph(layer(SMALL, Precision(Kind.INT4, 32), tmp_path), threads=2), feeds(SMALL, 12, 4)
     (clean,) = graph.run(fed, ["y"])
     fed["x"][0, 7, 3] = np.nan
     (y,) = graph.run(fed, ["y"])
@@ -202,14 +205,14 @@ def test_not_a_number_stays_in_its_position(tmp_path: Path) -> None:
 )
 @pytest.mark.usefixtures("compiled")
 def test_a_cache_that_does_not_fit_is_refused(name: str, value: NDArray[np.int32], tmp_path: Path) -> None:
-    graph, fed = Graph(layer(SMALL, Precision("int4", 32), tmp_path)), feeds(SMALL, 3, 70)
+    graph, fed = Graph(layer(SMALL, Precision(Kind.INT4, 32), tmp_path)), feeds(SMALL, 3, 70)
     with pytest.raises(Exception, match="inputs do not fit"):
         graph.run(fed | {name: value}, ["y"])
 
 
 @pytest.mark.usefixtures("compiled")
 def test_a_norm_of_another_length_is_refused(tmp_path: Path) -> None:
-    path, fed = layer(SMALL, Precision("int4", 32), tmp_path), feeds(SMALL, 3, 70)
+    path, fed = layer(SMALL, Precision(Kind.INT4, 32), tmp_path), feeds(SMALL, 3, 70)
     if prepared_kinds(path, tmp_path / "prepared.onnx") != ["DecoderLayer"]:
         pytest.skip("needs dot products of bytes")
     with pytest.raises(Exception, match="decoder layer's inputs do not fit"):

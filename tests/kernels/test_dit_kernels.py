@@ -14,9 +14,9 @@ from omni_edge.backend.graph import Graph
 from omni_export.checkpoint.checkpoint import Checkpoint
 from omni_export.checkpoint.config import OmniConfig
 from omni_export.graph.builder import GraphBuilder
-from omni_export.graph.linear import Precision
 from omni_export.models.token2wav import dit
 from omni_export.models.token2wav.dit_operators import block_attention, gated_norm, gelu_tanh, window_attention
+from omni_quant.precision import Precision
 from support.vocoders import prepared_kinds, snr
 
 Array = NDArray[np.float32]

@@ -12,8 +12,9 @@ from omni_edge.backend import kernels
 from omni_edge.backend.graph import Graph
 from omni_export.checkpoint.lazy_tensor import LazyTensor
 from omni_export.graph.builder import GraphBuilder
-from omni_export.graph.linear import Precision
 from omni_quant import dequantize_blockwise, quantize_blockwise
+from omni_quant.policy import formats
+from omni_quant.precision import Kind, Precision
 from support.vocoders import prepared_kinds, snr
 
 Array = NDArray[np.float32]
@@ -24,9 +25,9 @@ def random(*shape: int, seed: int = 0) -> Array:
 
 
 def layer(weight: Array, bias: Array | None, precision: Precision, folder: Path) -> Path:
-    g = GraphBuilder("layer", precision)
+    g = GraphBuilder("layer", formats("thinker", precision))
     x = g.input("x", [1, "rows", weight.shape[1]])
-    y = g.linear(x, LazyTensor.of(weight), "/layer", bias=None if bias is None else LazyTensor.of(bias))
+    y = g.linear(x, LazyTensor.of(weight), "/layer", "layers", bias=None if bias is None else LazyTensor.of(bias))
     g.output(y, "y", [1, "rows", len(weight)])
     return g.save(folder).graph
 
@@ -48,7 +49,7 @@ def test_the_layer_is_exact_up_to_its_rounding(n: int, k: int, block: int, bits:
     weight, bias = random(n, k), random(n, seed=1)
     quantized = quantize_blockwise(weight, bits=bits, block_size=block)
     stored = dequantize_blockwise(quantized).astype(np.float64)
-    precision = Precision("int4" if bits == 4 else "int8", block)
+    precision = Precision(Kind.INT4 if bits == 4 else Kind.INT8, block)
     for with_bias in (False, True):
         graph = Graph(layer(weight, bias if with_bias else None, precision, tmp_path), threads=2)
         assert graph.run({"x": np.empty((1, 0, k), np.float32)}, ["y"])[0].shape == (1, 0, n)
@@ -64,7 +65,7 @@ def test_the_layer_is_exact_up_to_its_rounding(n: int, k: int, block: int, bits:
 @pytest.mark.usefixtures("compiled")
 def test_the_layer_is_its_definition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weight, x = random(300, 512), random(40, 512, seed=2)
-    path = layer(weight, None, Precision("int4", 64), tmp_path)
+    path = layer(weight, None, Precision(Kind.INT4, 64), tmp_path)
     kinds = prepared_kinds(path, tmp_path / "prepared.onnx")
     supported = kinds == ["LinearNBits"]
     assert supported or kinds == ["MatMulNBits"]  # where the processor has not what our operator needs
@@ -81,7 +82,7 @@ def test_the_layer_is_its_definition(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.usefixtures("compiled")
 def test_groups_that_are_too_small_are_left_to_onnxruntime(tmp_path: Path) -> None:
     weight, bias, x = random(40, 96), random(40, seed=1), random(5, 96, seed=2)
-    path = layer(weight, bias, Precision("int4", 16), tmp_path)
+    path = layer(weight, bias, Precision(Kind.INT4, 16), tmp_path)
     assert not kernels.read_in_place(path)
     stored = dequantize_blockwise(quantize_blockwise(weight, bits=4, block_size=16))
     (y,) = Graph(path).run({"x": x[None]}, ["y"])
@@ -90,7 +91,7 @@ def test_groups_that_are_too_small_are_left_to_onnxruntime(tmp_path: Path) -> No
 
 @pytest.mark.usefixtures("compiled")
 def test_not_a_number_stays_in_its_row(tmp_path: Path) -> None:
-    graph = Graph(layer(random(40, 128), None, Precision("int4", 32), tmp_path))
+    graph = Graph(layer(random(40, 128), None, Precision(Kind.INT4, 32), tmp_path))
     x = random(12, 128)
     (clean,) = graph.run({"x": x[None]}, ["y"])
     x[4, 7] = np.nan

@@ -15,9 +15,9 @@ from omni_edge.vocoder.bigvgan import whole_utterance
 from omni_export.checkpoint.checkpoint import Checkpoint
 from omni_export.checkpoint.config import OmniConfig
 from omni_export.graph.builder import GraphBuilder
-from omni_export.graph.linear import Precision
 from omni_export.models.token2wav import bigvgan, voices
 from omni_export.models.token2wav.panel_conv import panel_conv, panels_of
+from omni_quant.precision import Kind, Precision
 from support.vocoders import prepared_kinds, snr
 
 X_SCALE, X_ZERO = np.float32(0.02), np.uint8(117)
@@ -143,7 +143,7 @@ def test_the_vocoder_by_our_convolutions(checkpoint: Path, tmp_path: Path, monke
     weights = source.scope(bigvgan.PREFIX)
     exact = Graph(bigvgan.build(weights, config.bigvgan, Precision()).save(made(tmp_path / "float")).graph)
     mels = [voice.ref_mel for voice in voices.published(source, config.dit).values()]
-    path = bigvgan.build(weights, config.bigvgan, Precision("int8"), mels).save(made(tmp_path / "int8")).graph
+    path = bigvgan.build(weights, config.bigvgan, Precision(Kind.INT8), mels).save(made(tmp_path / "int8")).graph
     kinds = prepared_kinds(path, tmp_path / "prepared.onnx")
     graphs = [Graph(path), Graph(tmp_path / "prepared.onnx")]
     monkeypatch.setenv("OMNI_EDGE_KERNELS", "0")

@@ -15,9 +15,9 @@ from omni_export.checkpoint.checkpoint import Checkpoint
 from omni_export.checkpoint.config import OmniConfig
 from omni_export.checkpoint.lazy_tensor import LazyTensor
 from omni_export.graph.builder import GraphBuilder
-from omni_export.graph.linear import Precision
 from omni_export.models.token2wav import bigvgan, snake
 from omni_export.models.token2wav.stream_state import Boundary, Carried
+from omni_quant.precision import Precision
 from support.vocoders import prepared_kinds, snr
 
 Feeds = dict[str, NDArray[Any]]

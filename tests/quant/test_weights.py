@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from omni_edge.backend.graph import Graph
 from omni_export.checkpoint.lazy_tensor import LazyTensor
 from omni_export.graph.builder import GraphBuilder
-from omni_export.graph.linear import Precision
 from omni_quant import dequantize_blockwise, quantize_blockwise, quantize_blockwise_rows, quantize_channelwise
+from omni_quant.policy import formats
+from omni_quant.precision import Activations, Kind, Precision, Scales, WeightFormat
 
 
 def random(rows: int, columns: int, seed: int = 0) -> np.ndarray:
@@ -104,29 +105,31 @@ def test_channelwise_scales_each_output() -> None:
     assert (np.abs(quantized.codes).max(1) == 127).all()
 
 
-@pytest.mark.parametrize(("kind", "block"), [("int4", 16), ("int4", 32), ("int4", 128), ("int8", 32), ("int8", 64)])
+@pytest.mark.parametrize(
+    ("kind", "block"), [(Kind.INT4, 16), (Kind.INT4, 32), (Kind.INT4, 128), (Kind.INT8, 32), (Kind.INT8, 64)]
+)
 @pytest.mark.parametrize("columns", [64, 84, 200])
-def test_the_kernel_computes_with_what_was_packed(tmp_path: Path, kind: str, block: int, columns: int) -> None:
+def test_the_kernel_computes_with_what_was_packed(tmp_path: Path, kind: Kind, block: int, columns: int) -> None:
     weight, bias = random(24, columns), random(1, 24, 1)[0]
-    builder = GraphBuilder("product", Precision(kind, block))  # type: ignore[arg-type]
+    builder = GraphBuilder("product", formats("thinker", Precision(kind, block)))
     x = builder.input("x", ["n", columns])
-    y = builder.linear(x, LazyTensor.of(weight), "/product", bias=LazyTensor.of(bias))
+    y = builder.linear(x, LazyTensor.of(weight), "/product", "layers", bias=LazyTensor.of(bias))
     builder.output(y, "y", ["n", 24])
     values = random(5, columns, 2)
     actual = Graph(builder.save(tmp_path).graph).run({"x": values})[0]
-    packed = quantize_blockwise(weight, bits=Precision(kind, block).bits, block_size=block)  # type: ignore[arg-type]
+    packed = quantize_blockwise(weight, bits=kind.bits, block_size=block)
     expected = values @ dequantize_blockwise(packed).T + bias
     # The kernel quantizes its activations to INT8 as well.
     assert np.abs(actual - expected).max() < 0.02 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize(("kind", "columns"), [("int8", 40), ("int4", 64), ("int4", 44)])
-def test_the_gather_kernel_reads_what_was_packed(tmp_path: Path, kind: str, columns: int) -> None:
+@pytest.mark.parametrize(("kind", "columns"), [(Kind.INT8, 40), (Kind.INT4, 64), (Kind.INT4, 44)])
+def test_the_gather_kernel_reads_what_was_packed(tmp_path: Path, kind: Kind, columns: int) -> None:
     table = random(30, columns)
-    builder = GraphBuilder("table", Precision(kind, 16))  # type: ignore[arg-type]
+    builder = GraphBuilder("table", {"table": WeightFormat(kind, Scales.GROUP, Activations.NONE, 16)})
     ids = builder.input("ids", ["n"], "int64")
-    builder.output(builder.embedding(ids, LazyTensor.of(table), "/table"), "rows", ["n", columns])
+    builder.output(builder.embedding(ids, LazyTensor.of(table), "/table", "table"), "rows", ["n", columns])
     chosen = np.array([3, 0, 29, 3])
     actual = Graph(builder.save(tmp_path).graph).run({"ids": chosen})[0]
-    packed = quantize_blockwise(table, bits=Precision(kind, 16).bits, block_size=16)  # type: ignore[arg-type]
+    packed = quantize_blockwise(table, bits=kind.bits, block_size=16)
     np.testing.assert_allclose(actual, dequantize_blockwise(packed)[chosen], rtol=1e-6)

@@ -20,8 +20,8 @@ from omni_edge.vocoder.solver import SolverSettings
 from omni_edge.vocoder.vocoder import Vocoder, VocoderState
 from omni_export.checkpoint.checkpoint import Checkpoint
 from omni_export.checkpoint.config import BigVGANConfig, DiTConfig, OmniConfig
-from omni_export.graph.linear import Precision
 from omni_export.models.token2wav import bigvgan, dit, dit_time, voices
+from omni_quant.precision import Precision
 from support.checkpoints import Case
 
 Samples = NDArray[np.float32]

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +15,7 @@ from omni_cli import options
 from omni_cli.console import Progress, human_bytes, human_seconds, overall, table
 from omni_cli.errors import mannered, speak_utf8
 from omni_edge.errors import UsageError
+from omni_quant.precision import DEFAULT_GROUP_SIZE, CacheKind, Kind, Precision
 
 if TYPE_CHECKING:
     from omni_export.output.progress import ExportProgress
@@ -31,19 +31,9 @@ export_app = typer.Typer(name="omni-export", **_SETTINGS)
 verify_app = typer.Typer(name="omni-export verify", **_SETTINGS)
 
 
-class Kind(str, Enum):
-    """How matrices are stored."""
-
-    int4 = "int4"
-    int8 = "int8"
-    fp32 = "fp32"
-
-
-class CacheKind(str, Enum):
-    """How keys and values are stored."""
-
-    fp32 = "fp32"
-    int8 = "int8"
+def _names(kinds: type[Kind] | type[CacheKind]) -> str:
+    """The choices of an option, as its help shows them."""
+    return "|".join(kind.value for kind in kinds)
 
 
 @export_app.command(epilog="'omni-export verify BUNDLE --against CHECKPOINT' measures a bundle against its reference.")
@@ -55,11 +45,11 @@ def export(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="BUNDLE", help="Folder to write.")],
     precision: Annotated[
-        Kind, typer.Option("--precision", metavar="int4|int8|fp32", help="How the matrices are stored.")
-    ] = Kind.int4,
+        Kind, typer.Option("--precision", metavar=_names(Kind), help="How the matrices are stored.")
+    ] = Kind.INT4,
     group_size: Annotated[
         int, typer.Option("--group-size", metavar="N", help="Weights that share a scale, in int4 and int8.")
-    ] = 128,
+    ] = DEFAULT_GROUP_SIZE,
     precision_of: Annotated[
         list[str] | None,
         typer.Option("--precision-of", metavar="GRAPH=KIND", help="Another one for a graph: talker=int8. Repeatable."),
@@ -68,10 +58,10 @@ def export(
         CacheKind,
         typer.Option(
             "--kv-cache",
-            metavar="fp32|int8",
+            metavar=_names(CacheKind),
             help="Type of the Thinker's cache. int8: a quarter of the memory.",
         ),
-    ] = CacheKind.fp32,
+    ] = CacheKind.FP32,
     voice: Annotated[
         list[str] | None, typer.Option("--voice", metavar="NAME", help="Speaker to keep. Repeatable. Default: all.")
     ] = None,
@@ -86,15 +76,14 @@ def export(
     """Write a checkpoint as a bundle of ONNX graphs that omni-edge runs without torch."""
     with _export_packages():
         from omni_export.bundle import ExportOptions, export_bundle  # noqa: PLC0415 -- seconds to import
-        from omni_export.graph.linear import Precision  # noqa: PLC0415
     wanted = ExportOptions(
-        precision=Precision(precision.value, group_size),
-        precision_of={role: Precision(kind.value, group_size) for role, kind in map(_precision_of, precision_of or [])},
+        precision=Precision(precision, group_size),
+        precision_of={role: Precision(kind, group_size) for role, kind in map(_precision_of, precision_of or [])},
         voices=tuple(voice) if voice else None,
         text_only=text_only,
         force=force,
         resume=resume,
-        int8_cache=kv_cache is CacheKind.int8,
+        int8_cache=kv_cache is CacheKind.INT8,
     )
     progress = Progress()
 
@@ -128,10 +117,9 @@ def _export_packages() -> Iterator[None]:
 
 def _precision_of(value: str) -> tuple[str, Kind]:
     role, _, kind = value.partition("=")
-    if kind not in Kind.__members__:
-        raise UsageError(
-            f"--precision-of {value}: write GRAPH=KIND, as in talker=int8; KIND is {', '.join(Kind.__members__)}."
-        )
+    kinds = [each.value for each in Kind]
+    if kind not in kinds:
+        raise UsageError(f"--precision-of {value}: write GRAPH=KIND, as in talker=int8; KIND is {', '.join(kinds)}.")
     return role, Kind(kind)
 
 

@@ -10,8 +10,7 @@ Node names are paths in the model (`/model/layers.0/attn/qkv_proj/MatMul`), so t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,30 +23,19 @@ from onnx import TensorProto, helper, numpy_helper
 from omni_edge.backend.machine import usable_cores
 from omni_edge.errors import ResourceError
 from omni_export.checkpoint.lazy_tensor import LazyTensor
+from omni_export.graph.data_file import ELEMENT_TYPES, DataFile, Produce, TensorSpec
 from omni_export.graph.function import CONTRIB, DOMAINS, OWN, Function
-from omni_export.graph.linear import Precision, linear_nodes
+from omni_export.graph.linear import linear_nodes
 from omni_export.graph.node_order import briefly_named, ordered
 from omni_quant import quantize_blockwise_rows, quantize_channelwise
+from omni_quant.policy import stated_precision
+from omni_quant.precision import Activations, Kind, Precision, Scales, WeightFormat
 
 Shape = Sequence["int | str | None"]
 
 IR_VERSION = 10
-# onnxruntime maps a tensor from its file where it starts on a page; small ones are copied anyway and stay packed.
-_PAGE_BYTES = 4096
-_ALIGNMENT_BYTES = 64
-_PAGE_ALIGNED_FROM_BYTES = 16 * _PAGE_BYTES
 # Smaller constants stay inside the .onnx file.
 _EXTERNAL_FROM_BYTES = 1024
-# Hashed and written at a time, while the piece is in the processor's cache.
-_PIECE_BYTES = 1 << 20
-_ELEMENT_TYPES: dict[str, int] = {
-    "float32": TensorProto.FLOAT,
-    "int64": TensorProto.INT64,
-    "int32": TensorProto.INT32,
-    "int8": TensorProto.INT8,
-    "uint8": TensorProto.UINT8,
-    "bool": TensorProto.BOOL,
-}
 
 
 @dataclass(frozen=True)
@@ -61,17 +49,6 @@ class GraphFile:
     nodes: int
     precision: Precision
     sha256: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass
-class _Group:
-    """Tensors that one producer yields together (a packed matrix and its scales), for a number of `weights`."""
-
-    protos: list[TensorProto]
-    produce: Callable[[], Iterable[NDArray[Any]]]
-    nbytes: list[int]
-    weights: int
-    offsets: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -93,30 +70,39 @@ class GraphBuilder:
 
     Values are passed around by name (str). Weights are `LazyTensor`s: they are read, quantized and written one at a
     time in `save`.
+
+    Args:
+        name: of the graph and of its files.
+        formats: part of the graph -> format of its weights, as `omni_quant.policy.formats` gives them.
     """
 
-    def __init__(self, name: str, precision: Precision | None = None) -> None:
+    def __init__(self, name: str, formats: Mapping[str, WeightFormat] | None = None) -> None:
         self.name = name
-        self.precision = precision or Precision()
+        self.formats = dict(formats or {})
         self._nodes: list[onnx.NodeProto] = []
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
         self._initializers: dict[str, TensorProto] = {}
-        self._groups: list[_Group] = []
+        self._data = DataFile()
         self._functions: dict[str, onnx.FunctionProto] = {}
+
+    @property
+    def precision(self) -> Precision:
+        """What the manifest states of this graph."""
+        return stated_precision(self.formats) if self.formats else Precision()
 
     # -- the graph's edges -------------------------------------------------------------------------------------
 
     def input(self, name: str, shape: Shape, dtype: str = "float32") -> str:
         """Declares a graph input; a str in `shape` names a dynamic dimension."""
-        self._inputs.append(helper.make_tensor_value_info(name, _ELEMENT_TYPES[dtype], list(shape)))
+        self._inputs.append(helper.make_tensor_value_info(name, ELEMENT_TYPES[dtype], list(shape)))
         return name
 
     def output(self, value: str, name: str, shape: Shape, dtype: str = "float32") -> None:
         """Publishes `value` as the graph output `name`."""
         if value != name:
             self._nodes.append(helper.make_node("Identity", [value], [name], name=f"/{name}/Identity"))
-        self._outputs.append(helper.make_tensor_value_info(name, _ELEMENT_TYPES[dtype], list(shape)))
+        self._outputs.append(helper.make_tensor_value_info(name, ELEMENT_TYPES[dtype], list(shape)))
 
     @property
     def input_names(self) -> list[str]:
@@ -188,60 +174,56 @@ class GraphBuilder:
             self._external([(name, np.dtype(np.float32), tensor.shape)], lambda: [tensor.load()])
         return name
 
-    def computed(
-        self,
-        tensors: Sequence[tuple[str, np.dtype[Any], tuple[int, ...]]],
-        produce: Callable[[], Iterable[NDArray[Any]]],
-    ) -> list[str]:
-        """Weights (name, dtype, shape) that `produce` makes, all together, when the graph is written; their names."""
+    def computed(self, tensors: Sequence[TensorSpec], produce: Produce) -> list[str]:
+        """Weights that `produce` makes, all together, when the graph is written; returns their names."""
         self._external(tensors, produce)
         return [name for name, _, _ in tensors]
 
-    def _external(
-        self,
-        tensors: Sequence[tuple[str, np.dtype[Any], tuple[int, ...]]],
-        produce: Callable[[], Iterable[NDArray[Any]]],
-        weights: int | None = None,
-    ) -> None:
-        group = _Group([], produce, [], weights or max(int(np.prod(shape, dtype=np.int64)) for _, _, shape in tensors))
-        for name, dtype, shape in tensors:
-            proto = TensorProto(name=name, dims=shape, data_type=_ELEMENT_TYPES[dtype.name])
-            proto.data_location = TensorProto.EXTERNAL
-            self._initializers[name] = proto
-            group.protos.append(proto)
-            group.nbytes.append(int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
-        self._groups.append(group)
+    def _external(self, tensors: Sequence[TensorSpec], produce: Produce, weights: int | None = None) -> None:
+        for proto in self._data.add(tensors, produce, weights):
+            self._initializers[proto.name] = proto
 
     # -- layers ------------------------------------------------------------------------------------------------
 
-    def linear(
-        self,
-        x: str,
-        weight: LazyTensor,
-        name: str,
-        *,
-        bias: LazyTensor | None = None,
-        precision: Precision | None = None,
-    ) -> str:
-        """x @ weight.T + bias in the graph's precision; `weight` is [out, in] as in a checkpoint, x [..., in]."""
-        precision = precision or self.precision
-        bias_name = self.weight(bias, f"{name}.bias") if bias is not None else ""
-        matrix = self.matrix(weight, f"{name}.weight", precision)
-        return linear_nodes(_Place(self, name), x, matrix, bias_name, weight.shape, precision)
+    def linear(self, x: str, weight: LazyTensor, name: str, part: str, *, bias: LazyTensor | None = None) -> str:
+        """x @ weight.T + bias, with the weight stored as `part` of the graph is.
 
-    def matrix(self, weight: LazyTensor, name: str, precision: Precision) -> list[str]:
-        """The initializers that a linear layer's weight [out, in] becomes, as `linear_nodes` takes them."""
-        if precision.kind != "fp32":
-            return list(self.quantized(weight, name, precision))
+        Args:
+            x: float32 [..., in].
+            weight: [out, in], as in a checkpoint.
+            name: path of the nodes.
+            part: a key of `formats`.
+            bias: [out].
+        """
+        weights = self.formats[part]
+        if weights.scales is Scales.OUTPUT:
+            return self._dynamic_linear(x, weight, name, bias)
+        # Which of the two comes first in the data file is kept, so that bundles stay the same byte for byte.
+        weight_only = weights.scales is Scales.GROUP and weights.activations is Activations.FLOAT32
+        early = self.matrix(weight, f"{name}.weight", part) if weight_only else None
+        bias_name = self.weight(bias, f"{name}.bias") if bias is not None else ""
+        matrix = early or self.matrix(weight, f"{name}.weight", part)
+        return linear_nodes(_Place(self, name), x, matrix, bias_name, weight.shape, weights)
+
+    def matrix(self, weight: LazyTensor, name: str, part: str) -> list[str]:
+        """The initializers of a linear layer's weight [out, in], as `linear_nodes` takes them."""
+        weights = self.formats[part]
+        if weights.kind is not Kind.FP32:
+            return list(self._quantized(weight, name, weights))
         self._external(
             [(name, np.dtype(np.float32), weight.shape[::-1])], lambda: [np.ascontiguousarray(weight.load().T)]
         )
         return [name]
 
-    def quantized(self, weight: LazyTensor, name: str, precision: Precision, *, flat: bool = False) -> tuple[str, str]:
-        """The packed weight and its scales as initializers; `flat` drops the block axis and its padding (gather)."""
+    def _quantized(
+        self, weight: LazyTensor, name: str, weights: WeightFormat, *, flat: bool = False
+    ) -> tuple[str, str]:
+        """The packed weight and its scales as initializers.
+
+        `flat` drops the axis of groups and its padding, which is the layout that gathering takes.
+        """
         rows, columns = weight.shape
-        bits, block = precision.bits, precision.group_size
+        bits, block = weights.kind.bits, weights.group_size
         blocks = -(-columns // block)
         row_bytes = -(-columns * bits // 8)
         packed_shape = (rows, row_bytes) if flat else (rows, blocks, block * bits // 8)
@@ -265,10 +247,10 @@ class GraphBuilder:
             )
         return packed_name, scales_name
 
-    def dynamic_linear(self, x: str, weight: LazyTensor, name: str, *, bias: LazyTensor) -> str:
+    def _dynamic_linear(self, x: str, weight: LazyTensor, name: str, bias: LazyTensor | None) -> str:
         """x @ weight.T + bias as an INT8 x INT8 product, with one weight scale per output.
 
-        Faster than block-wise INT8 from a few tens of rows up; the activations share one scale per call.
+        The activations share one scale per call.
         """
         n, k = weight.shape
 
@@ -285,23 +267,17 @@ class GraphBuilder:
         )
         codes, scale, zero = (f"{name}/input/{part}" for part in ("quantized", "scale", "zero"))
         self.op("DynamicQuantizeLinear", [x], f"{name}/input", outputs=[codes, scale, zero])
-        inputs = [
-            codes,
-            f"{name}.weight_S8",
-            scale,
-            f"{name}.weight_scales",
-            zero,
-            "",
-            self.weight(bias, f"{name}.bias"),
-        ]
+        inputs = [codes, f"{name}.weight_S8", scale, f"{name}.weight_scales", zero]
+        if bias is not None:
+            inputs += ["", self.weight(bias, f"{name}.bias")]
         return self.op("MatMulIntegerToFloat", inputs, name, domain=CONTRIB)
 
-    def embedding(self, ids: str, weight: LazyTensor, name: str, precision: Precision | None = None) -> str:
-        """Rows `ids` of `weight` [vocabulary, hidden], stored in `precision` (the graph's own by default)."""
-        precision = precision or self.precision
-        if precision.kind == "fp32":
+    def embedding(self, ids: str, weight: LazyTensor, name: str, part: str) -> str:
+        """Rows `ids` (int64) of `weight` [vocabulary, hidden], stored as `part` of the graph is; float32."""
+        weights = self.formats[part]
+        if weights.kind is Kind.FP32:
             return self.op("Gather", [self.weight(weight, f"{name}.weight"), ids], name, axis=0)
-        packed, scales = self.quantized(weight, f"{name}.weight", precision, flat=True)
+        packed, scales = self._quantized(weight, f"{name}.weight", weights, flat=True)
         return self.op(
             "GatherBlockQuantized",
             [packed, ids, scales],
@@ -309,8 +285,8 @@ class GraphBuilder:
             domain=CONTRIB,
             gather_axis=0,
             quantize_axis=1,
-            block_size=precision.group_size,
-            bits=precision.bits,
+            block_size=weights.group_size,
+            bits=weights.kind.bits,
         )
 
     def layer_norm(self, x: str, weight: LazyTensor, bias: LazyTensor, name: str, epsilon: float = 1e-5) -> str:
@@ -339,19 +315,17 @@ class GraphBuilder:
     @property
     def data_nbytes(self) -> int:
         """Bytes of all external weights, known before anything is read (for progress)."""
-        return sum(sum(group.nbytes) for group in self._groups)
+        return self._data.nbytes
 
     @property
     def weights(self) -> int:
-        """Weights that `save` reads and converts: what its time goes by, whatever they are stored as."""
-        return sum(group.weights for group in self._groups)
+        """Weights that `save` reads and converts."""
+        return self._data.weights
 
     def save(
         self, directory: Path, progress: Callable[[int, int], None] | None = None, *, write_data: bool = True
     ) -> GraphFile:
         """Writes `<name>.onnx` and, for the large weights, `<name>.onnx.data` into `directory`.
-
-        Weights are read and converted one after the other, while the one before is hashed and written.
 
         Args:
             directory: an existing folder.
@@ -364,10 +338,10 @@ class GraphBuilder:
         graph_path = directory / f"{self.name}.onnx"
         data_path = directory / f"{self.name}.onnx.data"
         sha256 = {}
-        self._place(data_path.name)
+        self._data.lay_out(data_path.name)
         try:
-            if self._groups and write_data:
-                sha256[data_path.name] = self._write_data(data_path, progress or (lambda *_: None))
+            if self._data and write_data:
+                sha256[data_path.name] = self._data.write(data_path, progress or (lambda *_: None))
             outputs = {value.name for value in self._outputs}
             nodes = briefly_named(ordered(self._nodes, outputs), outputs)
             graph = helper.make_graph(nodes, self.name, self._inputs, self._outputs, list(self._initializers.values()))
@@ -386,42 +360,4 @@ class GraphBuilder:
                 f"Writing {graph_path.name} failed: {error.strerror}. Free some disk space and go on with --resume, "
                 "or choose another --out."
             ) from error
-        return GraphFile(graph_path, data_path if self._groups else None, len(nodes), self.precision, sha256)
-
-    def _place(self, location: str) -> None:
-        """Gives every large weight its place in the data file; sizes are known before anything is read."""
-        end = 0
-        for group in self._groups:
-            group.offsets.clear()
-            for proto, nbytes in zip(group.protos, group.nbytes, strict=True):
-                unit = _PAGE_BYTES if nbytes >= _PAGE_ALIGNED_FROM_BYTES else _ALIGNMENT_BYTES
-                offset = -(-end // unit) * unit
-                end = offset + nbytes
-                group.offsets.append(offset)
-                del proto.external_data[:]
-                for key, value in (("location", location), ("offset", offset), ("length", nbytes)):
-                    proto.external_data.add(key=key, value=str(value))
-
-    def _write_data(self, path: Path, progress: Callable[[int, int], None]) -> str:
-        """The large weights at their places; returns the file's SHA-256."""
-        digest = hashlib.sha256()
-        with path.open("wb") as file, ThreadPoolExecutor(1) as writer:
-
-            def write(group: _Group, arrays: list[NDArray[Any]]) -> None:
-                for offset, array in zip(group.offsets, arrays, strict=True):
-                    for content in (memoryview(bytes(offset - file.tell())), array.reshape(-1).view(np.uint8).data):
-                        for start in range(0, len(content), _PIECE_BYTES):
-                            piece = content[start : start + _PIECE_BYTES]
-                            digest.update(piece)
-                            file.write(piece)
-
-            writing: Future[None] | None = None
-            for group in self._groups:
-                arrays = [np.ascontiguousarray(array) for array in group.produce()]
-                if writing is not None:
-                    writing.result()
-                writing = writer.submit(write, group, arrays)
-                progress(sum(group.nbytes), group.weights)
-            if writing is not None:
-                writing.result()
-        return digest.hexdigest()
+        return GraphFile(graph_path, data_path if self._data else None, len(nodes), self.precision, sha256)

@@ -1,40 +1,16 @@
-"""How matrices are stored, and the nodes that multiply by them: in a graph as in a function."""
+"""The nodes that multiply by a matrix, for each format of its weights: in a graph as in a function."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from omni_export.graph.function import CONTRIB, Function
+from omni_quant.policy import has_compiled_operator
+from omni_quant.precision import Activations, Kind, WeightFormat
 
-Kind = Literal["fp32", "int8", "int4"]
-
-# The accuracy_level of MatMulNBits that quantizes the activations to INT8 per block as well: 2-3x faster than others on
-# every CPU with integer dot products.
-_INT8_ACTIVATIONS = 4
-# Smaller groups than our operator takes are left to onnxruntime's.
-_SMALLEST_KERNEL_GROUP = 32
-
-
-@dataclass(frozen=True)
-class Precision:
-    """How the matrices of a graph are stored: float32, or INT8 / INT4 with one scale per `group_size` weights."""
-
-    kind: Kind = "fp32"
-    group_size: int = 128
-
-    @property
-    def bits(self) -> int:
-        return {"fp32": 32, "int8": 8, "int4": 4}[self.kind]
-
-    @property
-    def has_kernel(self) -> bool:
-        """Whether our own operators take such matrices."""
-        return self.kind != "fp32" and self.group_size >= _SMALLEST_KERNEL_GROUP
-
-    def __str__(self) -> str:
-        return self.kind if self.kind == "fp32" else f"{self.kind} g{self.group_size}"
+# The accuracy_level of MatMulNBits, which says what it does with its activations.
+_ACCURACY_LEVELS = {Activations.FLOAT32: 1, Activations.INT8_PER_GROUP: 4}
 
 
 class Nodes(Protocol):
@@ -46,25 +22,39 @@ class Nodes(Protocol):
 
 
 def linear_nodes(
-    nodes: Nodes, x: str, matrix: Sequence[str], bias: str, shape: tuple[int, ...], precision: Precision
+    nodes: Nodes, x: str, matrix: Sequence[str], bias: str, shape: tuple[int, ...], weights: WeightFormat
 ) -> str:
-    """x @ weight.T + bias of a weight with `shape` [out, in], stored as `GraphBuilder.matrix` does; "" is no bias."""
-    if precision.kind == "fp32":
+    """x @ weight.T + bias for weights in float32 or with a scale per group; returns the product.
+
+    Args:
+        nodes: where the nodes are put.
+        x: float32 [..., in].
+        matrix: the weight's initializers, as `GraphBuilder.matrix` returns them.
+        bias: float32 [out]; "" is no bias.
+        shape: the weight's, [out, in].
+        weights: the weight's format.
+    """
+    if weights.kind is Kind.FP32:
         y = nodes.op("MatMul", [x, *matrix])
         return nodes.op("Add", [y, bias]) if bias else y
     n, k = shape
     inputs = [x, *matrix]
-    sizes: dict[str, Any] = {"K": k, "N": n, "bits": precision.bits, "block_size": precision.group_size}
-    if precision.has_kernel:
+    sizes: dict[str, Any] = {"K": k, "N": n, "bits": weights.kind.bits, "block_size": weights.group_size}
+    if has_compiled_operator(weights):
         return nodes.call(_linear_nbits(bool(bias)), [*inputs, bias] if bias else inputs, **sizes)[0]
     inputs += ["", "", bias] if bias else []
-    return nodes.op("MatMulNBits", inputs, domain=CONTRIB, accuracy_level=_INT8_ACTIVATIONS, **sizes)
+    level = _ACCURACY_LEVELS[weights.activations]
+    return nodes.op("MatMulNBits", inputs, domain=CONTRIB, accuracy_level=level, **sizes)
 
 
 def _linear_nbits(bias: bool) -> Function:
-    """x, packed weight, scales and, with `bias`, that -> x @ weight.T + bias, as MatMulNBits takes and gives them."""
+    """The operator `LinearNBits`: MatMulNBits with activations in INT8.
+
+    Inputs: x, packed weight, scales and, with `bias`, the bias. Output: x @ weight.T + bias.
+    """
     f = Function("LinearNBitsBias" if bias else "LinearNBits")
     inputs = [f.input(), f.input(), f.input()] + (["", "", f.input()] if bias else [])
     sizes = dict.fromkeys(("K", "N", "bits", "block_size"), int)
-    f.output(f.op("MatMulNBits", inputs, domain=CONTRIB, given=sizes, accuracy_level=_INT8_ACTIVATIONS))
+    level = _ACCURACY_LEVELS[Activations.INT8_PER_GROUP]
+    f.output(f.op("MatMulNBits", inputs, domain=CONTRIB, given=sizes, accuracy_level=level))
     return f

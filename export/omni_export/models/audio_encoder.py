@@ -19,7 +19,8 @@ from omni_export.checkpoint.checkpoint import Scope
 from omni_export.checkpoint.config import AudioConfig
 from omni_export.graph.builder import GraphBuilder
 from omni_export.graph.function import CONTRIB
-from omni_export.graph.linear import Precision
+from omni_quant.policy import formats
+from omni_quant.precision import Precision
 
 ROLE = "audio_encoder"
 PREFIX = "thinker.audio_tower"
@@ -68,13 +69,12 @@ def build(weights: Scope, config: AudioConfig, precision: Precision) -> GraphBui
     """The graph `audio_encoder`.
 
     Input `mel` float32 [blocks, mels, frames], 1 <= frames <= 2 * n_window (at least 3 give a token); output `embeds`
-    float32 [blocks, tokens, output_dim] with tokens = ((frames - 1) // 2 + 1) // 2. The convolutions stay float32: they
-    are 1 % of the weights.
+    float32 [blocks, tokens, output_dim] with tokens = ((frames - 1) // 2 + 1) // 2.
 
     Args:
         weights: the checkpoint's part below `PREFIX`.
         config: the encoder's sizes.
-        precision: of the matrices.
+        precision: what the export asks for; `omni_quant.policy` says what becomes of it.
 
     Raises:
         CheckpointError: a weight is missing, or heads or positions do not divide the width.
@@ -82,7 +82,7 @@ def build(weights: Scope, config: AudioConfig, precision: Precision) -> GraphBui
     width, heads = config.d_model, config.encoder_attention_heads
     if width % heads or width % 2:
         raise CheckpointError(f"audio_config.d_model is {width}: it must be even and a multiple of its {heads} heads.")
-    graph = GraphBuilder(ROLE, precision)
+    graph = GraphBuilder(ROLE, formats(ROLE, precision))
     mel = graph.input("mel", ["blocks", config.num_mel_bins, "frames"])
     x = _front(graph, weights, config, mel)
     for layer in range(config.encoder_layers):
@@ -112,7 +112,7 @@ def _front(graph: GraphBuilder, weights: Scope, config: AudioConfig, mel: str) -
 
 
 def _linear(graph: GraphBuilder, part: Scope, x: str, path: str, shape: tuple[int, int], *, bias: bool = True) -> str:
-    return graph.linear(x, part("weight", shape), path, bias=part("bias", shape[:1]) if bias else None)
+    return graph.linear(x, part("weight", shape), path, "matrices", bias=part("bias", shape[:1]) if bias else None)
 
 
 def _layer(graph: GraphBuilder, part: Scope, config: AudioConfig, x: str, path: str) -> str:

@@ -22,8 +22,13 @@ from omni_export.checkpoint.checkpoint import Scope
 from omni_export.checkpoint.config import DecoderConfig, TalkerConfig
 from omni_export.checkpoint.lazy_tensor import Array, LazyTensor
 from omni_export.graph.builder import GraphBuilder, Shape
-from omni_export.graph.linear import Precision
 from omni_export.models.decoder_layer import LayerSizes, decoder_layer
+from omni_quant.policy import formats
+from omni_quant.precision import Precision
+
+THINKER = "thinker"
+TALKER = "talker"
+TOKEN_EMBEDDING = "token_embedding"
 
 # GroupQueryAttention rotates heads whose halves are multiples of 8 values wide (onnxruntime 1.32).
 _HALF_HEAD_MULTIPLE = 8
@@ -80,7 +85,7 @@ def build_thinker(
     Inputs: embeds [1, S, hidden], cache and tables (see `_Layers`). Outputs: hidden [1, S, hidden] after the final
     norm, logits [1, 1, vocabulary] of the last position. With and without scales the large weights are the same.
     """
-    graph = GraphBuilder("thinker", precision)
+    graph = GraphBuilder(THINKER, formats(THINKER, precision))
     embeds = graph.input("embeds", [1, "S", config.hidden_size])
     hidden = _Layers(graph, weights.scope("model"), config, cache_scales).build(embeds)
     # Tied checkpoints store no output head: the embedding is used once more.
@@ -96,16 +101,17 @@ def build_talker(weights: Scope, config: TalkerConfig, precision: Precision) -> 
     (the Thinker's embedding + hidden of the position), cache and tables. Output: logits [1, 1, vocabulary].
     """
     decoder = config.decoder
-    graph = GraphBuilder("talker", precision)
+    graph = GraphBuilder(TALKER, formats(TALKER, precision))
     ids = graph.input("codec_ids", [1, "S"], "int64")
     states = graph.input("states", [1, "S", config.embedding_size])
     table = weights("model.embed_tokens.weight", (decoder.vocab_size, config.embedding_size))
     nothing = LazyTensor.of(np.zeros((1, config.embedding_size), np.float32), "no codec token")
-    codec = graph.embedding(ids, LazyTensor.stack([table, nothing]), "/embed_tokens", _table_precision(precision))
+    codec = graph.embedding(ids, LazyTensor.stack([table, nothing]), "/embed_tokens", "codec_table")
     projected = graph.linear(
         graph.op("Add", [codec, states], "/embed_tokens"),
         weights("thinker_to_talker_proj.weight", (decoder.hidden_size, config.embedding_size)),
         "/thinker_to_talker_proj",
+        "projection",
         bias=weights("thinker_to_talker_proj.bias"),
     )
     hidden = _Layers(graph, weights.scope("model"), decoder).build(projected)
@@ -115,24 +121,18 @@ def build_talker(weights: Scope, config: TalkerConfig, precision: Precision) -> 
 
 def build_token_embedding(weights: Scope, config: DecoderConfig, precision: Precision) -> GraphBuilder:
     """Text tokens -> embeds: ids int64 [1, S] -> embeds [1, S, hidden]. `weights` is the scope `thinker.model`."""
-    precision = _table_precision(precision)
-    graph = GraphBuilder("token_embedding", precision)
+    graph = GraphBuilder(TOKEN_EMBEDDING, formats(TOKEN_EMBEDDING, precision))
     ids = graph.input("ids", [1, "S"], "int64")
     table = weights("embed_tokens.weight", (config.vocab_size, config.hidden_size))
-    embeds = graph.embedding(ids, table, "/embed_tokens", precision)
+    embeds = graph.embedding(ids, table, "/embed_tokens", "table")
     graph.output(embeds, "embeds", [1, "S", config.hidden_size])
     return graph
-
-
-def _table_precision(precision: Precision) -> Precision:
-    """Embedding tables keep 8 bits: a row is read once per token, so the other four would save no time."""
-    return precision if precision.kind == "fp32" else Precision("int8", precision.group_size)
 
 
 def _outputs(graph: GraphBuilder, hidden: str, head: LazyTensor, name: str) -> None:
     ends = [graph.const(np.array([value], np.int64)) for value in (-1, np.iinfo(np.int64).max, 1)]
     last = graph.op("Slice", [hidden, *ends], f"{name}/last")
-    logits = graph.linear(last, head, name)
+    logits = graph.linear(last, head, name, "head")
     graph.output(hidden, "hidden", [1, "S", head.shape[1]])
     graph.output(logits, "logits", [1, 1, head.shape[0]])
 
@@ -152,6 +152,7 @@ class _Layers:
         self.weights = weights
         self.config = config
         self.cache_scales = cache_scales
+        self.weights_format = graph.formats["layers"]
         self.cache_dtype = "int8" if cache_scales else "float32"
         self.head_dim = padded_head_dim(config)
         self.sizes = LayerSizes(
@@ -163,7 +164,7 @@ class _Layers:
             scale=config.head_dim**-0.5,
             epsilon=config.rms_norm_eps,
         )
-        self.function = decoder_layer(self.sizes, graph.precision, self.cache_dtype)
+        self.function = decoder_layer(self.sizes, self.weights_format, self.cache_dtype)
         half = self.head_dim // 2
         self.last_slot = graph.input("last_slot", [1], "int32")
         self.total = graph.input("total", [1], "int32")
@@ -189,7 +190,7 @@ class _Layers:
         if scales := self.cache_scales:
             for kind, values in (("key", scales.keys), ("value", scales.values)):
                 inputs.append(graph.const(values[index], f"{path}/attn/{kind}_scale", inline=True))
-        y, normed, *present = graph.call(self.function, inputs, path, **sizes.attributes(graph.precision))
+        y, normed, *present = graph.call(self.function, inputs, path, **sizes.attributes(self.weights_format))
         for kind, value in zip(("key", "value"), present, strict=True):
             graph.output(value, f"present.{index}.{kind}", shape, self.cache_dtype)
         return y, normed
@@ -205,7 +206,7 @@ class _Layers:
         last = index == self.config.num_layers - 1
 
         def matrix(tensor: LazyTensor, name: str) -> list[str]:
-            return graph.matrix(tensor, f"{path}/{name}.weight", graph.precision)
+            return graph.matrix(tensor, f"{path}/{name}.weight", "layers")
 
         return [
             *matrix(qkv, "attn/qkv_proj"),

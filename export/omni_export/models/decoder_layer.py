@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from omni_export.graph.function import CONTRIB, Function
-from omni_export.graph.linear import Precision, linear_nodes
+from omni_export.graph.linear import linear_nodes
+from omni_quant.policy import has_compiled_operator
+from omni_quant.precision import Kind, WeightFormat
 
 CACHE_INPUTS = 6
 
@@ -51,7 +53,7 @@ class LayerSizes:
         """Of down."""
         return self.hidden, self.intermediate
 
-    def attributes(self, precision: Precision) -> dict[str, Any]:
+    def attributes(self, weights: WeightFormat) -> dict[str, Any]:
         """The operator's attributes; the definition needs those of the matrices only where a kernel may take them."""
         attributes = {
             "num_heads": self.heads,
@@ -59,21 +61,22 @@ class LayerSizes:
             "scale": self.scale,
             "epsilon": self.epsilon,
         }
-        if precision.has_kernel:
-            attributes |= {"bits": precision.bits, "block_size": precision.group_size}
+        if has_compiled_operator(weights):
+            attributes |= {"bits": weights.kind.bits, "block_size": weights.group_size}
         return attributes
 
 
-def decoder_layer(sizes: LayerSizes, precision: Precision, dtype: str) -> Function:
+def decoder_layer(sizes: LayerSizes, weights: WeightFormat, dtype: str) -> Function:
     """The layer over a cache in `dtype`."""
     int8 = dtype == "int8"
     # Only matrices that our operators take have a kernel; it goes by the name.
-    f = Function(("DecoderLayer" if precision.has_kernel else "PlainDecoderLayer") + ("Int8" if int8 else ""))
-    for name in ("bits", "block_size") if precision.has_kernel else ():
+    compiled = has_compiled_operator(weights)
+    f = Function(("DecoderLayer" if compiled else "PlainDecoderLayer") + ("Int8" if int8 else ""))
+    for name in ("bits", "block_size") if compiled else ():
         f.attribute(name)
 
     def matrix() -> list[str]:
-        return [f.input() for _ in range(1 if precision.kind == "fp32" else 2)]
+        return [f.input() for _ in range(1 if weights.kind is Kind.FP32 else 2)]
 
     x, normed = f.input(), f.input()
     qkv, qkv_bias, out = matrix(), f.input(), matrix()
@@ -92,15 +95,13 @@ def decoder_layer(sizes: LayerSizes, precision: Precision, dtype: str) -> Functi
         )
         return outputs[1], outputs[0]
 
-    packed = linear_nodes(f, normed, qkv, qkv_bias, sizes.qkv, precision)
+    packed = linear_nodes(f, normed, qkv, qkv_bias, sizes.qkv, weights)
     given = {"num_heads": int, "kv_num_heads": int, "scale": float}
     attended, *present = f.call(cached_attention(dtype), [packed, *cache], given=given)
-    h, normed = added(x, linear_nodes(f, attended, out, "", sizes.out, precision), middle_norm)
-    gate, up = f.ops(
-        "Split", [linear_nodes(f, normed, gate_up, "", sizes.gate_up, precision)], 2, axis=-1, num_outputs=2
-    )
+    h, normed = added(x, linear_nodes(f, attended, out, "", sizes.out, weights), middle_norm)
+    gate, up = f.ops("Split", [linear_nodes(f, normed, gate_up, "", sizes.gate_up, weights)], 2, axis=-1, num_outputs=2)
     product = f.op("Mul", [f.op("QuickGelu", [gate], domain=CONTRIB, alpha=1.0), up])
-    y, normed = added(h, linear_nodes(f, product, down, "", sizes.down, precision), next_norm)
+    y, normed = added(h, linear_nodes(f, product, down, "", sizes.down, weights), next_norm)
     for value in (y, normed, *present):
         f.output(value)
     return f

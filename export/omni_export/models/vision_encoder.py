@@ -17,7 +17,8 @@ from omni_export.checkpoint.checkpoint import Scope
 from omni_export.checkpoint.config import VisionConfig
 from omni_export.graph.builder import GraphBuilder
 from omni_export.graph.function import CONTRIB
-from omni_export.graph.linear import Precision
+from omni_quant.policy import formats
+from omni_quant.precision import Precision
 
 ROLE = "vision_encoder"
 PREFIX = "thinker.visual"
@@ -130,7 +131,7 @@ def build(weights: Scope, config: VisionConfig, precision: Precision) -> GraphBu
     Args:
         weights: the checkpoint's part below `PREFIX`.
         config: the encoder's sizes.
-        precision: of the matrices; the patch embedding stays float32.
+        precision: what the export asks for; `omni_quant.policy` says what becomes of it.
 
     Raises:
         CheckpointError: a weight is missing or a size cannot be divided into heads.
@@ -139,7 +140,7 @@ def build(weights: Scope, config: VisionConfig, precision: Precision) -> GraphBu
     group = config.spatial_merge_size**2
     kernel = (config.in_channels, config.temporal_patch_size, config.patch_size, config.patch_size)
     values = kernel[0] * kernel[1] * kernel[2] * kernel[3]
-    graph = GraphBuilder(ROLE, precision)
+    graph = GraphBuilder(ROLE, formats(ROLE, precision))
     patches = graph.input("patches", ["temporal", "patches", values])
     order = graph.input("order", ["patches"], "int64")
     plan = _plan(graph, patches, head_dim, width)
@@ -148,7 +149,7 @@ def build(weights: Scope, config: VisionConfig, precision: Precision) -> GraphBu
     projection = weights("patch_embed.proj.weight", (width, *kernel)).map(
         lambda value: value.reshape(width, values), (width, values)
     )
-    x = graph.linear(patches, projection, "/vision/patch_embed", precision=Precision("fp32"))
+    x = graph.linear(patches, projection, "/vision/patch_embed", "patch_embedding")
     x = graph.op("Gather", [x, order], "/vision/order", axis=1)
     for layer in range(config.depth):
         full = layer in config.fullatt_block_indexes
@@ -187,7 +188,7 @@ def _plan(graph: GraphBuilder, patches: str, head_dim: int, width: int) -> _Plan
 
 
 def _linear(graph: GraphBuilder, part: Scope, x: str, path: str, shape: tuple[int, int]) -> str:
-    return graph.linear(x, part("weight", shape), path, bias=part("bias", shape[:1]))
+    return graph.linear(x, part("weight", shape), path, "matrices", bias=part("bias", shape[:1]))
 
 
 def _block(

@@ -36,8 +36,9 @@ from omni_export.checkpoint.checkpoint import Checkpoint
 from omni_export.checkpoint.config import OmniConfig
 from omni_export.models.token2wav.voices import published
 from omni_export.verify.reference import ReferenceModules
+from omni_quant.precision import Kind
 
-MINIMUM_SNR = {"fp32": 60.0, "int8": 20.0, "int4": 6.0}
+MINIMUM_SNR = {Kind.FP32: 60.0, Kind.INT8: 20.0, Kind.INT4: 6.0}
 # A hundred convolutions in a row, each with quantized inputs and outputs.
 MINIMUM_SNR_BIGVGAN_INT8 = 10.0
 _SEED = 0
@@ -120,10 +121,10 @@ class _Verification:
         worst = max(range(len(errors)), key=lambda index: _rms(errors[index]) / _rms(signals[index]))
         error, signal = errors[worst], _rms(signals[worst])
         snr = 20 * float(np.log10(signal / max(_rms(error), 1e-10 * signal)))
-        kind = self.manifest.graphs[role].precision.split()[0]
-        tolerance = MINIMUM_SNR_BIGVGAN_INT8 if (role, kind) == ("bigvgan", "int8") else MINIMUM_SNR[kind]
+        kind = Kind(self.manifest.graphs[role].precision.split()[0])
+        tolerance = MINIMUM_SNR_BIGVGAN_INT8 if (role, kind) == ("bigvgan", Kind.INT8) else MINIMUM_SNR[kind]
         if role == "thinker" and self.manifest.thinker.cache_dtype == "int8":
-            tolerance = min(tolerance, MINIMUM_SNR["int8"])
+            tolerance = min(tolerance, MINIMUM_SNR[Kind.INT8])
         return VerifyRow(
             graph=role,
             maximum=float(np.abs(error).max()) / signal,

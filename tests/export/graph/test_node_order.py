@@ -15,9 +15,10 @@ from omni_edge.vocoder.bigvgan import whole_utterance
 from omni_export.checkpoint.checkpoint import Checkpoint
 from omni_export.checkpoint.config import OmniConfig
 from omni_export.graph.builder import GraphBuilder
-from omni_export.graph.linear import Precision
 from omni_export.models.token2wav import bigvgan
 from omni_export.models.token2wav.bigvgan_int8 import Observed
+from omni_quant.policy import formats
+from omni_quant.precision import Precision
 
 
 def order(graph: Path, feeds: dict[str, Any], folder: Path) -> list[str]:
@@ -55,7 +56,8 @@ def test_extremes_are_taken_while_the_values_are_there(checkpoint: Path, tmp_pat
     config = OmniConfig.parse(source.config).bigvgan
     assert config is not None
     observed = Observed(bigvgan.convolution)
-    g = bigvgan._assemble(source.scope(bigvgan.PREFIX), config, bigvgan.Float32(observed), Precision())
+    weights, parts = source.scope(bigvgan.PREFIX), formats(bigvgan.ROLE, Precision())
+    g = bigvgan._assemble(weights, config, bigvgan.Float32(observed), parts)
     observed.publish(g)
     path = g.save(tmp_path).graph
     mel = np.random.default_rng(0).standard_normal((12, config.mel_dim)).astype(np.float32)

@@ -15,8 +15,8 @@ from omni_edge.decoders.decoder import Decoder, KVCache
 from omni_export.checkpoint.checkpoint import Checkpoint
 from omni_export.checkpoint.config import OmniConfig
 from omni_export.graph.builder import GraphBuilder
-from omni_export.graph.linear import Precision
 from omni_export.models import decoder as export
+from omni_quant.precision import Kind, Precision
 from support.checkpoints import Case
 
 POSITIONS = 21
@@ -93,7 +93,7 @@ def test_trimmed_cache_continues_as_if_the_tail_had_never_been(case: Case, tmp_p
 
 @pytest.mark.parametrize(("kind", "bound"), [("int8", 0.05), ("int4", 0.6)])
 def test_quantized_thinker_stays_close(case: Case, reference: Any, tmp_path: Path, kind: Any, bound: float) -> None:
-    decoder, config = thinker(case, tmp_path, Precision(kind, 32))
+    decoder, config = thinker(case, tmp_path, Precision(Kind(kind), 32))
     embeds = np.random.default_rng(1).standard_normal((1, POSITIONS, config.hidden_size)).astype(np.float32)
     expected, _ = reference_run(reference, embeds, positions())
     hidden, _ = decoder.step({"embeds": embeds}, positions(), KVCache.allocate(decoder.section, 32))
@@ -132,7 +132,7 @@ def test_talker_step_equals_the_reference(case: Case, reference: Any, tmp_path: 
 def test_token_embedding(case: Case, reference: Any, tmp_path: Path, kind: Any, bound: float) -> None:
     checkpoint = Checkpoint(case.path)
     config = OmniConfig.parse(checkpoint.config).thinker.text
-    builder = export.build_token_embedding(checkpoint.scope("thinker.model"), config, Precision(kind, 32))
+    builder = export.build_token_embedding(checkpoint.scope("thinker.model"), config, Precision(Kind(kind), 32))
     graph = Graph(builder.save(tmp_path).graph)
     ids = np.random.default_rng(0).integers(0, config.vocab_size, (1, 40))
     embeds = graph.run({"ids": ids})[0]

@@ -16,11 +16,11 @@ from omni_edge.backend.graph import Graph
 from omni_edge.vision.encoder import VisionEncoder
 from omni_export.checkpoint.checkpoint import Checkpoint
 from omni_export.checkpoint.config import OmniConfig
-from omni_export.graph.linear import Precision
 from omni_export.models import audio_encoder, vision_encoder
+from omni_quant.precision import Kind, Precision
 from support.checkpoints import Case
 
-FP32 = Precision("fp32")
+FP32 = Precision()
 # Relative RMS error over random weights of width 32 to 48; measured: INT8 1.1-2.0 %, INT4 14-23 %.
 INT8_BOUND = 0.03
 INT4_BOUND = 0.3
@@ -135,7 +135,11 @@ def test_vision_equals_the_reference(encoders: Encoders, reference: Any, grid: t
 
 @pytest.mark.parametrize(
     ("precision", "bound"),
-    [(Precision("int8", 32), INT8_BOUND), (Precision("int4", 32), INT4_BOUND), (Precision("int4", 128), INT4_BOUND)],
+    [
+        (Precision(Kind.INT8, 32), INT8_BOUND),
+        (Precision(Kind.INT4, 32), INT4_BOUND),
+        (Precision(Kind.INT4, 128), INT4_BOUND),
+    ],
     ids=str,
 )
 def test_quantized_encoders_stay_near_the_reference(

@@ -11,15 +11,15 @@ from omni_edge import OmniEdge, Sampling, TurnDone
 from omni_edge.bundle.reader import Bundle
 from omni_edge.decoders.decoder import KVCache
 from omni_export.bundle import ExportOptions, export_bundle
-from omni_export.graph.linear import Precision
 from omni_export.verify.verify import verify_bundle
+from omni_quant.precision import Precision
 from support.checkpoints import Case
 
 
 @pytest.fixture(scope="module")
 def int8_cache_bundle(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("int8-cache") / "bundle"
-    export_bundle(str(case.path), out, ExportOptions(Precision("fp32"), int8_cache=True))
+    export_bundle(str(case.path), out, ExportOptions(Precision(), int8_cache=True))
     return out
 
 

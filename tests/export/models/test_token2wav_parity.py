@@ -25,10 +25,10 @@ from omni_export.checkpoint.checkpoint import Checkpoint
 from omni_export.checkpoint.config import BigVGANConfig, OmniConfig
 from omni_export.checkpoint.lazy_tensor import LazyTensor
 from omni_export.graph.builder import GraphBuilder
-from omni_export.graph.linear import Precision
 from omni_export.models.token2wav import bigvgan, dit, snake, voices
 from omni_export.models.token2wav.bigvgan_int8 import Int8
 from omni_export.models.token2wav.bigvgan_residual import Half
+from omni_quant.precision import Kind, Precision
 from support.checkpoints import SPEAKERS, Case
 from support.vocoders import Parts, build_parts, snr
 
@@ -194,11 +194,11 @@ def test_layers_may_look_anywhere(
 
 def test_int8_velocity_stays_close(case: Case, reference: Any, tmp_path: Path) -> None:
     """Measured on these random weights: 38.7 to 41.5 dB."""
-    parts = build_parts(case.path, tmp_path, Precision("int8", 32))
+    parts = build_parts(case.path, tmp_path, Precision(Kind.INT8, 32))
     wanted = evaluate(reference, case, 70)
     velocity = parts.dit.run(feeds(parts, wanted.mel, wanted.codec), ["velocity"])[0][:, :70]
     assert snr(wanted.velocity, velocity) > 34
-    int4 = build_parts(case.path, tmp_path, Precision("int4", 32))
+    int4 = build_parts(case.path, tmp_path, Precision(Kind.INT4, 32))
     again = int4.dit.run(feeds(int4, wanted.mel, wanted.codec), ["velocity"])[0][:, :70]
     np.testing.assert_array_equal(again, velocity)
 
@@ -403,8 +403,8 @@ def test_int8_vocoder(case: Case, reference: Any, tmp_path: Path) -> None:
     assert config.bigvgan is not None
     weights = checkpoint.scope(bigvgan.PREFIX)
     mels = [voice.ref_mel for voice in voices.published(checkpoint, config.dit).values()]
-    written = bigvgan.build(weights, config.bigvgan, Precision("int8"), mels).save(tmp_path)
-    assert written.precision.kind == "int8"
+    written = bigvgan.build(weights, config.bigvgan, Precision(Kind.INT8), mels).save(tmp_path)
+    assert written.precision.kind is Kind.INT8
     mel = np.random.default_rng(0).standard_normal((1, 80, 40), np.float32)
     with torch.no_grad():
         wanted = reference.token2wav.code2wav_bigvgan_model(torch.from_numpy(mel)).numpy()
@@ -414,4 +414,4 @@ def test_int8_vocoder(case: Case, reference: Any, tmp_path: Path) -> None:
 
 def test_without_calibration_the_vocoder_stays_in_float32(case: Case, parts: Parts) -> None:
     weights = Checkpoint(case.path).scope(bigvgan.PREFIX)
-    assert bigvgan.build(weights, parts.bigvgan_config, Precision("int8")).precision.kind == "fp32"
+    assert bigvgan.build(weights, parts.bigvgan_config, Precision(Kind.INT8)).precision.kind is Kind.FP32

@@ -15,7 +15,7 @@ from omni_edge.backend.machine import cache_root
 from omni_edge.backend.prepacked import PreparedGraphs
 from omni_edge.bundle.reader import Bundle
 from omni_export.bundle import ExportOptions, export_bundle
-from omni_export.graph.linear import Precision
+from omni_quant.precision import Kind, Precision
 
 RATE = 16_000
 
@@ -59,7 +59,7 @@ def test_weights_that_are_read_in_place_are_not_packed(
     checkpoint: Path, compiled: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "int4"
-    export_bundle(str(checkpoint), out, ExportOptions(Precision("int4", 32)))
+    export_bundle(str(checkpoint), out, ExportOptions(Precision(Kind.INT4, 32)))
     prepared = PreparedGraphs.of(Bundle(out))
     roles: list[str] = []
     prepared.build(roles.append)

@@ -8,7 +8,7 @@ frames to look ahead at, cut after every level to what later levels can still se
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 
@@ -19,14 +19,16 @@ from omni_edge.errors import CheckpointError
 from omni_export.checkpoint.checkpoint import Scope
 from omni_export.checkpoint.config import BigVGANConfig
 from omni_export.graph.builder import GraphBuilder
-from omni_export.graph.linear import Precision
 from omni_export.models.token2wav.bigvgan_int8 import Int8, measure
 from omni_export.models.token2wav.bigvgan_residual import Convolution, Residual, Unit
 from omni_export.models.token2wav.snake import ACTIVATION_REACH, EXACT_DEGREE, FAST_DEGREE, activation
 from omni_export.models.token2wav.stream_state import Boundary, Carried
+from omni_quant.policy import formats, needs_calibration
+from omni_quant.precision import Kind, Precision, WeightFormat
 
 Array = NDArray[np.float32]
 
+ROLE = "bigvgan"
 PREFIX = "token2wav.code2wav_bigvgan_model"
 
 # Constants of the reference's code that its config does not carry.
@@ -84,8 +86,8 @@ def build(
     Args:
         weights: the part of the checkpoint below `PREFIX`.
         config: sizes.
-        precision: unless it is fp32, the residual blocks' convolutions are INT8 (INT4 has no integer convolution);
-            that needs `calibration`, without which they stay in float32.
+        precision: what the export asks for; `omni_quant.policy` says what becomes of it. Without `calibration` all
+            stays in float32.
         calibration: mels of speech, float32 [frames, mel_dim] (the voices' reference mels); the float32 graph runs over
             them here and now, from a temporary folder.
 
@@ -97,19 +99,18 @@ def build(
             raise CheckpointError(
                 f"bigvgan_config has an up-sampler of rate {rate} and kernel {kernel}; their difference must be even."
             )
-    if precision.kind == "fp32" or not calibration:
-        return _assemble(weights, config, Float32(convolution), Precision("fp32", precision.group_size))
-    ranges = measure(
-        lambda observed: _assemble(weights, config, Float32(observed), Precision("fp32")),
-        convolution,
-        calibration,
-    )
-    return _assemble(weights, config, Int8(ranges, FAST_DEGREE), Precision("int8", precision.group_size))
+    float32, wanted = formats(ROLE, Precision()), formats(ROLE, precision)
+    if not calibration or not needs_calibration(wanted):
+        return _assemble(weights, config, Float32(convolution), float32)
+    ranges = measure(lambda observed: _assemble(weights, config, Float32(observed), float32), convolution, calibration)
+    return _assemble(weights, config, Int8(ranges, FAST_DEGREE), wanted)
 
 
-def _assemble(weights: Scope, config: BigVGANConfig, residual: Residual, precision: Precision) -> GraphBuilder:
+def _assemble(
+    weights: Scope, config: BigVGANConfig, residual: Residual, parts: Mapping[str, WeightFormat]
+) -> GraphBuilder:
     """The graph, with `residual` making the units of the residual blocks."""
-    g = GraphBuilder("bigvgan", precision)
+    g = GraphBuilder(ROLE, parts)
     mel = g.input("mel", [1, config.mel_dim, "frames"])
     boundary = Boundary(g, g.input("ahead", [1], "int64"))
     g.input("keep", [len(config.upsample_rates)], "int64")
@@ -122,7 +123,7 @@ def _assemble(weights: Scope, config: BigVGANConfig, residual: Residual, precisi
         signals += 1
         return Carried(g, boundary, signals - 1, channels)
 
-    degree = EXACT_DEGREE if precision.kind == "fp32" else FAST_DEGREE
+    degree = EXACT_DEGREE if parts["residual_blocks"].kind is Kind.FP32 else FAST_DEGREE
     channels = config.upsample_initial_channel
     x = _normalized(g, mel)
     carried = signal(x, config.mel_dim, "/normalize")

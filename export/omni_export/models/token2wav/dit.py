@@ -19,18 +19,19 @@ from omni_export.checkpoint.checkpoint import Scope
 from omni_export.checkpoint.config import BigVGANConfig, DiTConfig
 from omni_export.checkpoint.lazy_tensor import LazyTensor
 from omni_export.graph.builder import GraphBuilder
-from omni_export.graph.linear import Precision
 from omni_export.models.token2wav.bigvgan import Reach, samples_per_frame
 from omni_export.models.token2wav.dit_blocks import Blocks
 from omni_export.models.token2wav.dit_operators import block_attention, gated_norm, gelu_tanh, window_attention
 from omni_export.models.token2wav.dit_time import FINAL_MODULATIONS, MODULATIONS
+from omni_quant.policy import formats
+from omni_quant.precision import Precision
 
+ROLE = "dit"
 PREFIX = "token2wav.code2wav_dit_model"
 
 # Constants of the reference's code that its config does not carry.
 SAMPLE_RATE = 24_000
 _NORM_EPSILON = 1e-6
-_FLOAT32 = Precision("fp32")
 
 
 def section(dit: DiTConfig, bigvgan: BigVGANConfig) -> Token2WavSection:
@@ -74,14 +75,11 @@ def build(weights: Scope, config: DiTConfig, precision: Precision) -> GraphBuild
     Outputs: velocity float32 [G, V * block, mel]; keys, values float32 [look-backward layers, G, block, inner];
         next_held float32 [look-ahead layers, G, hold, block, hidden].
 
-    Precision: INT4 becomes INT8 (per channel, activations quantized as they come); the first and last layer and all
-    that is not a matrix stay in float32.
-
     Raises:
         CheckpointError: blocks do not hold whole codec tokens, or no layer looks back.
     """
     _check(config)
-    return _Dit(weights, config, precision if precision.kind == "fp32" else Precision("int8")).build()
+    return _Dit(weights, config, precision).build()
 
 
 def _check(config: DiTConfig) -> None:
@@ -113,7 +111,7 @@ class _Dit:
     def __init__(self, weights: Scope, config: DiTConfig, precision: Precision) -> None:
         self.weights = weights
         self.config = config
-        self.g = GraphBuilder("dit", precision)
+        self.g = GraphBuilder(ROLE, formats(ROLE, precision))
         self.inner = config.num_heads * config.head_dim
         self.backward = sorted(set(config.look_backward_layers))
         self.ahead = sorted(set(config.look_ahead_layers))
@@ -148,7 +146,7 @@ class _Dit:
         scale, shift = self._rows(final, FINAL_MODULATIONS, "/final_modulation")
         _, x = self._norm(x, added, scale, shift, "/norm_out")
         out = self.weights.scope("proj_out")
-        x = g.linear(x, out("weight", (c.mel_dim, c.hidden_size)), "/proj_out", bias=out("bias"), precision=_FLOAT32)
+        x = g.linear(x, out("weight", (c.mel_dim, c.hidden_size)), "/proj_out", "output", bias=out("bias"))
         shape = g.op("Concat", [self.rows, g.const([-1, c.mel_dim])], "/velocity/shape", axis=0)
         g.output(g.op("Reshape", [x, shape], "/velocity"), "velocity", ["rows", "velocities", c.mel_dim])
         for name, blocks in (("keys", self.keys), ("values", self.values)):
@@ -169,12 +167,12 @@ class _Dit:
             return project.map(lambda w: np.ascontiguousarray(w[:, start : start + size]), (project.shape[0], size))
 
         embedding = self.weights("text_embed.codec_embed.weight", (c.num_embeds + 1, c.emb_dim))
-        code = g.embedding(codec, embedding, "/codec/embed", _FLOAT32)
-        code = g.linear(code, columns(codec_start, c.emb_dim), "/codec/proj", precision=_FLOAT32)
+        code = g.embedding(codec, embedding, "/codec/embed", "input")
+        code = g.linear(code, columns(codec_start, c.emb_dim), "/codec/proj", "input")
         constant = g.op("Unsqueeze", [speaker, g.const([1])], "/codec/speaker")
         code = g.op("Add", [code, constant], "/codec")
         code = g.op("Unsqueeze", [code, g.const([2])], "/codec/column")
-        x = g.linear(mel, columns(0, c.mel_dim), "/mel/proj", precision=_FLOAT32)
+        x = g.linear(mel, columns(0, c.mel_dim), "/mel/proj", "input")
         shape = g.op("Concat", [self.rows, g.const([-1, c.repeats, c.hidden_size])], "/mel/per_codec/shape", axis=0)
         x = g.op("Reshape", [x, shape], "/mel/per_codec")
         x = g.op("Add", [x, code], "/embed")
@@ -241,11 +239,8 @@ class _Dit:
 
     def _linear(self, x: str, layers: list[Scope], name: str) -> str:
         """Linear layers on the same input; their outputs side by side."""
-        g = self.g
         weight, bias = (LazyTensor.stack([layer(part) for layer in layers]) for part in ("weight", "bias"))
-        if g.precision.kind == "fp32":
-            return g.linear(x, weight, name, bias=bias)
-        return g.dynamic_linear(x, weight, name, bias=bias)
+        return self.g.linear(x, weight, name, "layers", bias=bias)
 
     def _attention(self, x: str, weights: Scope, layer: int, name: str) -> str:
         """Reference: `DiTAttention`, on [G * blocks, block, hidden]."""

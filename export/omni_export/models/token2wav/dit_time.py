@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from omni_export.checkpoint.checkpoint import Scope
 from omni_export.checkpoint.config import DiTConfig
 from omni_export.graph.builder import GraphBuilder
-from omni_export.graph.function import CONTRIB
-from omni_export.graph.linear import Precision
+from omni_quant.policy import formats
+from omni_quant.precision import Precision
+
+ROLE = "dit_time"
 
 # shift, scale, gate of the attention; shift, scale, gate of the feed-forward.
 MODULATIONS = 6
@@ -28,16 +30,13 @@ _TIME_SCALE = 1000.0
 _TIME_BASE = 10_000.0
 _SCALES = (1, 4)
 _FINAL_SCALES = (0,)
-_FLOAT32 = Precision("fp32")
 
 
 def build(weights: Scope, config: DiTConfig, precision: Precision) -> GraphBuilder:
     """Time points to modulation: `time` float32 [N] in [0, 1] -> `modulation` float32 [N, layers, 6, hidden],
     `final_modulation` float32 [N, 2, hidden]. Scales come out as 1 + scale.
-
-    Weights are INT8 unless `precision` is fp32; products stay in float32 (the graph runs once, speed is no concern).
     """
-    g = GraphBuilder("dit_time", precision if precision.kind == "fp32" else Precision("int8", precision.group_size))
+    g = GraphBuilder(ROLE, formats(ROLE, precision))
     embed = weights.scope("time_embed.time_mlp")
     size = embed("0.weight").shape[1]
     time = g.input("time", ["points"])
@@ -48,9 +47,9 @@ def build(weights: Scope, config: DiTConfig, precision: Precision) -> GraphBuild
     angles = g.op("Mul", [column, g.const(steps, "/time/steps")], "/time/angles")
     waves = [g.op("Sin", [angles], "/time/sin"), g.op("Cos", [angles], "/time/cos")]
     x = g.op("Concat", waves, "/time/waves", axis=1)
-    x = g.linear(x, embed("0.weight"), "/time/mlp.0", bias=embed("0.bias"), precision=_FLOAT32)
+    x = g.linear(x, embed("0.weight"), "/time/mlp.0", "time_embedding", bias=embed("0.bias"))
     x = g.silu(x, "/time/silu")
-    x = g.linear(x, embed("2.weight"), "/time/mlp.2", bias=embed("2.bias"), precision=_FLOAT32)
+    x = g.linear(x, embed("2.weight"), "/time/mlp.2", "time_embedding", bias=embed("2.bias"))
     x = g.silu(x, "/modulation/silu")
     hidden = config.hidden_size
     layers = [
@@ -77,17 +76,4 @@ def _modulation(g: GraphBuilder, x: str, weights: Scope, name: str, scales: tupl
         return shifted.reshape(-1)
 
     bias = weights("bias", (rows,)).map(add_one)
-    if g.precision.kind == "fp32":
-        return g.linear(x, weight, name, bias=bias)
-    packed, scale = g.quantized(weight, f"{name}.weight", g.precision)
-    return g.op(
-        "MatMulNBits",
-        [x, packed, scale, "", "", g.weight(bias, f"{name}.bias")],
-        name,
-        domain=CONTRIB,
-        K=hidden,
-        N=rows,
-        bits=g.precision.bits,
-        block_size=g.precision.group_size,
-        accuracy_level=1,
-    )
+    return g.linear(x, weight, name, "modulation", bias=bias)

@@ -1,0 +1,107 @@
+"""The one table that says what each graph makes of each precision. Nothing else decides about precision.
+
+A graph has parts. A part has a column for each `Kind` that an export may ask for, with the format of its weights.
+Builders name the part that a weight belongs to and get its format from here; the command line, docs/accuracy.md and the
+tests read the same table. A new recipe is a new row or column here and, for a new format, a case in
+`omni_export.graph.linear`.
+
+Norms, biases and all that is not a weight of a product, a convolution or a table stay in float32 everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from omni_quant.precision import Activations, Kind, Precision, Scales, WeightFormat
+
+Part = Mapping[Kind, WeightFormat]
+"""What the export asks for -> the format of the part's weights."""
+
+# Our compiled operators take groups of whole vectors; smaller groups are left to onnxruntime's MatMulNBits.
+SMALLEST_COMPILED_GROUP = 32
+
+
+def _part(int8: WeightFormat, int4: WeightFormat) -> Part:
+    return MappingProxyType({Kind.FP32: _FLOAT32, Kind.INT8: int8, Kind.INT4: int4})
+
+
+_FLOAT32 = WeightFormat(Kind.FP32, Scales.NONE, Activations.FLOAT32)
+# Activations in INT8 make products two to three times as fast on every CPU with integer dot products.
+_INT8 = WeightFormat(Kind.INT8, Scales.GROUP, Activations.INT8_PER_GROUP)
+_INT4 = WeightFormat(Kind.INT4, Scales.GROUP, Activations.INT8_PER_GROUP)
+_INT8_TABLE = WeightFormat(Kind.INT8, Scales.GROUP, Activations.NONE)
+_INT8_WEIGHTS = WeightFormat(Kind.INT8, Scales.GROUP, Activations.FLOAT32)
+# The group has no effect: the manifest of format 1 states one for every graph.
+_INT8_DYNAMIC = WeightFormat(Kind.INT8, Scales.OUTPUT, Activations.INT8_PER_CALL, group_size=128)
+_INT8_CALIBRATED = WeightFormat(Kind.INT8, Scales.OUTPUT, Activations.INT8_CALIBRATED)
+
+FLOAT32 = _part(_FLOAT32, _FLOAT32)
+AS_ASKED = _part(_INT8, _INT4)
+# A row is read once per token: four bits less would save no time.
+TABLE = _part(_INT8_TABLE, _INT8_TABLE)
+# The graph runs once per solver setting: speed is no concern.
+WEIGHTS_ONLY = _part(_INT8_WEIGHTS, _INT8_WEIGHTS)
+# Faster than scales per group from a few tens of rows up; there is no INT4 kernel of this kind.
+DYNAMIC = _part(_INT8_DYNAMIC, _INT8_DYNAMIC)
+# There is no INT4 convolution.
+CALIBRATED = _part(_INT8_CALIBRATED, _INT8_CALIBRATED)
+
+
+@dataclass(frozen=True)
+class GraphPolicy:
+    """What one graph makes of each precision.
+
+    Attributes:
+        parts: part's name -> formats. The manifest states the precision of the first part.
+        on_request: float32 unless the export names the graph.
+    """
+
+    parts: Mapping[str, Part]
+    on_request: bool = False
+
+
+POLICY: Mapping[str, GraphPolicy] = MappingProxyType(
+    {
+        # The convolutions are 1 % of the weights.
+        "audio_encoder": GraphPolicy({"matrices": AS_ASKED, "convolutions": FLOAT32}),
+        "vision_encoder": GraphPolicy({"matrices": AS_ASKED, "patch_embedding": FLOAT32}),
+        "token_embedding": GraphPolicy({"table": TABLE}),
+        "thinker": GraphPolicy({"layers": AS_ASKED, "head": AS_ASKED}),
+        "talker": GraphPolicy({"layers": AS_ASKED, "projection": AS_ASKED, "head": AS_ASKED, "codec_table": TABLE}),
+        "dit": GraphPolicy({"layers": DYNAMIC, "input": FLOAT32, "output": FLOAT32}),
+        "dit_time": GraphPolicy({"modulation": WEIGHTS_ONLY, "time_embedding": FLOAT32}),
+        # A hundred INT8 convolutions in a row can be heard.
+        "bigvgan": GraphPolicy({"residual_blocks": CALIBRATED, "other_convolutions": FLOAT32}, on_request=True),
+    }
+)
+
+
+def default_precision(role: str, asked: Precision) -> Precision:
+    """The precision of graph `role` in an export that asks for `asked` and does not name the graph."""
+    return Precision(Kind.FP32, asked.group_size) if POLICY[role].on_request else asked
+
+
+def formats(role: str, precision: Precision) -> dict[str, WeightFormat]:
+    """Part -> format of the weights of graph `role` in `precision`, with the size of the groups filled in."""
+    columns = {name: part[precision.kind] for name, part in POLICY[role].parts.items()}
+    return {
+        name: replace(column, group_size=column.group_size or precision.group_size) for name, column in columns.items()
+    }
+
+
+def stated_precision(parts: Mapping[str, WeightFormat]) -> Precision:
+    """What the manifest states of a graph with these parts: the first one's."""
+    first = next(iter(parts.values()))
+    return Precision(first.kind, first.group_size)
+
+
+def needs_calibration(parts: Mapping[str, WeightFormat]) -> bool:
+    """Whether a part's activations have scales that only data can give."""
+    return any(part.activations is Activations.INT8_CALIBRATED for part in parts.values())
+
+
+def has_compiled_operator(weights: WeightFormat) -> bool:
+    """Whether our own operators multiply by such weights."""
+    return weights.activations is Activations.INT8_PER_GROUP and weights.group_size >= SMALLEST_COMPILED_GROUP

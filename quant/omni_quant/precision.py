@@ -1,0 +1,82 @@
+"""How weights are stored and what their products take: the words that `policy` is written in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+GROUP_SIZES = (16, 32, 64, 128, 256)
+DEFAULT_GROUP_SIZE = 128
+
+
+class Kind(str, Enum):
+    """The number format of weights; the value is its name in options and in a bundle's manifest."""
+
+    INT4 = "int4"
+    INT8 = "int8"
+    FP32 = "fp32"
+
+    @property
+    def bits(self) -> int:
+        """Bits of one weight."""
+        return {Kind.INT4: 4, Kind.INT8: 8, Kind.FP32: 32}[self]
+
+
+class CacheKind(str, Enum):
+    """The number format of the Thinker's keys and values."""
+
+    FP32 = "fp32"
+    INT8 = "int8"
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What an export asks for, and what a manifest states of a graph.
+
+    What each graph makes of it stands in `policy`.
+
+    Attributes:
+        kind: of the weights.
+        group_size: weights along the input axis that share a scale, one of `GROUP_SIZES`; no meaning in float32.
+    """
+
+    kind: Kind = Kind.FP32
+    group_size: int = DEFAULT_GROUP_SIZE
+
+    def __str__(self) -> str:
+        return self.kind.value if self.kind is Kind.FP32 else f"{self.kind.value} g{self.group_size}"
+
+
+class Scales(Enum):
+    """Which weights share a scale; the value is its name in docs/accuracy.md."""
+
+    NONE = "no scales"
+    GROUP = "per group"
+    OUTPUT = "per output"
+
+
+class Activations(Enum):
+    """What a product multiplies its weights by; the value is its name in docs/accuracy.md."""
+
+    NONE = "no product"
+    FLOAT32 = "float32"
+    INT8_PER_GROUP = "INT8, scaled per group"
+    INT8_PER_CALL = "INT8, scaled per call"
+    INT8_CALIBRATED = "INT8, calibrated"
+
+
+@dataclass(frozen=True)
+class WeightFormat:
+    """How the weights of one part of a graph are stored and multiplied.
+
+    Attributes:
+        kind: the number format.
+        scales: which weights share a scale (float32).
+        activations: the other operand of their products.
+        group_size: weights that share a scale. 0, in the table of `policy` only: as many as the export asks for.
+    """
+
+    kind: Kind
+    scales: Scales
+    activations: Activations
+    group_size: int = 0

@@ -1,0 +1,105 @@
+"""The one table about precision: bundles hold what it says, documents repeat it, and reading it needs nothing heavy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+
+from omni_edge.bundle.reader import Bundle
+from omni_export.bundle import ROLES, ExportOptions, export_bundle
+from omni_quant.policy import POLICY, default_precision, formats, has_compiled_operator, stated_precision
+from omni_quant.precision import Activations, Kind, Precision, Scales, WeightFormat
+
+ROOT = Path(__file__).parents[2]
+
+
+def stored(weights: WeightFormat) -> str:
+    """A format in the words of docs/accuracy.md."""
+    return "float32" if weights.kind is Kind.FP32 else f"{weights.kind.name} {weights.scales.value}"
+
+
+def table() -> list[str]:
+    """The table of docs/accuracy.md."""
+    rows = [
+        "| graph | weights | in INT8 | in INT4 | activations in their products |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for role, graph in POLICY.items():
+        for name, part in graph.parts.items():
+            int8, int4 = part[Kind.INT8], part[Kind.INT4]
+            cells = [role, name.replace("_", " "), stored(int8), stored(int4), int4.activations.value]
+            rows.append(f"| {' | '.join(cells)} |")
+    return rows
+
+
+def test_the_page_repeats_the_table() -> None:
+    page = (ROOT / "docs" / "accuracy.md").read_text("utf-8").splitlines()
+    start = page.index(table()[0])
+    assert page[start : start + len(table())] == table(), "paste this into docs/accuracy.md:\n" + "\n".join(table())
+
+
+def test_a_column_of_the_page_holds_for_both_precisions() -> None:
+    for graph in POLICY.values():
+        for part in graph.parts.values():
+            assert part[Kind.INT8].activations is part[Kind.INT4].activations
+
+
+@pytest.mark.parametrize("kind", [Kind.INT4, Kind.INT8, Kind.FP32])
+def test_a_bundle_holds_what_the_table_says(checkpoint: Path, tmp_path: Path, kind: Kind) -> None:
+    precision = Precision(kind, 32)
+    options = ExportOptions(precision, {"bigvgan": precision})
+    export_bundle(str(checkpoint), tmp_path / "bundle", options)
+    graphs = Bundle(tmp_path / "bundle").manifest.graphs
+    assert list(graphs) == list(ROLES) == list(POLICY)
+    for role, entry in graphs.items():
+        parts = formats(role, precision)
+        assert entry.precision == str(stated_precision(parts))
+        graph = onnx.load(tmp_path / "bundle" / entry.file, load_external_data=False).graph
+        endings = {tensor.name.rpartition("_")[2] for tensor in graph.initializer} & {"Q4", "Q8", "S8"}
+        assert endings == {
+            "S8" if weights.scales is Scales.OUTPUT else f"Q{weights.kind.bits}"
+            for weights in parts.values()
+            if weights.kind is not Kind.FP32
+        }
+        operators = {node.op_type for node in graph.node}
+        dynamic = any(weights.activations is Activations.INT8_PER_CALL for weights in parts.values())
+        assert ("DynamicQuantizeLinear" in operators) == dynamic
+        levels = {value.i for node in graph.node for value in node.attribute if value.name == "accuracy_level"}
+        weight_only = any(
+            weights.kind is not Kind.FP32 and weights.activations is Activations.FLOAT32 for weights in parts.values()
+        )
+        assert levels == ({1} if weight_only else set())
+
+
+def test_bigvgan_is_quantized_on_request_only() -> None:
+    asked = Precision(Kind.INT4, 64)
+    quantized = {role for role in POLICY if default_precision(role, asked) == asked}
+    assert quantized == set(POLICY) - {"bigvgan"}
+    assert ExportOptions(asked).precision_for("bigvgan").kind is Kind.FP32
+    assert ExportOptions(asked, {"bigvgan": asked}).precision_for("bigvgan") == asked
+
+
+def test_groups_are_those_that_the_export_asks_for() -> None:
+    layers, head, projection, codec_table = formats("talker", Precision(Kind.INT4, 64)).values()
+    assert layers == head == projection == WeightFormat(Kind.INT4, Scales.GROUP, Activations.INT8_PER_GROUP, 64)
+    assert codec_table == WeightFormat(Kind.INT8, Scales.GROUP, Activations.NONE, 64)
+
+
+@pytest.mark.parametrize(("group_size", "compiled"), [(16, False), (32, True), (128, True)])
+def test_compiled_operators_take_groups_from_32(group_size: int, compiled: bool) -> None:
+    parts = formats("thinker", Precision(Kind.INT4, group_size))
+    assert has_compiled_operator(parts["layers"]) == compiled
+    assert not has_compiled_operator(formats("dit_time", Precision(Kind.INT4, group_size))["modulation"])
+
+
+def test_reading_the_table_imports_neither_torch_nor_onnx() -> None:
+    program = (
+        "import sys, omni_quant.policy, omni_quant.precision\n"
+        "print(sorted({'torch', 'onnx', 'onnxruntime', 'transformers'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
