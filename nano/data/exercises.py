@@ -1,4 +1,4 @@
-"""Exchanges made concrete: messages with text, samples and pixels, and the reply that is right. No torch.
+"""Exercises: exchanges as messages with text, samples and pixels, and the right reply. No torch.
 
 `training_exercise(seed, cache)` draws one for training; `evaluation_set(name, cache)` yields a fixed held-out set.
 Messages have the form that chat templates take:
@@ -27,9 +27,9 @@ from nano.data.voices import RATE, Samples, augment
 from nano.world.scenes import FRAMES_PER_SECOND, render_picture, render_sound, render_video
 
 Message = dict[str, Any]
-# Silence around a clip that is heard as it was spoken.
+# Silence around a clip without a room.
 _QUIET_S = 0.15
-# Name of a set -> how many exercises it has where they are drawn; those of clips have one for each clip.
+# Name of a set -> number of drawn exercises; 0: one for each clip.
 EVALUATION_SETS = {
     "spoken_unseen_combinations": 0,
     "spoken_unseen_voice": 0,
@@ -40,9 +40,9 @@ EVALUATION_SETS = {
     "conversation": 300,
     "outside": 200,
 }
-# Those that can be asked in typed words alone, without a cache of spoken ones.
+# Sets that need no cache of spoken words.
 TYPED_SETS = ("typed_unseen_combinations", "pictures", "videos")
-# Draws until one needs only clips that exist; a complete cache takes a handful.
+# Most draws until an exchange needs only clips that exist; with a complete cache a few suffice.
 _TRIES = 2000
 _FAMILY_OF_SET = {
     "pictures": "picture",
@@ -54,15 +54,15 @@ _FAMILY_OF_SET = {
 
 @dataclass(frozen=True)
 class Exercise:
-    """What the model gets and what it has to answer.
+    """The input of the model and the right reply.
 
     Attributes:
-        family: of world.FAMILIES.
-        messages: the system prompt, then all turns; of the last turn only the user's part.
-        reply: the right answer to the last turn.
-        texts: what was said or typed in each turn, as in `world.Request.text`.
-        notes: for tables: "input" (spoken or typed), "voice", "room" (clean or noisy).
-        clue: as in `world.Turn`, of the last turn.
+        family: one of world.FAMILIES.
+        messages: the system prompt, then all turns; the last turn has the user's part alone.
+        reply: the right reply to the last turn.
+        texts: the spoken or typed words of each turn, as in `world.Request.text`.
+        notes: labels for tables: "input" (spoken or typed), "voice", "room" (clean or noisy).
+        clue: the last turn's, as in `world.Turn`.
     """
 
     family: str
@@ -79,23 +79,23 @@ def training_exercise(
     """The training exercise of `seed`.
 
     Args:
-        seed: every number is another exercise.
-        cache: spoken words; without it, and for a text that it does not hold yet, words are typed.
-        family: of world.FAMILIES; None draws by weight.
-        spoken: None draws.
+        seed: every number gives another exercise.
+        cache: spoken words; without it, and for texts that it does not have yet, words are typed.
+        family: one of world.FAMILIES; None draws by weight.
+        spoken: whether words are speech; None draws.
     """
     rng = random.Random(seed)
     exchange = world.draw(rng, "train", family, spoken if cache else False)
-    return concrete(exchange, rng, cache, "train")
+    return make_exercise(exchange, rng, cache, "train")
 
 
 def evaluation_set(name: str, cache: SpeechCache | None, count: int | None = None) -> Iterator[Exercise]:
-    """The exercises of a held-out set, the same every time; the first `count` of them.
+    """The first `count` exercises of a held-out set, the same every time.
 
-    Half of the spoken ones are clean, half in a noisy room of a kind that training has not.
+    Half of the spoken ones are clean; half have a kind of noise that training does not have.
 
     Raises:
-        ValueError: there is no set of that name, or it needs a cache (all but TYPED_SETS do).
+        ValueError: there is no set of that name, or it needs a cache (all sets but TYPED_SETS).
         RuntimeError: the cache is not complete.
     """
     if name not in EVALUATION_SETS:
@@ -116,10 +116,10 @@ def _clips_of_set(name: str, cache: SpeechCache) -> Iterator[Exercise]:
     for clip_number in cache.numbers(split):
         clip = cache.clips[clip_number]
         request = requests.get(clip.text)
-        # Questions about media mean nothing alone, and the outside world has its own set.
+        # Questions about media need their media, and the outside world has its own set.
         if request is None or (split == "unseen_combination" and request.family == "outside"):
             continue
-        samples, room = _heard(cache.samples(clip_number), clip_number, number % 2 == 1)
+        samples, room = _in_room(cache.samples(clip_number), clip_number, number % 2 == 1)
         content = [{"type": "audio", "audio": samples}]
         notes = {"input": "spoken", "voice": clip.voice, "room": room}
         yield Exercise(
@@ -143,27 +143,27 @@ def _drawn_set(name: str, cache: SpeechCache | None) -> Iterator[Exercise]:
                 family = _FAMILY_OF_SET.get(name, "outside")
             exchange = world.draw(rng, "held_out", family, spoken)
             split = "unseen_combination" if family == "outside" else "unseen_take"
-            if cache is None or all(cache.of(text, split) for text in _spoken(exchange)):
-                yield concrete(exchange, rng, cache, split)
+            if cache is None or all(cache.find(text, split) for text in _spoken_texts(exchange)):
+                yield make_exercise(exchange, rng, cache, split)
                 break
         else:
             raise RuntimeError(
-                f"{name} needs clips that the cache does not hold yet: let nano.data.speech_cache finish"
+                f"{name} needs clips that the cache does not have yet: let nano.data.speech_cache finish"
             )
 
 
-def _spoken(exchange: world.Exchange) -> list[str]:
+def _spoken_texts(exchange: world.Exchange) -> list[str]:
     return [part.text for turn in exchange.turns for part in turn.parts if isinstance(part, world.Speech)]
 
 
-def concrete(exchange: world.Exchange, rng: random.Random, cache: SpeechCache | None, split: str) -> Exercise:
-    """What `exchange` looks, reads and sounds like.
+def make_exercise(exchange: world.Exchange, rng: random.Random, cache: SpeechCache | None, split: str) -> Exercise:
+    """Makes text, samples and pixels of `exchange`.
 
     Args:
-        exchange: what is given and answered.
-        rng: draws the clips, their rooms and how typed words are typed.
-        cache: spoken words; without it, and for a text of which it holds no clip, words are typed.
-        split: of the clips, as in `nano.data.speech_cache`; of "train" each is in a room, of others every second one.
+        exchange: the turns and their replies.
+        rng: draws the clips, their rooms and the surface of typed words.
+        cache: spoken words; without it, and for texts without a clip, words are typed.
+        split: split of the clips, as in `nano.data.speech_cache`. All of "train" and half of the others are in a room.
     """
     messages = [_message("system", exchange.system)]
     notes = {"input": "typed"}
@@ -191,20 +191,20 @@ def _content(
     if isinstance(part, world.Video):
         sound = render_sound(part.scene) if part.scene.has_sound else None
         return {"type": "video", "video": render_video(part.scene), "fps": FRAMES_PER_SECOND, "audio": sound}
-    clips = cache.of(part.text, split) if cache and isinstance(part, world.Speech) else []
+    clips = cache.find(part.text, split) if cache and isinstance(part, world.Speech) else []
     if not cache or not clips:
         return {"type": "text", "text": world.typed(part.text, rng)}
     number = rng.choice(clips)
     if split == "train":
         samples, room = augment(cache.samples(number), np.random.default_rng(rng.randrange(1 << 62))), "noisy"
     else:
-        samples, room = _heard(cache.samples(number), rng.randrange(1 << 62), rng.random() < 0.5)
+        samples, room = _in_room(cache.samples(number), rng.randrange(1 << 62), rng.random() < 0.5)
     notes |= {"input": "spoken", "voice": cache.clips[number].voice, "room": room}
     return {"type": "audio", "audio": samples}
 
 
-def _heard(samples: Samples, seed: int, noisy: bool) -> tuple[Samples, str]:
-    """A clip as an evaluation hears it, and the room's name."""
+def _in_room(samples: Samples, seed: int, noisy: bool) -> tuple[Samples, str]:
+    """A clip in its room for an evaluation, and the room's name."""
     if noisy:
         return augment(samples, np.random.default_rng(seed), "held_out"), "noisy"
     return np.pad(samples, round(_QUIET_S * RATE)), "clean"

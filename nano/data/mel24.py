@@ -1,7 +1,7 @@
 """The vocoder's mel spectrogram: 80 Slaney bins of the magnitude, 24 kHz, hop 240, natural logarithm.
 
-The frames are those that BigVGAN is published with: a window of 1024 samples, the signal mirrored by (window - hop) / 2
-at both ends, so that n samples make exactly n / 240 mel frames.
+The frames are those of the published BigVGAN: a window of 1024 samples, the signal reflected by (window - hop) / 2 at
+both ends, so that n samples give exactly n / 240 mel frames.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ RATE = 24_000
 HOP = 240
 WINDOW = 1024
 BINS = 80
-# Below this nothing is heard: 90 dB under the loudest bins, and what lies there is the rounding of 16-bit samples.
+# 90 dB below the loudest bins, where the rounding of 16-bit samples lies.
 FLOOR = 5e-5
 
 

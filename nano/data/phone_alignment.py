@@ -1,7 +1,7 @@
-"""Speech that comes with the time of each of its phones, to give the audio encoder a start: flite tells both.
+"""Speech with the time of each phone, from flite, for the first steps of the audio encoder.
 
-A recognizer that only knows what was said, not when, spends its first thousand steps on finding out where the words
-are. A few hundred steps on known phones spare it that; afterwards nothing here is needed any more.
+With the words alone as targets, the first thousand steps go into finding where the words are. A few hundred steps with
+phones as targets replace them; later steps do not need this data.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from omni_edge.media.wav import read_wave
 
 _SEED = 5
 _LONGEST_S = 30.0
-# The audio encoder's inner rate.
+# The rate of the audio encoder's middle states.
 FRAMES_PER_SECOND = 50
 # fmt: off
 PHONES = [
@@ -38,11 +38,11 @@ def _speak(text: str, voice: str, speed: float, pitch: float) -> tuple[Samples, 
         file = Path(folder) / "speech.wav"
         options = ["--setf", f"duration_stretch={1 / speed:.3f}", "--setf", f"int_f0_target_mean={pitch:.1f}"]
         command = ["flite", "-voice", voice, *options, "-psdur", "-t", text, "-o", str(file)]
-        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         samples, rate = read_wave(file, _LONGEST_S)
     converted = resampler(rate, RATE).step(samples, ResampleState(), end=True)
     samples = samples if converted is None else converted
-    phones = re.findall(r"([a-z]+):([0-9.]+)", told)
+    phones = re.findall(r"([a-z]+):([0-9.]+)", output)
     ends = np.array([float(end) for _, end in phones])
     names = [PHONES.index(name) if name in PHONES else 0 for name, _ in phones]
     middles = (np.arange(len(samples) * FRAMES_PER_SECOND // RATE) + 0.5) / FRAMES_PER_SECOND
@@ -54,16 +54,16 @@ def aligned_speech(work: Path, count: int) -> list[tuple[Samples, NDArray[np.int
     """`count` clips of training texts in flite's training voices, kept on disk.
 
     Returns:
-        float32 samples at 16 kHz and int64 [frames], numbers in PHONES, for each.
+        for each clip, float32 samples at 16 kHz and int64 [frames], indices in PHONES.
     """
     file = work / "data" / f"aligned-{count}.npz"
     if not file.exists():
         rng = random.Random(_SEED)
-        known = [voice for voice in voices("train") if voice.engine == "flite"]
+        flite_voices = [voice for voice in voices("train") if voice.engine == "flite"]
         texts = world.spoken_texts("train")
         clips = []
         for _ in range(count):
-            voice = rng.choice(known)
+            voice = rng.choice(flite_voices)
             clips.append(
                 _speak(rng.choice(texts), voice.name, rng.uniform(0.8, 1.25), voice.pitch * rng.uniform(0.8, 1.25))
             )

@@ -1,7 +1,6 @@
-"""Exercises as sequences: the tokens, TMRoPE ids and media that the runtime would make of them, and what to learn.
+"""Exercises as sequences: tokens, TMRoPE ids and media as in the runtime, and the training targets.
 
-The runtime's own `Prompt`, `AudioFrontEnd` and `ImageProcessor` make them, so that training sees what inference
-will see.
+The runtime's prompt, audio front end and image processor make them, so that training and inference have equal inputs.
 """
 
 from __future__ import annotations
@@ -49,9 +48,9 @@ class Sample:
     """One sequence.
 
     Attributes:
-        tokens: int64 [n]; placeholders where media stand.
+        tokens: int64 [n]; placeholders for media.
         ids: int64 [3, n]; TMRoPE.
-        targets: int64 [n]; what comes next, IGNORED where nothing is to be learned.
+        targets: int64 [n]; the next token, or IGNORED.
         pieces: sounds and pictures.
         replies: (first, stop) of every reply's tokens in `tokens`.
     """
@@ -67,7 +66,7 @@ class Sample:
 
 
 class _NoThinker:
-    """Stands for the Thinker in a `Prompt`: embeds nothing."""
+    """Replaces the Thinker in a `Prompt`; its embeds are empty."""
 
     def embed(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         return np.zeros((len(tokens), 0), np.float32)
@@ -77,7 +76,7 @@ class Composer:
     """Turns exercises into samples; immutable.
 
     Args:
-        work: has the tokenizer.
+        work: the folder with the tokenizer.
     """
 
     def __init__(self, work: Path) -> None:
@@ -119,7 +118,7 @@ class Composer:
         return np.concatenate([block.frames for block in self.front_end.clip(samples)], axis=1)
 
     def compose(self, exercise: Exercise) -> Sample:
-        """The sequence of an exercise; every reply in it is to be learned, and what a typed clue stands for."""
+        """The sequence of an exercise; its targets are all replies and the word that belongs to a typed clue."""
         prompt = Prompt(cast(Thinker, _NoThinker()), self.codec, self._manifest)
         tokens: list[NDArray[np.int64]] = []
         ids: list[NDArray[np.int64]] = []
@@ -186,7 +185,7 @@ class Composer:
 
 
 def audio_section(config: Any) -> AudioSection:
-    """The log-mel front end as the exporter writes it."""
+    """The log-mel section as the exporter writes it."""
     return AudioSection(
         sample_rate=PREPROCESSOR["sampling_rate"],
         n_fft=PREPROCESSOR["n_fft"],
@@ -197,7 +196,7 @@ def audio_section(config: Any) -> AudioSection:
 
 
 def vision_section(config: Any) -> VisionSection:
-    """Picture preprocessing as the exporter writes it, with budgets that this world's pictures keep anyway."""
+    """The vision section as the exporter writes it; this world's pictures are within its budgets."""
     pixels = PREPROCESSOR["max_pixels"]
     return VisionSection(
         patch_size=config.patch_size,
@@ -230,7 +229,7 @@ def _empty(count: int) -> NDArray[np.float32]:
 
 
 def by_length(samples: Sequence[Sample], parts: int) -> list[list[Sample]]:
-    """Cuts samples into `parts` batches of similar length, so that little is padded."""
+    """Cuts samples into `parts` batches of similar length, so that there is little padding."""
     ordered = sorted(samples, key=len)
     cuts = [round(index * len(ordered) / parts) for index in range(parts + 1)]
     return [ordered[start:stop] for start, stop in pairwise(cuts) if stop > start]

@@ -1,11 +1,11 @@
-"""Speech on disk, and exercises from it: `python -m nano.data.speech_cache --work nano-work` speaks everything once.
+"""Speech on disk: `python -m nano.data.speech_cache --work nano-work` synthesizes every clip once.
 
-About 21,500 clips, a quarter of an hour of one core, a gigabyte. The run can be stopped and continued; what is there
-can be used while it goes on, because the clips come in random order.
+About 21,500 clips, a quarter of an hour of one core, a gigabyte. The run can be stopped and continued. The clips come
+in random order, so an incomplete cache can be used.
 
 The cache's splits: `train`; `unseen_combination` (held-out texts, training voices), `unseen_voice` (training texts,
 held-out voices), `unseen_take` (training texts and voices at speeds and pitches of their own, never trained on) and
-`salad` (words in no order, for training).
+`random_words` (random rows of words, for training).
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from nano.data import tokenizer
 from nano.data.voices import RATE, VOICES, Samples, synthesize, voices
 
 _SEED = 11
-# Clips per training text: a text of a small family is drawn more often than one of many sums.
+# Clips per training text; texts of small families have more.
 _COPIES = {"sum": 14, "timer": 20, "light": 40, "small_talk": 50, "outside": 26, "question": 24}
 _HELD_OUT_COPIES = {"sum": 2, "timer": 5, "light": 8, "outside": 10}
-# Of every second training text.
+# Clips in held-out voices of every second training text.
 _VOICE_COPIES = {"light": 3, "small_talk": 6, "outside": 2}
-# One training text in so many is recorded again for evaluation.
+# One in this many training texts is synthesized again for evaluation.
 _TAKE_EVERY = 2
-_SALADS = 2500
+_RANDOM_WORDS = 2500
 _FULL_SCALE = 32767
 
 
@@ -42,13 +42,13 @@ class Clip:
     """One utterance in the cache.
 
     Attributes:
-        text: as spoken.
+        text: the spoken words.
         voice: engine and name.
-        split: see the module.
-        speed: factor on the voice's own.
-        pitch: likewise.
-        start: its first sample in the file.
-        length: in samples.
+        split: one of the module's splits.
+        speed: factor on the voice's speed.
+        pitch: factor on the voice's pitch.
+        start: index of its first sample in the file.
+        length: number of samples.
     """
 
     text: str
@@ -61,18 +61,18 @@ class Clip:
 
 
 def plan() -> list[Clip]:
-    """Every clip to make, in the order of the file; the same every time."""
+    """Every clip, in the order of the file; the same every time."""
     family = {request.text: request.family for request in world.requests()}
-    heard, unheard = voices("train"), voices("held_out")
-    shares = [voice.share for voice in heard]
+    training, held_out = voices("train"), voices("held_out")
+    shares = [voice.share for voice in training]
     clips = []
 
     def add(text: str, split: str, copies: int) -> None:
-        # By text and split, so that a change of one text leaves the others' clips as they are.
+        # The seed has text and split, so that a change of one text does not change other clips.
         rng = random.Random(f"{_SEED} {text} {split}")
-        span = (0.8, 1.25) if split in {"train", "salad"} else (0.85, 1.2)
+        span = (0.8, 1.25) if split in {"train", "random_words"} else (0.85, 1.2)
         for _ in range(copies):
-            voice = rng.choice(unheard) if split == "unseen_voice" else rng.choices(heard, shares)[0]
+            voice = rng.choice(held_out) if split == "unseen_voice" else rng.choices(training, shares)[0]
             clips.append(Clip(text, str(voice), split, round(rng.uniform(*span), 3), round(rng.uniform(*span), 3)))
 
     trained = world.spoken_texts("train")
@@ -87,31 +87,31 @@ def plan() -> list[Clip]:
         if text not in questions:
             add(text, "unseen_voice", _VOICE_COPIES.get(family[text], 1) if number % 2 else 0)
     random.Random(_SEED).shuffle(clips)
-    for text in world.word_salad(_SALADS):
-        add(text, "salad", 1)
+    for text in world.random_word_texts(_RANDOM_WORDS):
+        add(text, "random_words", 1)
     return clips
 
 
 class SpeechCache:
-    """The clips on disk, memory-mapped; what a running `build` has written so far.
+    """The clips on disk, memory-mapped; of a running `build`, those that are complete.
 
     Attributes:
-        clips: in the file's order.
+        clips: all clips in the file's order.
 
     Raises:
-        FileNotFoundError: nothing is there yet: run `python -m nano.data.speech_cache`.
+        FileNotFoundError: there is no cache: run `python -m nano.data.speech_cache`.
     """
 
     def __init__(self, work: Path) -> None:
         index, sound = _files(work)
         with index.open() as lines:
             clips = [Clip(**json.loads(line)) for line in lines if line.endswith("\n")]
-        # A build may be in the middle of a sample.
+        # A running build may have written half a sample.
         self._take(clips, np.memmap(sound, np.int16, "r", shape=(sound.stat().st_size // 2,)))
 
     @classmethod
-    def holding(cls, clips: list[Clip], samples: NDArray[np.int16]) -> SpeechCache:
-        """A cache of these clips in memory, whose places are in `samples` [n]."""
+    def in_memory(cls, clips: list[Clip], samples: NDArray[np.int16]) -> SpeechCache:
+        """A cache of `clips` in memory; `samples` int16 [n] has all of them."""
         made = cls.__new__(cls)
         made._take(clips, samples)
         return made
@@ -135,8 +135,8 @@ class SpeechCache:
         clip = self.clips[number]
         return np.asarray(self._samples[clip.start : clip.start + clip.length] / np.float32(_FULL_SCALE), np.float32)
 
-    def of(self, text: str, split: str = "train") -> list[int]:
-        """The numbers of the clips that say `text`; empty where there is none (yet)."""
+    def find(self, text: str, split: str = "train") -> list[int]:
+        """The numbers of the clips of `text`; empty without one."""
         return self._found.get((split, text), [])
 
 
@@ -145,7 +145,7 @@ def _files(work: Path) -> tuple[Path, Path]:
 
 
 def build(work: Path) -> None:
-    """Speaks `plan()` into the cache, continuing where an earlier run stopped."""
+    """Synthesizes `plan()` into the cache; continues an interrupted run."""
     index, sound = _files(work)
     index.parent.mkdir(parents=True, exist_ok=True)
     clips = plan()
@@ -159,7 +159,7 @@ def build(work: Path) -> None:
     began = time.monotonic()
     with index.open("r+" if done else "w") as lines, sound.open("r+b" if done else "wb") as file:
         for entry in done:
-            # A line that was cut short is written again.
+            # A truncated line is written again.
             lines.write(json.dumps(entry) + "\n")
         lines.truncate()
         file.seek(end * 2)
@@ -185,7 +185,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("nano-work"))
     work = parser.parse_args().work
-    # Weights belong to the tokenizer that they were trained with: one that is there stays.
+    # Trained weights belong to a tokenizer, so an existing one is kept.
     if not (work / tokenizer.FOLDER / "tokenizer.json").exists():
         tokenizer.write_tokenizer(work / tokenizer.FOLDER)
     build(work)

@@ -1,7 +1,7 @@
-"""What the speaking side learns from: both voices' clips at 24 kHz, their mel spectrograms, on disk.
+"""The training data of Talker and token2wav: both voices' clips at 24 kHz and their mel spectrograms, on disk.
 
-flite reads the world's replies and, so that the vocoder does not only know a few hundred words in a row, sentences of
-random words of the world. flite is deterministic: the same text is the same samples.
+flite reads the world's replies and sentences of random words, which give the vocoder other sequences of words. flite is
+deterministic: the same text gives the same samples.
 
     python -m nano.data.speech_corpus --work nano-work
 """
@@ -35,9 +35,9 @@ REPLIES = 2400
 GENERAL = 3000
 # Two mel frames make one codec token.
 CODE_SAMPLES = 2 * HOP
-# One gain per voice, so that both are equally loud (an RMS of 0.12): what a code says never depends on its sentence.
+# One gain per voice, so that both are equally loud (an RMS of 0.12) in every sentence.
 _GAIN = {"Chelsie": 0.66, "Ethan": 1.27}
-# Silence is what stays below this part of the peak; this much of it is left around a sentence.
+# Silence is below this part of the peak; these seconds of it are left around a sentence.
 _SILENCE = 0.01
 _BEFORE_S, _AFTER_S = 0.06, 0.12
 
@@ -55,7 +55,7 @@ class Clip:
 
 
 def synthesize(text: str, speaker: str) -> NDArray[np.float32]:
-    """`text` by flite: float32 [n] at 24 kHz, n a multiple of CODE_SAMPLES, hardly any silence around it.
+    """Synthesizes `text` by flite: float32 [n] at 24 kHz, n a multiple of CODE_SAMPLES, with little silence around it.
 
     Raises:
         FileNotFoundError: flite is not installed (Debian: `apt install flite`).
@@ -70,7 +70,7 @@ def synthesize(text: str, speaker: str) -> NDArray[np.float32]:
 
 
 def fit(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Trims silence and fills up to whole codec tokens."""
+    """Trims silence and pads to whole codec tokens."""
     loud = np.flatnonzero(np.abs(samples) > _SILENCE * np.abs(samples).max())
     first = max(int(loud[0]) - int(_BEFORE_S * RATE), 0)
     kept = samples[first : int(loud[-1]) + int(_AFTER_S * RATE)]
@@ -80,7 +80,7 @@ def fit(samples: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def sentences(rng: random.Random) -> Iterator[tuple[str, Kind, world.Split]]:
-    """The texts of the corpus, each once; replies come in the proportions in which the world uses them."""
+    """The texts of the corpus, each once; replies have the frequencies of `world.draw_reply`."""
     seen: set[str] = set()
     counts: dict[world.Split, int] = {"train": REPLIES, "held_out": REPLIES // 12}
     for split, count in counts.items():
@@ -92,7 +92,7 @@ def sentences(rng: random.Random) -> Iterator[tuple[str, Kind, world.Split]]:
                 yield text, "reply", split
     words = sorted({word for text in _vocabulary() for word in world.plain_words(text).split()})
     for index in range(GENERAL):
-        # Every word comes up in turn, in company of random ones.
+        # Every word in turn, among random ones.
         picked = [words[index % len(words)], *rng.choices(words, k=rng.randint(2, 6))]
         rng.shuffle(picked)
         text = " ".join(picked).capitalize() + rng.choice(".?")
@@ -116,7 +116,7 @@ class Corpus:
     @classmethod
     def load(cls, work: Path) -> Corpus:
         """Raises FileNotFoundError: run `python -m nano.data.speech_corpus` first."""
-        folder = work / "speaking"
+        folder = work / "speech_corpus"
         clips = tuple(Clip(**entry) for entry in json.loads((folder / "clips.json").read_text()))
         samples = np.memmap(folder / "samples.i16", np.int16, "r")
         mels = np.memmap(folder / "mels.f16", np.float16, "r").reshape(-1, BINS)
@@ -134,8 +134,8 @@ class Corpus:
 
 
 def build(work: Path) -> None:
-    """Writes WORK/speaking; nothing is done if it is there."""
-    folder = work / "speaking"
+    """Writes WORK/speech_corpus, unless it exists."""
+    folder = work / "speech_corpus"
     if (folder / "clips.json").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -151,8 +151,8 @@ def build(work: Path) -> None:
         for index, ((text, kind, split, speaker), samples) in enumerate(zip(tasks, spoken, strict=True)):
             coded = np.round(samples * 32767).astype("<i2")
             coded.tofile(sound)
-            heard = torch.from_numpy(coded.astype(np.float32) / 32768)
-            log_mel(heard[None])[0].T.contiguous().numpy().astype(np.float16).tofile(mels)
+            decoded = torch.from_numpy(coded.astype(np.float32) / 32768)
+            log_mel(decoded[None])[0].T.contiguous().numpy().astype(np.float16).tofile(mels)
             clips.append(Clip(text, speaker, kind, split, start, len(coded)))
             start += len(coded)
             if index % 500 == 0:

@@ -2,8 +2,8 @@
 
     python -m nano.data.tokenizer --work nano-work      (writes nano-work/tokenizer/)
 
-Qwen2's way of cutting text into words and the published special tokens are kept. The two system prompts are single
-tokens: at this size, thirty positions that never change would be a third of most prompts.
+It splits text into words as Qwen2 does and has the published special tokens. The two system prompts are single tokens;
+otherwise their thirty positions would be a third of most prompts.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ SPECIAL_TOKENS = [
     "<tts_text_bos_single>",
 ]
 FOLDER = "tokenizer"
-# Bytes and merges; the special tokens follow.
+# Number of bytes and merges; the special tokens follow.
 _LEARNED = 768 - len(SPECIAL_TOKENS) - 2
 _TYPED_COPIES = 4
 _SEED = 7
-# As published (`Qwen2Tokenizer`).
+# The published `Qwen2Tokenizer`'s.
 _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -64,7 +64,7 @@ def _sentences() -> Iterator[str]:
 
 @lru_cache(maxsize=1)
 def learn() -> Tokenizer:
-    """The tokenizer; the same every time."""
+    """Trains the tokenizer; the result is the same every time."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

@@ -1,7 +1,7 @@
-"""The voices that omni-nano hears, and what a room does to them.
+"""The voices that speak to omni-nano, and the acoustics of rooms.
 
-Packaged synthesizers speak: flite, espeak-ng and festival (Debian: `apt install flite espeak-ng festival
-festvox-us-slt-hts`). Three voices are never heard in training, nor are two kinds of noise.
+The synthesizers are packaged: flite, espeak-ng and festival (Debian: `apt install flite espeak-ng festival
+festvox-us-slt-hts`). Three voices and two kinds of noise are not in the training data.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RATE = 16_000
 _ESPEAK_WORDS_PER_MINUTE = 165
 _ESPEAK_PITCH = 50
 _LONGEST_S = 30.0
-# What is quieter than this part of the loudest 10 ms is silence; so much of it stays around the words.
+# Silence is quieter than this part of the loudest 10 ms; this many seconds of it stay around the words.
 _SILENCE = 0.02
 _MARGIN_S = 0.04
 
@@ -36,11 +36,11 @@ class Voice:
     """One voice.
 
     Attributes:
-        engine: the program that speaks.
-        name: what the program calls it.
-        pitch: mean fundamental frequency in Hz as flite is told, 0 where the engine counts otherwise.
-        share: how much of the training speech it speaks, relative to the others.
-        split: whether training hears it.
+        engine: the synthesizer.
+        name: the synthesizer's name of the voice.
+        pitch: mean fundamental frequency in Hz, as flite takes it; 0 for other engines.
+        share: part of the training speech, relative to the other voices.
+        split: whether it is in the training data.
     """
 
     engine: Engine
@@ -54,7 +54,7 @@ class Voice:
 
 
 VOICES = (
-    # flite's slt and rms come from recordings of people: they weigh more.
+    # flite's slt and rms come from recordings of people, so their share is larger.
     Voice("flite", "slt", 170.0, 5.0),
     Voice("flite", "rms", 105.0, 5.0),
     Voice("flite", "kal", 95.0, 2.0),
@@ -94,13 +94,13 @@ def voices(split: Split) -> tuple[Voice, ...]:
 
 
 def synthesize(voice: Voice, text: str, speed: float = 1.0, pitch: float = 1.0) -> Samples:
-    """`text` spoken.
+    """Synthesizes `text`.
 
     Args:
-        voice: who speaks.
-        text: in lower case, as the world writes it.
-        speed: 1.2 is a fifth faster; festival's voice knows one speed.
-        pitch: factor on the voice's own; festival's voice knows one pitch.
+        voice: the voice.
+        text: lower case, as in `nano.world`.
+        speed: factor on the voice's speed; festival's voice has one speed.
+        pitch: factor on the voice's pitch; festival's voice has one pitch.
 
     Returns:
         float32 [n] at 16 kHz, silence trimmed, its loudest sample at 0.5.
@@ -149,11 +149,11 @@ def _trimmed(samples: Samples) -> Samples:
 
 
 def augment(samples: Samples, rng: np.random.Generator, split: Split = "train") -> Samples:
-    """Puts a clean clip into a room: size of the speaker, silence around, echo, noise, loudness.
+    """Puts a clean clip into a room: vocal tract length, silence around, echo, noise, loudness.
 
     Args:
         samples: float32 [n] at 16 kHz.
-        rng: draws everything.
+        rng: draws all of these.
         split: the held-out rooms have other kinds of noise (brown; many voices' murmur) than the training rooms (white,
             pink, mains hum), between 12 and 30 dB below the speech; training goes from 5 to 40 dB.
 
@@ -175,7 +175,7 @@ def augment(samples: Samples, rng: np.random.Generator, split: Split = "train") 
 
 
 def _resized(samples: Samples, factor: float) -> Samples:
-    """Played `factor` times as fast: pitch and formants rise together, as from a smaller mouth."""
+    """`samples` played `factor` times as fast: pitch and formants rise together, as from a shorter vocal tract."""
     places = np.arange(0, len(samples) - 1, factor)
     return np.asarray(np.interp(places, np.arange(len(samples)), samples), np.float32)
 

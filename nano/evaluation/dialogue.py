@@ -1,4 +1,4 @@
-"""Exercises put to the product: every turn is pushed and answered through the runtime's public API."""
+"""Runs exercises: every turn is pushed and answered through the runtime's public API."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONTEXT = 2048
 MOST_TOKENS = 64
 MOST_CODEC_TOKENS = 500
 GREEDY = Sampling(temperature=0.0)
-# One chunk, at the end: the whole utterance at once.
+# One chunk at the end: the whole utterance at once.
 WHOLE = ChunkSchedule(chunk_blocks=())
 
 
@@ -29,9 +29,9 @@ class Answer:
     """The last reply.
 
     Attributes:
-        done: its text, codec tokens and times.
-        samples: float32 [n] of its speech; empty without.
-        turn: its number in the conversation, from 1.
+        done: text, codec tokens and times.
+        samples: float32 [n]; the speech, empty without.
+        turn: the turn's number in the conversation, from 1.
     """
 
     done: TurnDone
@@ -40,7 +40,7 @@ class Answer:
 
 
 def item(part: dict[str, Any]) -> str | Media:
-    """A part of a message as a session takes it.
+    """Converts a part of a message to what `Session.push` takes.
 
     Raises:
         ValueError: a part of an unknown type.
@@ -58,9 +58,9 @@ def item(part: dict[str, Any]) -> str | Media:
 
 
 def converse(session: Session, exercise: Exercise) -> Answer:
-    """Puts the exercise to a fresh session, turn by turn; what the session itself said before is what it goes on from.
+    """Runs the exercise in a fresh session, turn by turn; the session continues from its own earlier replies.
 
-    The system prompt is the session's own affair: pass `system_of(exercise)` when opening it.
+    Open the session with the system prompt `system_of(exercise)`.
     """
     turns = [message["content"] for message in exercise.messages if message["role"] == "user"]
     for turn in turns[:-1]:
@@ -96,13 +96,13 @@ def vocode(
     solver: SolverSettings | None = None,
     chunks: ChunkSchedule | None = None,
 ) -> NDArray[np.float32]:
-    """Samples float32 [n] of codec tokens [m] that are all known; a reply of the same seed has the same noise.
+    """Vocodes codec tokens int64 [m] to samples float32 [n]; a reply with the same seed has the same noise.
 
     Args:
-        engine: has the vocoder.
+        engine: the engine with the vocoder.
         codec: codec tokens without control tokens.
-        voice: who speaks.
-        seed: of the noise; a session's is (its seed, the turn's number).
+        voice: the speaker's name.
+        seed: seeds the noise; a session uses (its seed, the turn's number).
         solver: None: the default.
         chunks: None: as a reply is streamed; `WHOLE`: the whole utterance at once.
     """

@@ -1,7 +1,7 @@
-"""What the evaluation asks with: from the work folder, or from the little of it that is kept in the repository.
+"""The held-out data of the evaluation: from the work folder, or from the small part that the repository has.
 
-The kept part is a FLAC file and its index: the clips that the first few exercises of every held-out set need, sentences
-of both speaking voices, and codec tokens of others. Pictures and videos need no file: their scenes have seeds.
+That part is a FLAC file and its index. It has the clips of the first few exercises of every set, sentences of both
+voices, and codec tokens of other sentences. Pictures and videos need no file: their scenes have seeds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from nano import world
 from nano.data.exercises import EVALUATION_SETS, Exercise, evaluation_set
 from nano.data.speech_cache import Clip, SpeechCache
 from nano.data.voices import RATE
-from nano.evaluation.metrics import VoiceJudge
+from nano.evaluation.metrics import VoiceClassifier
 from nano.evaluation.workers import Utterance
 from omni_edge.audio.resample import ResampleState, resampler
 from omni_edge.media import load_audio
@@ -38,46 +38,46 @@ QUICK_COUNTS = {
     "outside": 6,
 }
 QUICK_UTTERANCES = 2
-# Sentences per voice from which the pitch of the speaking voices is learned.
+# Sentences per voice from which its pitch is measured.
 _REFERENCES, _QUICK_REFERENCES = 40, 2
 _REFERENCE_SPLIT = "reference"
 _FULL_SCALE = 32767
-# Of every set, so many exercises are looked at for replies to be spoken.
-_LOOKED_AT = 60
+# How many exercises of a set are considered for spoken replies.
+_CONSIDERED = 60
 
 
 @dataclass(frozen=True)
-class Material:
-    """Everything that an evaluation asks with.
+class HeldOutSets:
+    """The data of an evaluation.
 
     Attributes:
-        cache: spoken words.
-        judge: tells the speaking voices apart, from the synthesizer's own audio.
-        utterances: codec tokens of sentences that no part of the speaking side was trained on.
+        cache: spoken questions.
+        classifier: tells both voices apart; fitted to the synthesizer's audio.
+        utterances: codec tokens of sentences that neither the Talker nor token2wav was trained on.
     """
 
     cache: SpeechCache
-    judge: VoiceJudge
+    classifier: VoiceClassifier
     utterances: list[Utterance]
 
     @classmethod
-    def of_work(cls, work: Path, utterances: int) -> Material:
-        """From the work folder; `utterances` sentences, each in every voice.
+    def from_work(cls, work: Path, utterances: int) -> HeldOutSets:
+        """Reads the work folder; `utterances` sentences, each in every voice.
 
-        Without a codec there (it is not part of a checkpoint that was unpacked) those that the repository keeps.
+        An unpacked checkpoint has no codec; the utterances are then those of the repository.
 
         Raises:
-            FileNotFoundError: a stage of the data has not run.
+            FileNotFoundError: a data stage has not run.
         """
         from nano.training.train_codec import codes_file  # noqa: PLC0415
 
         references = [(voice, samples) for voice, samples, _ in _references(work, _REFERENCES)]
-        coded = list(_utterances(work, utterances)) if codes_file(work).exists() else cls.kept().utterances
-        return cls(SpeechCache(work), VoiceJudge.fit(references, RATE), coded)
+        coded = list(_utterances(work, utterances)) if codes_file(work).exists() else cls.from_repository().utterances
+        return cls(SpeechCache(work), VoiceClassifier.fit(references, RATE), coded)
 
     @classmethod
-    def kept(cls, file: Path = KEPT) -> Material:
-        """From the repository, for the quick form.
+    def from_repository(cls, file: Path = KEPT) -> HeldOutSets:
+        """Reads the repository's data, for the quick form.
 
         Raises:
             MediaError: the file is missing or damaged.
@@ -85,45 +85,45 @@ class Material:
         index = json.loads(file.with_suffix(".json").read_text("utf-8"))
         clips = [Clip(**entry) for entry in index["clips"]]
         samples = np.round(load_audio(file).samples * (_FULL_SCALE + 1.0)).astype(np.int16)
-        cache = SpeechCache.holding(clips, samples)
+        cache = SpeechCache.in_memory(clips, samples)
         references = [(cache.clips[n].voice, cache.samples(n)) for n in cache.numbers(_REFERENCE_SPLIT)]
         utterances = [
             Utterance(entry["text"], entry["voice"], np.array(entry["codec"].split(), np.int64))
             for entry in index["utterances"]
         ]
-        return cls(cache, VoiceJudge.fit(references, RATE), utterances)
+        return cls(cache, VoiceClassifier.fit(references, RATE), utterances)
 
 
 def mixed(cache: SpeechCache, counts: Mapping[str, int], count: int) -> list[Exercise]:
-    """About `count` exercises of all sets, no reply twice; up to half of the replies are new to the speaking side.
+    """About `count` exercises of all sets, no reply twice; up to half of the replies are not in the speech training.
 
     Args:
-        cache: spoken words.
-        counts: exercises that each set has.
-        count: how many are wanted.
+        cache: spoken questions.
+        counts: exercises of each set.
+        count: exercises in all.
     """
     each = -(-count // len(counts))
     taken: set[str] = set()
     found: list[list[Exercise]] = []
     for name, size in counts.items():
         by_split: dict[world.Split, list[Exercise]] = {"held_out": [], "train": []}
-        for exercise in evaluation_set(name, cache, min(size, _LOOKED_AT)):
+        for exercise in evaluation_set(name, cache, min(size, _CONSIDERED)):
             if exercise.reply not in taken:
                 taken.add(exercise.reply)
                 by_split[world.reply_split(exercise.reply)].append(exercise)
-        unheard = by_split["held_out"][: -(-each // 2)]
-        found.append([*unheard, *by_split["train"]][:each])
-    # In turn from each set, so that any beginning of the list is mixed.
+        held_out = by_split["held_out"][: -(-each // 2)]
+        found.append([*held_out, *by_split["train"]][:each])
+    # One of each set in turn, so that every beginning of the list is mixed.
     turns = [exercises[turn] for turn in range(each) for exercises in found if turn < len(exercises)]
     return turns[:count]
 
 
-# -- the speaking side's corpus ------------------------------------------------------------------------------------
+# -- the speech corpus     ------------------------------------------------------------------------------------
 
 
 def _references(work: Path, count: int) -> Iterator[tuple[str, NDArray[np.float32], str]]:
-    """(voice, samples at 16 kHz, text) of `count` sentences of each speaking voice, by the synthesizer itself."""
-    # Here, not above: the workers do without torch.
+    """(voice, samples at 16 kHz, text) of `count` sentences of each voice, by the synthesizer."""
+    # Imported here because the workers need no torch.
     from nano.data.mel24 import RATE as SPEAKING_RATE  # noqa: PLC0415
     from nano.data.speech_corpus import VOICES, Corpus  # noqa: PLC0415
 
@@ -149,11 +149,11 @@ def _utterances(work: Path, count: int) -> Iterator[Utterance]:
             yield Utterance(each.clip.text, each.clip.speaker, each.codes.astype(np.int64))
 
 
-# -- what is kept ------------------------------------------------------------------------------------------------
+# -- the repository's part --------------------------------------------------------------------------------------------
 
 
-class _Noting(SpeechCache):
-    """Notes which clips were asked for."""
+class _Recording(SpeechCache):
+    """Records which clips were used."""
 
     def __init__(self, work: Path) -> None:
         super().__init__(work)
@@ -165,15 +165,15 @@ class _Noting(SpeechCache):
 
 
 def write_kept(work: Path, file: Path = KEPT) -> None:
-    """Writes what the quick form needs: `file` (FLAC, 16 kHz) and its index beside it.
+    """Writes the quick form's data: `file` (FLAC, 16 kHz) and its index beside it.
 
-    An exercise is drawn until its words are in the cache. As the kept clips are those of the exercises that the whole
-    cache gives, the kept cache gives the same exercises.
+    An exercise is drawn until its words are in the cache. The written clips are those of the exercises that the whole
+    cache gives, so the written cache gives the same exercises.
 
     Raises:
-        RuntimeError: it did not come back as it was written.
+        RuntimeError: the written file does not decode to the same samples.
     """
-    cache = _Noting(work)
+    cache = _Recording(work)
     assert set(QUICK_COUNTS) == set(EVALUATION_SETS)
     for name, count in QUICK_COUNTS.items():
         for _ in evaluation_set(name, cache, count):

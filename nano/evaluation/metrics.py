@@ -1,4 +1,4 @@
-"""Measures of the evaluation: shares and their uncertainty, word errors, pitch, distances between sounds. No torch."""
+"""Metrics of the evaluation: shares with intervals, word errors, pitch, distances between sounds. No torch."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ _NORMAL_95 = 1.959964
 
 @dataclass(frozen=True)
 class Share:
-    """`right` of `count`."""
+    """`right` answers of `count`."""
 
     right: int
     count: int
 
     @classmethod
-    def of(cls, judged: Iterable[bool]) -> Share:
-        """Of single judgements."""
-        verdicts = list(judged)
-        return cls(sum(verdicts), len(verdicts))
+    def from_verdicts(cls, verdicts: Iterable[bool]) -> Share:
+        """Counts single verdicts."""
+        found = list(verdicts)
+        return cls(sum(found), len(found))
 
     @property
     def value(self) -> float:
-        """From 0 to 1; not a number where nothing was judged."""
+        """From 0 to 1; not a number where `count` is 0."""
         return self.right / self.count if self.count else float("nan")
 
     def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval of the share; (0, 1) where nothing was judged.
+        """Wilson's 95 % interval of the share; (0, 1) where `count` is 0.
 
         Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference, 1927.
         """
@@ -62,11 +62,11 @@ class Share:
 
 @dataclass(frozen=True)
 class WordErrors:
-    """Word errors over some sentences.
+    """Word errors over several sentences.
 
     Attributes:
         errors: words inserted, deleted and replaced.
-        words: words said.
+        words: words spoken.
         perfect: sentences without an error.
         sentences: all sentences.
     """
@@ -77,14 +77,14 @@ class WordErrors:
     sentences: int
 
     @classmethod
-    def of(cls, sentences: Iterable[tuple[int, int]]) -> WordErrors:
-        """Of (errors, words) of each sentence."""
+    def from_sentences(cls, sentences: Iterable[tuple[int, int]]) -> WordErrors:
+        """Adds up (errors, words) of each sentence."""
         pairs = list(sentences)
         return cls(sum(e for e, _ in pairs), sum(w for _, w in pairs), sum(not e for e, _ in pairs), len(pairs))
 
     @property
     def rate(self) -> float:
-        """Errors per word said; not a number where nothing was said."""
+        """Errors per word spoken; not a number without words."""
         return self.errors / self.words if self.words else float("nan")
 
     def to_json(self) -> dict[str, float]:
@@ -98,22 +98,22 @@ class WordErrors:
         }
 
 
-# -- who speaks --------------------------------------------------------------------------------------------------
+# -- voices --------------------------------------------------------------------------------------------------
 
 _PITCH_WINDOW_S, _PITCH_HOP_S = 0.04, 0.01
 _LOWEST_HZ, _HIGHEST_HZ = 60.0, 400.0
-# A frame is voiced where a period correlates so well with the next, and where it is not much quieter than the sentence.
+# A voiced frame's periods correlate at least this well, and it is at least this loud.
 _VOICED_CORRELATION = 0.6
 _VOICED_LEVEL = 0.3
 
 
 def median_pitch(samples: Samples, rate: int) -> float:
-    """Median fundamental frequency in Hz of the voiced frames of float32 [n], by autocorrelation; 0: none is voiced."""
+    """Median fundamental frequency in Hz of the voiced frames of float32 [n], by autocorrelation; 0 without any."""
     window, hop = round(_PITCH_WINDOW_S * rate), round(_PITCH_HOP_S * rate)
     longest, shortest = round(rate / _LOWEST_HZ), round(rate / _HIGHEST_HZ)
     if len(samples) < window + longest:
         return 0.0
-    # Each frame is compared with the signal that follows it, so that long lags see as many samples as short ones.
+    # Each frame is compared with the signal after it, so that long lags have as many samples as short ones.
     frames = sliding_window_view(samples.astype(np.float64), window + longest)[::hop]
     loud = np.sqrt(np.mean(np.square(frames), axis=1))
     frames = frames[loud > _VOICED_LEVEL * np.sqrt(np.mean(np.square(samples)))]
@@ -133,28 +133,28 @@ def median_pitch(samples: Samples, rate: int) -> float:
 
 
 def _climb(row: NDArray[np.float64], index: int) -> int:
-    """The top of the hill whose slope `index` is on."""
+    """The local maximum that is reached by going up from `index`."""
     while index + 1 < len(row) and row[index + 1] > row[index]:
         index += 1
     return index
 
 
 @dataclass(frozen=True)
-class VoiceJudge:
-    """Tells voices apart by nothing but their median pitch: the nearest mean on a logarithmic scale.
+class VoiceClassifier:
+    """Tells voices apart by their median pitch alone: the nearest mean on a logarithmic scale.
 
     Attributes:
-        pitches: voice -> mean of its sentences' median pitch in Hz.
+        pitches: voice -> mean of its sentences' median pitches in Hz.
     """
 
     pitches: Mapping[str, float]
 
     @classmethod
-    def fit(cls, sounds: Iterable[tuple[str, Samples]], rate: int) -> VoiceJudge:
-        """From sounds whose voices are known.
+    def fit(cls, sounds: Iterable[tuple[str, Samples]], rate: int) -> VoiceClassifier:
+        """Fits the means to (voice, samples) pairs.
 
         Raises:
-            ValueError: a voice of which no sound is voiced.
+            ValueError: no sound of a voice is voiced.
         """
         found: dict[str, list[float]] = {}
         for voice, samples in sounds:
@@ -167,8 +167,8 @@ class VoiceJudge:
             means[voice] = float(np.exp(np.mean(np.log(voiced))))
         return cls(means)
 
-    def voice(self, pitch: float) -> str:
-        """Whose median pitch it is; empty for 0, where nothing is voiced."""
+    def classify(self, pitch: float) -> str:
+        """The voice whose mean pitch is nearest to `pitch` in Hz; empty for 0."""
         if not pitch:
             return ""
         return min(self.pitches, key=lambda voice: abs(np.log(pitch / self.pitches[voice])))
@@ -197,7 +197,7 @@ def log_mel(samples: Samples, rate: int) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Distance:
-    """How far a sound is from another of the same length.
+    """The distance between two sounds of the same length.
 
     Attributes:
         mel: mean absolute difference of the log mels, in nats.
@@ -209,7 +209,7 @@ class Distance:
 
     @classmethod
     def between(cls, samples: Samples, other: Samples, rate: int) -> Distance:
-        """Of `samples` from `other`, float32 [n] each."""
+        """Compares `samples` with `other`, float32 [n] each."""
         error = float(np.mean(np.square(samples - other, dtype=np.float64)))
         power = float(np.mean(np.square(other, dtype=np.float64)))
         mel = float(np.abs(log_mel(samples, rate) - log_mel(other, rate)).mean())

@@ -1,6 +1,6 @@
-"""Takes the meaning out of TMRoPE's time ids, to show what depends on them: nothing else of the input changes.
+"""Permutes TMRoPE's time ids, to show which answers depend on them; nothing else of the input changes.
 
-For the evaluation only: inside `shuffled_times` the prompts that `omni_edge` makes carry permuted time ids.
+For the evaluation only: inside of `shuffled_times`, the prompts of `omni_edge` have permuted time ids.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from omni_edge.conversation import prompt
 from omni_edge.decoders.tmrope import Ids, InterleavedVideo, Positions, interleave
 
 Shuffle = Literal["tokens", "frames"]
-"""tokens: the time ids of a video's tokens, picture and sound, in any order; frames: whole frames exchange their times,
-so that everything looks as it should and only the moments are wrong."""
+"""tokens: the time ids of all tokens of a video, picture and sound, are permuted. frames: the times of whole frames are
+permuted, so that each frame stays intact."""
 SHUFFLES: tuple[Shuffle, ...] = get_args(Shuffle)
 
 
 @contextmanager
 def shuffled_times(shuffle: Shuffle, seed: int) -> Iterator[None]:
-    """Row 0 of the ids of every video is permuted while this is open; rows, columns, order and the text stay.
+    """Permutes row 0 of the ids of every video inside of the block; height, width, order and text stay.
 
     Args:
-        shuffle: what is permuted.
-        seed: draws the permutations, one after the other.
+        shuffle: which ids are permuted.
+        seed: seeds the permutations.
     """
     rng = np.random.default_rng(seed)
     vision = Positions.vision
@@ -42,13 +42,13 @@ def shuffled_times(shuffle: Shuffle, seed: int) -> Iterator[None]:
         ids = vision(self, times, height, width)
         return _permuted(ids, np.ones(ids.shape[1], np.bool_), shuffle, rng)
 
-    # Looked up where they are used: by name in `prompt`, and as a method.
+    # Replaced where they are looked up: the name in `prompt`, and the method.
     with _put(prompt, "interleave", mixed), _put(Positions, "vision", silent):
         yield
 
 
 def _permuted(ids: Ids, seen: np.ndarray, shuffle: Shuffle, rng: np.random.Generator) -> Ids:
-    """`ids` [3, n] with another row 0; `seen` [n] tells the tokens that are frames from those that are sound."""
+    """Permutes row 0 of `ids` [3, n]; `seen` bool [n] is True for tokens of frames and False for sound."""
     found = ids.copy()
     if shuffle == "tokens":
         found[0] = rng.permutation(ids[0])

@@ -1,6 +1,6 @@
-"""How well nano's speech is understood: word error rates of an independent recognizer on sentences held out.
+"""Word error rates of nano's speech on held-out sentences, by an independent recognizer.
 
-Three stages, so that an error can be put where it belongs: the synthesizer's own audio, its mel through BigVGAN, and
+Three stages show where an error comes from: the synthesizer's own audio, its mel through BigVGAN, and
 codes through the DiT (a sampler of few steps) and BigVGAN. The recognizer is pocketsphinx with its US English model
 and a grammar of the world's replies.
 
@@ -23,10 +23,11 @@ from torch import Tensor
 from nano import world
 from nano.data.mel24 import BINS, HOP, RATE, log_mel
 from nano.data.speech_corpus import VOICES, Corpus
-from nano.evaluation.recognizer import Recognizer, word_errors
+from nano.data.word_errors import word_errors
+from nano.evaluation.recognizer import Recognizer
 from nano.model.architecture import load_part
 from nano.training.train_bigvgan import bigvgan
-from nano.training.train_codec import Spoken, load_codes
+from nano.training.train_codec import CodedClip, load_codes
 from nano.training.train_dit import dit, speakers
 from omni_edge.vocoder.solver import SolverSettings, solve
 
@@ -35,11 +36,11 @@ SEED = 17
 
 
 class Speaker:
-    """The reference's token2wav with nano's weights so far."""
+    """The reference's token2wav with the weights that are trained so far."""
 
     def __init__(self, work: Path, settings: SolverSettings) -> None:
         self._settings = settings
-        self._known = speakers(work)
+        self._speakers = speakers(work)
         self._vocoder, self._dit = bigvgan().eval(), None
         self._vocoder.load_state_dict(load_part(work, "bigvgan") or {})
         state = load_part(work, "dit")
@@ -65,8 +66,8 @@ class Speaker:
             raise RuntimeError("the DiT is not trained yet: run python -m nano.training.train_dit")
         times, guidance = torch.from_numpy(self._settings.times()), self._settings.guidance
         frames = 2 * len(codes)
-        known = self._known[speaker]
-        cond, reference = known["cond"], known["ref_mel"]
+        speaker_entry = self._speakers[speaker]
+        cond, reference = speaker_entry["cond"], speaker_entry["ref_mel"]
         assert isinstance(cond, Tensor)
 
         def velocity(index: int, state: Samples) -> Samples:
@@ -86,8 +87,8 @@ class Speaker:
         return torch.from_numpy(solve(velocity, noise, self._settings))
 
 
-def _clips(work: Path, count: int) -> Iterator[Spoken]:
-    """`count` sentences per voice that were held out; the same sentences for both."""
+def _clips(work: Path, count: int) -> Iterator[CodedClip]:
+    """`count` held-out sentences, the same for both voices."""
     spoken = [each for each in load_codes(work) if each.clip.kind == "reply" and each.clip.split == "held_out"]
     texts = sorted({each.clip.text for each in spoken})
     picked = set(random.Random(SEED).sample(texts, min(count, len(texts))))
@@ -95,9 +96,9 @@ def _clips(work: Path, count: int) -> Iterator[Spoken]:
 
 
 def evaluate(work: Path, count: int, settings: SolverSettings) -> dict[str, dict[str, float]]:
-    """Word error rate by stage and voice, 0 to 1; beside it the mean distance of mels in nats."""
+    """Word error rate by stage and voice, 0 to 1, and the mean absolute difference of log mels in nats."""
     corpus, recognizer, speaker = Corpus.load(work), Recognizer(), Speaker(work, settings)
-    stages: dict[str, Callable[[Spoken], Samples]] = {
+    stages: dict[str, Callable[[CodedClip], Samples]] = {
         "synthesizer": lambda each: corpus.audio(each.clip),
         "bigvgan": lambda each: speaker.vocode(torch.from_numpy(corpus.mel(each.clip))),
     }
@@ -106,19 +107,19 @@ def evaluate(work: Path, count: int, settings: SolverSettings) -> dict[str, dict
     clips = list(_clips(work, count))
     results: dict[str, dict[str, float]] = {}
     for stage, speak in stages.items():
-        errors, said, far = dict.fromkeys(VOICES, 0), dict.fromkeys(VOICES, 0), dict.fromkeys(VOICES, 0.0)
+        errors, words, distance = dict.fromkeys(VOICES, 0), dict.fromkeys(VOICES, 0), dict.fromkeys(VOICES, 0.0)
         for each in clips:
             name, truth, samples = each.clip.speaker, world.plain_words(each.clip.text).split(), speak(each)
-            heard = recognizer.words(samples, RATE)
-            wrong = word_errors(truth, heard)
+            recognized = recognizer.words(samples, RATE)
+            wrong = word_errors(truth, recognized)
             if wrong:
-                print(f"{stage}, {name}: {' '.join(truth)} -> {' '.join(heard)}")
+                print(f"{stage}, {name}: {' '.join(truth)} -> {' '.join(recognized)}")
             errors[name] += wrong
-            said[name] += len(truth)
+            words[name] += len(truth)
             whole = torch.from_numpy(samples[: len(samples) // HOP * HOP])[None]
-            far[name] += float((log_mel(whole)[0].T - torch.from_numpy(corpus.mel(each.clip))).abs().mean())
-        results[stage] = {name: errors[name] / said[name] for name in VOICES}
-        results[stage] |= {f"{name} mel distance": far[name] / (len(clips) / len(VOICES)) for name in VOICES}
+            distance[name] += float((log_mel(whole)[0].T - torch.from_numpy(corpus.mel(each.clip))).abs().mean())
+        results[stage] = {name: errors[name] / words[name] for name in VOICES}
+        results[stage] |= {f"{name} mel distance": distance[name] / (len(clips) / len(VOICES)) for name in VOICES}
         print(stage, {name: round(value, 4) for name, value in results[stage].items()}, flush=True)
     return results
 

@@ -1,18 +1,18 @@
-"""The evaluation's results as Markdown: what is asked down the side, one column for each bundle."""
+"""The evaluation's results as Markdown: a row for each figure, a column for each bundle."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-# Sets whose rooms have rows of their own.
+# Sets with a row for each room.
 _BY_ROOM = ("spoken_unseen_combinations", "spoken_unseen_voice")
 _ROOMS = ("clean", "noisy")
 Cell = Callable[[Mapping[str, Any]], str]
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """Tables of everything that `nano.evaluation.evaluate.run` returns."""
+    """Tables of the results that `nano.evaluation.evaluate.run` returns."""
     bundles: dict[str, Mapping[str, Any]] = results["bundles"]
     machine = results["machine"]
     rows: list[tuple[str, Cell]] = [("replies right to the letter (95 % interval)", _nothing), *_understanding(bundles)]
@@ -22,8 +22,8 @@ def markdown(results: Mapping[str, Any]) -> str:
     parts = [
         f"{results['date']}, {machine['processor']}, {results['workers']} processes, {results['seconds']} s",
         _table("", bundles, rows),
-        f"token2wav alone, on the codec's tokens of {results['counts']['utterances']} sentences that no part of the "
-        f"speaking side was trained on: word errors; mean distance of the log mels (nats) and signal over difference "
+        f"token2wav alone, on codec tokens of {results['counts']['utterances']} sentences that neither Talker nor "
+        f"token2wav was trained on: word errors; mean distance of the log mels (nats) and signal over difference "
         f"(dB), both from {results['reference']}",
         _table("solver", bundles, _rows(bundles, "token2wav", _distance)),
     ]
@@ -41,7 +41,7 @@ def _table(corner: str, bundles: Mapping[str, Mapping[str, Any]], rows: list[tup
 
 
 def _labels(bundles: Mapping[str, Mapping[str, Any]], key: str) -> list[str]:
-    """Every label under `key` whose value has rows of its own, in the order in which they first come."""
+    """Every label under `key` whose value is a row, in the order of first occurrence."""
     return list(dict.fromkeys(name for each in bundles.values() for name, value in each[key].items() if _is_row(value)))
 
 
@@ -50,7 +50,7 @@ def _is_row(value: Any) -> bool:
 
 
 def _cell(show: Callable[[Mapping[str, Any] | None], str], *path: str) -> Cell:
-    """Shows what lies at `path` of a bundle's results, if anything does."""
+    """Shows the entry at `path` of a bundle's results; empty without one."""
 
     def cell(bundle: Mapping[str, Any]) -> str:
         entry: Any = bundle

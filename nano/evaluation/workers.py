@@ -1,4 +1,4 @@
-"""The evaluation's work, and the processes that share it: one bundle each, one thread each."""
+"""The evaluation's tasks, and a pool of processes for them: one bundle and one thread each."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from nano import world
 from nano.data.exercises import Exercise
+from nano.data.word_errors import word_errors
 from nano.evaluation.dialogue import CONTEXT, GREEDY, MOST_CODEC_TOKENS, WHOLE, converse, system_of, vocode
 from nano.evaluation.metrics import median_pitch
-from nano.evaluation.recognizer import Recognizer, word_errors
+from nano.evaluation.recognizer import Recognizer
 from nano.evaluation.shuffle import Shuffle, shuffled_times
 from omni_edge import OmniEdge
 from omni_edge.vocoder.solver import SolverSettings
@@ -33,7 +34,7 @@ _PROGRESS_EVERY_S = 10.0
 
 @dataclass(frozen=True)
 class Question:
-    """An exercise to be answered in writing; with `shuffle`, `seed` draws the permutations."""
+    """An exercise that is answered in text; with `shuffle`, `seed` draws the permutations."""
 
     exercise: Exercise
     shuffle: Shuffle | None = None
@@ -42,7 +43,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Request:
-    """An exercise to be answered in speech; `greedy`: the likeliest codec tokens instead of the bundle's sampling."""
+    """An exercise that is answered in speech; `greedy` takes the likeliest codec tokens instead of sampling."""
 
     exercise: Exercise
     voice: str
@@ -52,7 +53,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Utterance:
-    """Codec tokens int64 [n] of a sentence as the codec has them."""
+    """A sentence and its codec tokens, int64 [n], from the codec."""
 
     text: str
     voice: str
@@ -61,7 +62,7 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Rendering:
-    """An utterance to be vocoded."""
+    """An utterance that is vocoded with one solver setting."""
 
     utterance: Utterance
     solver: SolverSettings
@@ -70,42 +71,42 @@ class Rendering:
 
 
 @dataclass(frozen=True)
-class Heard:
-    """What the recognizer made of a sound.
+class Recognition:
+    """The result of recognizing a sound.
 
     Attributes:
-        said: the words that it should have found.
-        words: those that it found.
-        samples: the sound, float32 [n]; empty where nobody compares it.
-        seconds: of computing it.
+        spoken: the words that were spoken.
+        words: the words that were recognized.
+        samples: float32 [n]; the sound, empty where it is not compared.
+        seconds: time that computing the sound took.
     """
 
-    said: tuple[str, ...]
+    spoken: tuple[str, ...]
     words: tuple[str, ...]
     samples: NDArray[np.float32]
     seconds: float = 0.0
 
     @property
     def errors(self) -> tuple[int, int]:
-        """Word errors, and words said."""
-        return word_errors(list(self.said), list(self.words)), len(self.said)
+        """Word errors, and the number of words spoken."""
+        return word_errors(list(self.spoken), list(self.words)), len(self.spoken)
 
 
 @dataclass(frozen=True)
-class Spoken:
+class SpokenReply:
     """A spoken reply.
 
     Attributes:
-        text: what the Thinker wrote.
-        streamed: its speech as it came.
-        whole: the same codec tokens as one utterance.
-        pitch: median fundamental frequency of `streamed` in Hz; 0: nothing voiced.
-        finished: whether the Talker closed the utterance by itself.
+        text: the Thinker's text.
+        streamed: the speech as it was streamed.
+        whole: the same codec tokens, vocoded as one utterance.
+        pitch: median fundamental frequency of `streamed` in Hz; 0 without voiced frames.
+        finished: whether the Talker ended the utterance within the limit.
     """
 
     text: str
-    streamed: Heard
-    whole: Heard
+    streamed: Recognition
+    whole: Recognition
     pitch: float
     finished: bool
 
@@ -121,8 +122,8 @@ def understand(engine: OmniEdge, question: Question) -> str:
         return converse(session, exercise).done.text
 
 
-def speak(engine: OmniEdge, request: Request) -> Spoken:
-    """The last reply in speech, from a fresh session, judged against what the model itself wrote."""
+def speak(engine: OmniEdge, request: Request) -> SpokenReply:
+    """The last reply in speech, from a fresh session, recognized and compared with the model's own text."""
     session = engine.session(
         voice=request.voice,
         system=system_of(request.exercise),
@@ -135,29 +136,31 @@ def speak(engine: OmniEdge, request: Request) -> Spoken:
     codec = np.array(answer.done.codec_tokens, np.int64)
     whole = vocode(engine, codec, request.voice, (request.seed, answer.turn), chunks=WHOLE)
     rate, text = engine.model.vocoder().sample_rate, answer.done.text
-    return Spoken(
+    return SpokenReply(
         text=text,
-        streamed=_heard(text, answer.samples, rate, answer.done.metrics.total),
-        whole=_heard(text, whole, rate),
+        streamed=_recognize(text, answer.samples, rate, answer.done.metrics.total),
+        whole=_recognize(text, whole, rate),
         pitch=median_pitch(answer.samples, rate),
         finished=len(codec) < MOST_CODEC_TOKENS,
     )
 
 
-def render(engine: OmniEdge, rendering: Rendering) -> Heard:
-    """The utterance's samples and what was heard in them."""
+def render(engine: OmniEdge, rendering: Rendering) -> Recognition:
+    """The utterance's samples, recognized."""
     utterance = rendering.utterance
     began = time.perf_counter()
     chunks = WHOLE if rendering.whole else None
     samples = vocode(engine, utterance.codec, utterance.voice, rendering.seed, rendering.solver, chunks)
     seconds = time.perf_counter() - began
-    return _heard(utterance.text, samples, engine.model.vocoder().sample_rate, seconds, keep=True)
+    return _recognize(utterance.text, samples, engine.model.vocoder().sample_rate, seconds, keep=True)
 
 
-def _heard(text: str, samples: NDArray[np.float32], rate: int, seconds: float = 0.0, *, keep: bool = False) -> Heard:
+def _recognize(
+    text: str, samples: NDArray[np.float32], rate: int, seconds: float = 0.0, *, keep: bool = False
+) -> Recognition:
     words = _recognizer().words(samples, rate)
     kept = samples if keep else samples[:0]
-    return Heard(tuple(world.plain_words(text).split()), tuple(words), kept, seconds)
+    return Recognition(tuple(world.plain_words(text).split()), tuple(words), kept, seconds)
 
 
 @cache
@@ -167,7 +170,7 @@ def _recognizer() -> Recognizer:
 
 # -- processes ---------------------------------------------------------------------------------------------------
 
-# Of a worker process.
+# The engine of a worker process.
 _engines: list[OmniEdge] = []
 
 
@@ -179,12 +182,12 @@ def _work(function: Callable[[OmniEdge, T], R], item: T) -> R:
     return function(_engines[-1], item)
 
 
-class Crew:
+class WorkerPool:
     """Processes with one bundle loaded; a context manager.
 
     Args:
-        bundle: the folder.
-        workers: processes; 1: this one, and `bundle` is loaded here.
+        bundle: the bundle's folder.
+        workers: number of processes; 1 uses this process, without a pool.
     """
 
     def __init__(self, bundle: Path, workers: int) -> None:
@@ -198,7 +201,7 @@ class Crew:
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(workers, context, initializer=_load, initargs=(bundle,))
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> WorkerPool:
         return self
 
     def __exit__(
@@ -208,7 +211,7 @@ class Crew:
             self._pool.shutdown(cancel_futures=True)
 
     def map(self, label: str, function: Callable[[OmniEdge, T], R], items: Sequence[T]) -> list[R]:
-        """`function` (of a module) of every item, in order; progress goes to stderr."""
+        """Applies a module-level `function` to every item, in order; progress goes to stderr."""
         if self._engine is not None:
             results: Iterable[R] = map(partial(function, self._engine), items)
         else:

@@ -1,9 +1,8 @@
-"""omni-nano's shape, and its checkpoint in the published layout.
+"""omni-nano's architecture, and its checkpoint in the published layout.
 
-Every width is a multiple of 64, so that INT4 blocks of 32 or 64 fit; the whole is 40 MB or less on disk: Thinker and
-Talker in bfloat16, token2wav in float32, as published. The trainers write their part of the reference's state to
-`WORK/weights/<part>.safetensors`; a part that is missing is drawn at random (seeded), so that every other part can be
-exported and tried before it is there.
+Every width is a multiple of 64, so that INT4 groups of 32 or 64 fit. The checkpoint is at most 40 MB: Thinker and
+Talker in bfloat16, token2wav in float32, as published. A training stage writes its part of the reference's state to
+`WORK/weights/<part>.safetensors`. A missing part is random (seeded), so that the others can be exported without it.
 
     python -m nano.model.architecture --work nano-work --out nano-work/checkpoint
 """
@@ -35,7 +34,7 @@ _TIED = {"lm_head.weight"}
 MEL_BINS = 80
 SPEAKER_WIDTH = 192
 
-# What the parts are called in the reference's state.
+# Prefixes of the parts in the reference's state.
 PARTS = {
     "thinker": "thinker.",
     "talker": "talker.",
@@ -59,7 +58,7 @@ PREPROCESSOR: dict[str, Any] = {
     "patch_size": 14,
     "sampling_rate": 16000,
     "temporal_patch_size": 2,
-    # Not published: the exporter takes it instead of the reference loader's 128 tokens per frame pair.
+    # Not published: the exporter uses it instead of the reference loader's 128 tokens per frame pair.
     "video_min_pixels": 3136,
 }
 
@@ -96,8 +95,8 @@ def config_of(tokenizer: Tokenizer) -> Qwen2_5OmniConfig:
             raise ValueError(f"the tokenizer has no {name!r}: train it again")
         return int(value)
 
-    # A smaller base than published: the contexts have hundreds of positions, and rows of a picture must differ. The
-    # slowest of the angles that tell time turns once in three seconds: slow enough to know which second a sound is in.
+    # A smaller base than published: contexts have hundreds of positions, and rows of a picture must differ. The slowest
+    # angle of the time section turns once in three seconds, so that it separates the seconds of a video.
     rope = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [10, 11, 11]}
     media = {
         "audio_token_index": token("<|AUDIO|>"),
@@ -162,7 +161,7 @@ def config_of(tokenizer: Tokenizer) -> Qwen2_5OmniConfig:
     )
 
 
-# Float32, hence about half of the checkpoint.
+# In float32: about half of the checkpoint.
 TOKEN2WAV: dict[str, Any] = {
     "dit_config": {
         "hidden_size": 192,
@@ -186,12 +185,12 @@ TOKEN2WAV: dict[str, Any] = {
 
 
 def weights_file(work: Path, part: str) -> Path:
-    """Where the state of `part` (a key of PARTS) is kept: names as in the reference's submodule."""
+    """The file of the state of `part` (a key of PARTS); names are those of the reference's submodule."""
     return work / "weights" / f"{part}.safetensors"
 
 
 def save_part(work: Path, part: str, state: dict[str, torch.Tensor]) -> None:
-    """Writes a trainer's result; whoever reads it meanwhile sees the old or the new one, never a half."""
+    """Writes a stage's result in one step: a reader gets the old or the new file."""
     path = weights_file(work, part)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".tmp")
@@ -201,7 +200,7 @@ def save_part(work: Path, part: str, state: dict[str, torch.Tensor]) -> None:
 
 
 def load_part(work: Path, part: str) -> dict[str, torch.Tensor] | None:
-    """What `save_part` wrote, or None."""
+    """The state that `save_part` wrote, or None."""
     path = weights_file(work, part)
     return load_file(path) if path.exists() else None
 
@@ -218,13 +217,13 @@ def empty_model(config: Qwen2_5OmniConfig) -> Qwen2_5OmniForConditionalGeneratio
 
 
 def write_checkpoint(work: Path, out: Path) -> list[str]:
-    """Puts the parts of `work` together in the published layout.
+    """Writes the parts of `work` in the published layout.
 
     Returns:
-        the parts that were not trained yet.
+        the parts that are not trained yet.
 
     Raises:
-        RuntimeError: a part does not have the shape that `config_of` says.
+        RuntimeError: a part does not have the shapes of `config_of`.
     """
     tokenizer = tokenizer_of(work)
     config = config_of(tokenizer)
@@ -248,8 +247,8 @@ def write_checkpoint(work: Path, out: Path) -> list[str]:
     speakers = work / "weights" / SPEAKER_FILE
     if not speakers.exists():
         missing.append("speakers")
-    known = torch.load(speakers, weights_only=True) if speakers.exists() else _strangers(tokenizer)
-    torch.save(known, out / SPEAKER_FILE)
+    entries = torch.load(speakers, weights_only=True) if speakers.exists() else _random_speakers(tokenizer)
+    torch.save(entries, out / SPEAKER_FILE)
     return missing
 
 
@@ -270,8 +269,8 @@ def _write_texts(tokenizer: Tokenizer, out: Path) -> None:
     (out / "README.md").write_text(CARD)
 
 
-def _strangers(tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:
-    """Random voices under the right names."""
+def _random_speakers(tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:
+    """Random voices with the published names."""
     generator = torch.Generator().manual_seed(SEED)
     return {
         name: {

@@ -1,8 +1,7 @@
 """Batched forward passes over the reference's own modules, for training on few cores.
 
-The reference runs every audio block and every vision window on its own and keeps masks that a right-padded causal batch
-does not need. These functions read the same weights and give the same numbers (tests/nano/model), several times
-faster in small batches.
+The reference runs audio blocks and vision windows one by one, and has masks that a right-padded causal batch does not
+need. These functions use the same weights and give the same numbers (tests/nano/model), several times faster.
 """
 
 from __future__ import annotations
@@ -14,17 +13,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# Audio blocks are batched with others whose length, rounded up to so many mel frames, is the same.
+# Audio blocks of one length, rounded up to a multiple of this many mel frames, form a batch.
 _LENGTH_STEP = 40
 
 
 @dataclass(frozen=True)
-class Heard:
-    """What the audio encoder makes of several sounds.
+class AudioStates:
+    """The audio encoder's outputs for several sounds.
 
     Attributes:
         embeds: [tokens, hidden]; one sound after the other.
-        middle: [frames, d_model]; the states before the second half of the layers, 50 a second, for auxiliary losses.
+        middle: [frames, d_model]; states before the second half of the layers, 50 a second, for auxiliary losses.
         tokens, frames: rows of `embeds` and of `middle` for each sound.
     """
 
@@ -34,8 +33,8 @@ class Heard:
     frames: list[int]
 
 
-def hear(tower: Any, mels: list[Tensor]) -> Heard:
-    """The audio encoder on whole sounds.
+def encode_audio(tower: Any, mels: list[Tensor]) -> AudioStates:
+    """Runs the audio encoder on whole sounds.
 
     Args:
         tower: the reference's `Qwen2_5OmniAudioEncoder`.
@@ -53,7 +52,7 @@ def hear(tower: Any, mels: list[Tensor]) -> Heard:
         batch = torch.zeros(len(members), mels[0].shape[0], size, dtype=tower.conv1.weight.dtype)
         for row, (_, _, piece) in enumerate(members):
             batch[row, :, : piece.shape[1]] = piece
-        embeds, middle = _hear_blocks(tower, batch, lengths)
+        embeds, middle = _encode_audio_blocks(tower, batch, lengths)
         for row, (sound, index, piece) in enumerate(members):
             half = (piece.shape[1] - 1) // 2 + 1
             parts[sound, index] = embeds[row, : half // 2], middle[row, :half]
@@ -62,12 +61,12 @@ def hear(tower: Any, mels: list[Tensor]) -> Heard:
     for sound, index in order:
         tokens[sound] += parts[sound, index][0].shape[0]
         frames[sound] += parts[sound, index][1].shape[0]
-    return Heard(
+    return AudioStates(
         torch.cat([parts[key][0] for key in order]), torch.cat([parts[key][1] for key in order]), tokens, frames
     )
 
 
-def _hear_blocks(tower: Any, batch: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+def _encode_audio_blocks(tower: Any, batch: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Blocks [n, 128, size] of `lengths` frames: embeds [n, size / 4, hidden] and middle states [n, size / 2, d]."""
     full = bool((lengths == batch.shape[2]).all())
     hidden = functional.gelu(tower.conv1(batch))
@@ -95,7 +94,7 @@ def _hear_blocks(tower: Any, batch: Tensor, lengths: Tensor) -> tuple[Tensor, Te
     return tower.proj(tower.ln_post(pooled)), middle
 
 
-def see(visual: Any, patches: Tensor, height: int, width: int) -> Tensor:
+def encode_vision(visual: Any, patches: Tensor, height: int, width: int) -> Tensor:
     """The vision encoder on temporal patches of one size.
 
     Args:
@@ -158,7 +157,7 @@ def decode(model: Any, embeds: Tensor, positions: Tensor) -> Tensor:
 
     Args:
         model: the reference's `Qwen2_5OmniThinkerTextModel` or `Qwen2_5OmniTalkerModel`.
-        embeds: [B, L, hidden]; padding on the right needs no mask, since no earlier position sees it.
+        embeds: [B, L, hidden]; padding on the right needs no mask, since no earlier position attends to it.
         positions: int [3, B, L].
     """
     cos, sin = rotary_tables(model, positions, embeds.dtype)
@@ -179,7 +178,7 @@ def decode(model: Any, embeds: Tensor, positions: Tensor) -> Tensor:
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    """Written out: at these lengths several times as fast in bfloat16 as torch's fused kernel on a CPU."""
+    """Attention by matrix products: at these lengths several times as fast in bfloat16 as torch's kernel on a CPU."""
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     attended: Tensor = (scores if bias is None else scores + bias).softmax(-1) @ v
     return attended

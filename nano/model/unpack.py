@@ -1,7 +1,7 @@
-"""Takes a checkpoint of omni-nano apart: `python -m nano.model.unpack nano/omni-nano --work nano-work`.
+"""Splits a checkpoint of omni-nano into its parts: `python -m nano.model.unpack nano/omni-nano --work nano-work`.
 
-The parts come back as `nano.model.architecture` found them, so that the Thinker can be trained on without what came
-before (`nano.training.train_thinker --words 0`). The optimizers' momentum and the codec are not kept in a checkpoint.
+The parts are those that `nano.model.architecture` reads, so that the Thinker can be trained further without the earlier
+stages (`nano.training.train_thinker --words 0`). A checkpoint has neither the optimizers' momentum nor the codec.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ def unpack(checkpoint: Path, work: Path) -> None:
     """Writes `WORK/weights` and the tokenizer.
 
     Raises:
-        OSError: `checkpoint` is not a checkpoint's folder.
+        OSError: `checkpoint` is not the folder of a checkpoint.
     """
     tokenizer = work / "tokenizer" / "tokenizer.json"
     tokenizer.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(checkpoint / "tokenizer.json", tokenizer)
-    # The published names are not those of the modules; the reference knows both.
+    # The reference maps the published names to those of its modules.
     model = Qwen2_5OmniForConditionalGeneration.from_pretrained(checkpoint, dtype="auto", local_files_only=True)
     for part, prefix in PARTS.items():
         save_part(work, part, dict(model.get_submodule(prefix.rstrip(".")).named_parameters()))

@@ -17,22 +17,23 @@ from math import ceil, floor, log10
 from pathlib import Path
 
 from nano.data.exercises import EVALUATION_SETS
+from omni_cli.plots.svg import document
 
 Points = dict[int, float]
 """Step -> value."""
 
-# What is logged beside losses, as shares; and what says nothing of progress.
+# Columns that are shares, not losses; columns that are not drawn.
 _SHARES = {*EVALUATION_SETS, "unseen_combination", "unseen_voice", "right", "held out right"}
 _LEFT_OUT = {"norm", "seconds"}
-# The Talker's rows have no names.
+# The columns of the Talker's log, which has no header.
 _TALKER = ("loss", "right", "seconds")
-_MEANING = {"thinker": "replies right", "ears": "tokens wrongly recognized", "talker": "codec tokens right"}
-_ORDER = ("thinker", "ears", "talker", "codec", "dit", "bigvgan")
+_MEANING = {"thinker": "replies right", "audio_encoder": "tokens wrongly recognized", "talker": "codec tokens right"}
+_ORDER = ("thinker", "audio_encoder", "talker", "codec", "dit", "bigvgan")
 
 
 @dataclass
 class Panel:
-    """One of the small pictures: series by name; `shares`: its axis goes from 0 to 1."""
+    """One small picture: series by name; with `shares` the axis goes from 0 to 1."""
 
     title: str
     shares: bool
@@ -40,10 +41,10 @@ class Panel:
 
 
 def panels(work: Path) -> list[Panel]:
-    """Everything that was logged: for each stage its losses, then its shares.
+    """All logs: for each stage its losses, then its shares.
 
     Raises:
-        FileNotFoundError: nothing was trained yet.
+        FileNotFoundError: there is no log.
     """
     files = {file.stem: file for file in (work / "training").glob("*.csv")}
     if not files:
@@ -60,13 +61,13 @@ def panels(work: Path) -> list[Panel]:
 
 
 def read(file: Path) -> dict[str, Points]:
-    """The series of one log. Where a run went on from an earlier step, what was lost is left out."""
+    """The series of one log. Where a run continued from an earlier step, the later rows before it are dropped."""
     curves: dict[str, Points] = {}
     for step, values in _rows(file):
         for name, value in values.items():
             if name not in _LEFT_OUT:
                 points = curves.setdefault(name, {})
-                for later in [known for known in points if known >= step]:
+                for later in [other for other in points if other >= step]:
                     del points[later]
                 points[step] = value
     return curves
@@ -99,18 +100,14 @@ _MANTISSAS = (1, 2, 5)
 
 
 def svg(pictures: Sequence[Panel]) -> str:
-    """The panels in rows of two."""
+    """An SVG document of the panels, two in a row."""
     rows = ceil(len(pictures) / _COLUMNS)
     width, height = _COLUMNS * _WIDTH, rows * _HEIGHT
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif"'
-        ' font-size="12">',
-        f'<rect width="{width}" height="{height}" fill="white"/>',
-    ]
+    parts = [f'<rect width="{width}" height="{height}" fill="white"/>']
     for index, panel in enumerate(pictures):
         x, y = index % _COLUMNS * _WIDTH, index // _COLUMNS * _HEIGHT
         parts += [f'<g transform="translate({x} {y})">', *_panel(panel), "</g>"]
-    return "\n".join([*parts, "</svg>", ""])
+    return document(width, height, parts, size=12)
 
 
 def _panel(panel: Panel) -> Iterator[str]:
@@ -159,7 +156,7 @@ def _decades(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """1, 2, 5 of every decade between; only the powers of ten where that would be many."""
+    """1, 2 and 5 of every decade between; the powers of ten alone where `high` is 200 times `low` or more."""
     exponents = range(floor(log10(low)), ceil(log10(high)) + 1)
     mantissas = _MANTISSAS if high / low < 200 else _MANTISSAS[:1]
     slack = 1 + 1e-9

@@ -1,8 +1,8 @@
 """Muon for the matrices, AdamW for everything else, with float32 masters of bfloat16 weights.
 
-Muon (Keller Jordan, 2024) replaces a matrix's momentum by the nearest orthogonal one; small transformers need clearly
-fewer steps with it. Training in bfloat16 throughout is three times as fast on this CPU, and what is exported is
-exactly what was trained; the masters keep the small updates that bfloat16 would round away.
+Muon (Keller Jordan, 2024) replaces a matrix's momentum by the nearest orthogonal one; small transformers need fewer
+steps with it. Training in bfloat16 is three times as fast on a CPU, and the exported weights are the trained ones. The
+masters keep the small updates that bfloat16 would round away.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _DECAY = 0.02
 # Quintic whose iteration drives singular values to one (Jordan).
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
-# An update's root mean square is this times the learning rate, as AdamW's is (Moonlight, 2025).
+# Root mean square of an update over the learning rate, the same as AdamW's (Moonlight, 2025).
 _UPDATE_RMS = 0.2
 
 
@@ -34,7 +34,7 @@ class Optimizer:
 
     Attributes:
         masters: float32, by parameter name.
-        averages: exponential averages of the masters, what is evaluated and exported.
+        averages: exponential averages of the masters, which are evaluated and exported.
     """
 
     def __init__(self, module: nn.Module, average_decay: float = 0.99) -> None:
@@ -58,7 +58,7 @@ class Optimizer:
 
         Args:
             rate: learning rate of Muon's matrices.
-            others: factor on it for everything else.
+            others: factor on it for all other parameters.
             clip: gradients of a larger norm are scaled down to it.
 
         Returns:
@@ -107,7 +107,7 @@ class Optimizer:
 
     @torch.no_grad()
     def replace(self, weights: dict[str, Tensor]) -> None:
-        """Puts other values in the place of masters and averages; their momentum starts afresh."""
+        """Replaces masters and averages; their momentum starts at zero."""
         for name, tensor in weights.items():
             self.masters[name].copy_(tensor)
             self.averages[name].copy_(tensor)
@@ -115,7 +115,7 @@ class Optimizer:
             self._first[name].zero_()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that goes on."""
+        """Everything that a continued run needs."""
         return {
             "steps": self.steps,
             "masters": self.masters,
@@ -126,16 +126,16 @@ class Optimizer:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from `state_dict`'s result."""
+        """Continues from the result of `state_dict`."""
         self.steps = int(state["steps"])
-        for mine, its in (
+        for mine, other in (
             (self.masters, state["masters"]),
             (self.averages, state["averages"]),
             (self._first, state["first"]),
             (self._second, state["second"]),
         ):
             for name, tensor in mine.items():
-                if name in its:
-                    tensor.copy_(its[name])
+                if name in other:
+                    tensor.copy_(other[name])
         for name, working in self._working.items():
             working.copy_(self.masters[name])

@@ -1,4 +1,4 @@
-"""WORK/record.json: what made a model: seeds, versions, the machine, and how long each stage took."""
+"""WORK/record.json: seeds, versions, the machine, and the seconds of each stage."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ _SEEDED = (
 
 
 class Record:
-    """WORK/record.json: what is done, and what it was done with."""
+    """WORK/record.json: the stages that are done, and the environment of the run."""
 
     def __init__(self, work: Path) -> None:
         self._path = work / "record.json"
         self._content: dict[str, Any] = json.loads(self._path.read_text()) if self._path.exists() else {"stages": {}}
 
     def done(self, name: str) -> bool:
-        """Whether the stage has come to its end."""
+        """Whether the stage has finished."""
         return self._content["stages"].get(name, {}).get("finished") is not None
 
     def begin(self) -> None:
-        """Notes seeds, versions and the machine of this run."""
+        """Writes seeds, versions and the machine of this run."""
         self._content |= {
             "seeds": {name.rpartition(".")[2]: importlib.import_module(f"nano.{name}").SEED for name in _SEEDED},
             "versions": {
@@ -52,7 +52,7 @@ class Record:
         self._save()
 
     def note(self, name: str, command: Sequence[str], seconds: float, finished: bool) -> None:
-        """Adds the time of a run of the stage `name`; `command` is what followed the Python interpreter."""
+        """Adds the time of a run of the stage `name`; `command` is the arguments of the Python interpreter."""
         before = self._content["stages"].get(name, {}).get("seconds", 0)
         self._content["stages"][name] = {
             "command": ["python", *command],
@@ -68,11 +68,11 @@ class Record:
 
 
 def _version(program: str) -> str | None:
-    """The first line of `program --version`; None where it is not installed."""
+    """The first line of `program --version`; None if it is not installed."""
     try:
-        # flite says its version and fails.
-        said = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+        # flite prints its version and exits with an error.
+        result = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return None
-    lines = (said.stdout or said.stderr).strip().splitlines()
+    lines = (result.stdout or result.stderr).strip().splitlines()
     return lines[0].strip() if lines else ""

@@ -1,4 +1,4 @@
-"""The Thinker while it learns: the reference's modules in bfloat16, the losses, and how answers are judged."""
+"""The Thinker in training: the reference's modules in bfloat16, the losses, and the check of replies."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as modeling
 from nano.data.phone_alignment import PHONES
 from nano.data.sequences import IGNORED, Composer, Sample
 from nano.model.architecture import SEED
-from nano.model.forward import Heard, decode, hear, see
+from nano.model.forward import AudioStates, decode, encode_audio, encode_vision
 
-# How sharp the match between an audio token and a word's embedding is.
+# Factor on the products of audio tokens and word embeddings before the softmax.
 _SHARPNESS = 8.0
 # The matrices that write into the residual stream.
 _EXITS = ("audio_tower.proj.weight", "merger.mlp.2.weight")
@@ -24,15 +24,15 @@ _CLOSING = ("o_proj.weight", "down_proj.weight", "out_proj.weight", "fc2.weight"
 
 
 class ThinkerTraining(nn.Module):
-    """The Thinker with what only training needs.
+    """The Thinker, with the modules that only training needs.
 
-    The auxiliary recognizer scores an audio token against the text tokens' own embeddings. So sound arrives in the
-    Thinker as the words it already reads, and what it learned from text holds for speech.
+    The auxiliary recognizer scores an audio token against the text tokens' embeddings. Spoken words then enter the
+    Thinker as the embeddings of typed words.
 
     Attributes:
         thinker: the reference's `Qwen2_5OmniThinkerForConditionalGeneration`.
-        blank: the recognizer's embedding of "no token here".
-        phones: from the audio encoder's middle to flite's phones.
+        blank: the recognizer's embedding of the blank.
+        phones: linear layer from the audio encoder's middle states to flite's phones.
     """
 
     def __init__(self, composer: Composer) -> None:
@@ -51,34 +51,34 @@ class ThinkerTraining(nn.Module):
         table: Tensor = self.thinker.model.language_model.embed_tokens.weight
         return table
 
-    def hear(self, mels: list[Tensor]) -> Heard:
+    def encode_audio(self, mels: list[Tensor]) -> AudioStates:
         """The audio encoder."""
-        return hear(self.thinker.model.audio_tower, mels)
+        return encode_audio(self.thinker.model.audio_tower, mels)
 
-    def phone_loss(self, heard: Heard, labels: list[Tensor]) -> Tensor:
+    def phone_loss(self, audio: AudioStates, labels: list[Tensor]) -> Tensor:
         """Cross entropy of the phones at the audio encoder's middle; `labels` int64 [frames] for each sound."""
         wanted = [
             functional.pad(names, (0, max(0, n - len(names))))[:n]
-            for names, n in zip(labels, heard.frames, strict=True)
+            for names, n in zip(labels, audio.frames, strict=True)
         ]
-        return functional.cross_entropy(self.phones(heard.middle).float(), torch.cat(wanted))
+        return functional.cross_entropy(self.phones(audio.middle).float(), torch.cat(wanted))
 
-    def said_scores(self, heard: Heard) -> Tensor:
+    def text_scores(self, audio: AudioStates) -> Tensor:
         """Log-probabilities float32 [tokens, vocabulary + 1] of every audio token; the last column is the blank."""
         table = torch.cat([self._table, self.blank[None]])
-        return ((heard.embeds @ table.T).float() * _SHARPNESS).log_softmax(-1)
+        return ((audio.embeds @ table.T).float() * _SHARPNESS).log_softmax(-1)
 
-    def said_loss(self, heard: Heard, said: list[list[int]]) -> Tensor:
-        """Connectionist temporal classification of what is said, per token; sounds with nothing said do not count."""
-        scores = self.said_scores(heard).split(heard.tokens)
-        chosen = [index for index, tokens in enumerate(said) if tokens]
+    def text_loss(self, audio: AudioStates, spoken: list[list[int]]) -> Tensor:
+        """Connectionist temporal classification of the spoken tokens, per token; sounds without any are left out."""
+        scores = self.text_scores(audio).split(audio.tokens)
+        chosen = [index for index, tokens in enumerate(spoken) if tokens]
         batch = nn.utils.rnn.pad_sequence([scores[index] for index in chosen])
-        targets = torch.tensor([token for index in chosen for token in said[index]])
+        targets = torch.tensor([token for index in chosen for token in spoken[index]])
         return functional.ctc_loss(
             batch,
             targets,
-            torch.tensor([heard.tokens[index] for index in chosen]),
-            torch.tensor([len(said[index]) for index in chosen]),
+            torch.tensor([audio.tokens[index] for index in chosen]),
+            torch.tensor([len(spoken[index]) for index in chosen]),
             blank=len(self._table),
             zero_infinity=True,
         )
@@ -94,34 +94,34 @@ class ThinkerTraining(nn.Module):
         embeds = functional.embedding(tokens, self._table)
         mels = [piece.mel for sample in samples for piece in sample.pieces if piece.mel is not None]
         if mels:
-            heard = self.hear([torch.as_tensor(mel) for mel in mels]).embeds
-            embeds = embeds.masked_scatter((tokens == self.media_tokens[0])[..., None], heard)
+            audio = self.encode_audio([torch.as_tensor(mel) for mel in mels]).embeds
+            embeds = embeds.masked_scatter((tokens == self.media_tokens[0])[..., None], audio)
         for token, still in ((self.media_tokens[1], True), (self.media_tokens[2], False)):
-            seen = [
+            pictures = [
                 piece.vision
                 for sample in samples
                 for piece in sample.pieces
                 if piece.vision is not None and (piece.vision.seconds_per_grid == 0.0) == still
             ]
-            if seen:
-                embeds = embeds.masked_scatter((tokens == token)[..., None], self._see(seen))
+            if pictures:
+                embeds = embeds.masked_scatter((tokens == token)[..., None], self._encode_vision(pictures))
         return decode(self.thinker.model.language_model, embeds, ids)
 
-    def _see(self, seen: list[Any]) -> Tensor:
+    def _encode_vision(self, pictures: list[Any]) -> Tensor:
         """Embeds of pictures or videos, in order; those of one size are encoded together."""
         sizes: dict[tuple[int, int], list[int]] = {}
-        for index, vision in enumerate(seen):
+        for index, vision in enumerate(pictures):
             sizes.setdefault(vision.grid[1:], []).append(index)
         found: dict[int, Tensor] = {}
         for (height, width), members in sizes.items():
-            patches = torch.as_tensor(np.concatenate([seen[index].patches for index in members]))
-            embeds = see(self.thinker.model.visual, patches, height, width)
-            cut = embeds.split([seen[index].grid[0] for index in members])
+            patches = torch.as_tensor(np.concatenate([pictures[index].patches for index in members]))
+            embeds = encode_vision(self.thinker.model.visual, patches, height, width)
+            cut = embeds.split([pictures[index].grid[0] for index in members])
             found.update(zip(members, (part.flatten(0, 1) for part in cut), strict=True))
-        return torch.cat([found[index] for index in range(len(seen))])
+        return torch.cat([found[index] for index in range(len(pictures))])
 
     def scores(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
-        """Logits float32 [n, vocabulary] where there is something to learn, and the targets [n]."""
+        """Logits float32 [n, vocabulary] of all positions with a target, and the targets int64 [n]."""
         hidden = self.states(samples)
         targets = torch.full(hidden.shape[:2], IGNORED)
         for row, sample in enumerate(samples):
@@ -130,11 +130,10 @@ class ThinkerTraining(nn.Module):
         return (hidden[wanted] @ self._table.T).float(), targets[wanted]
 
     @torch.no_grad()
-    def judge(self, samples: Sequence[Sample]) -> list[bool]:
-        """Whether each sample's last reply would come out to the letter when decoded greedily.
+    def replies_right(self, samples: Sequence[Sample]) -> list[bool]:
+        """Whether greedy decoding gives each sample's last reply to the letter.
 
-        Greedy decoding writes the wanted reply exactly if each of its tokens is the likeliest after the wanted ones
-        before it.
+        It does if every token of the reply is the likeliest after the tokens before it.
         """
         logits, targets = self.scores(samples)
         right = (logits.argmax(-1) == targets).split([int((s.targets != IGNORED).sum()) for s in samples])
@@ -144,14 +143,14 @@ class ThinkerTraining(nn.Module):
 
 @torch.no_grad()
 def _initialize(thinker: nn.Module) -> None:
-    """Wider than the library's default, which suits widths in the thousands; branches start quiet."""
+    """Larger values than the library's default, which suits widths in the thousands; residual branches start small."""
     for name, parameter in thinker.named_parameters():
         if parameter.ndim < 2:
             continue
         if "embed_tokens" in name:
             nn.init.normal_(parameter, std=0.06)
         elif name.endswith(_EXITS):
-            # As loud as a word's embedding.
+            # The scale of a word's embedding.
             nn.init.normal_(parameter, std=0.06 * parameter[0].numel() ** -0.5)
         else:
             closing = name.endswith(_CLOSING)

@@ -1,10 +1,10 @@
-"""Trains the audio encoder towards the words' embeddings, after `train_thinker` has learned the words.
+"""Trains the audio encoder towards the words' embeddings, after the first run of `train_thinker`.
 
     python -m nano.training.train_audio_encoder --work nano-work
 
-The encoder learns to recognize what is said as the words' own embeddings, which stay as they are; at first it is told
-the phones as well (`nano.data.phone_alignment`). A bell or tone of a video "says" the word that questions about it use.
-Nothing but the encoder's own weights and the recognizer's blank is kept.
+The encoder is trained to give the embeddings of the spoken words, which are fixed; its first steps also have phones as
+targets (`nano.data.phone_alignment`). A bell or tone of a video has the word "sound" as its target. Only the encoder's
+weights and the recognizer's blank are kept.
 """
 
 from __future__ import annotations
@@ -23,43 +23,43 @@ from nano.data.phone_alignment import aligned_speech
 from nano.data.sequences import Composer
 from nano.data.speech_cache import SpeechCache
 from nano.data.voices import Samples, augment
-from nano.evaluation.recognizer import word_errors
+from nano.data.word_errors import word_errors
 from nano.training.loop import parse, save
 from nano.training.optimizer import Optimizer
 from nano.training.thinker_losses import ThinkerTraining
 from nano.world.scenes import SECONDS, VideoScene, render_sound
 
-NAME = "ears"
+NAME = "audio_encoder"
 _ALIGNED = 2400
 _WARM_UP = 50
 _LOG_EVERY = 20
 _SAVE_EVERY = 100
-_JUDGED = 96
-# So many of the sounds are a video's sound track, whose bell "says" this; so many are words without sense.
+_EVALUATED = 96
+# Part of the sounds that are a video's sound track, and its target; part that are random words.
 _BELLS, _BELL = 0.1, " sound"
-_SALADS = 0.3
-# Throats of other lengths: the mel spectrogram is stretched along its bins by up to this part, either way.
+_RANDOM_WORDS = 0.3
+# Vocal tract length perturbation: the mel spectrogram is stretched along its bins by up to this part.
 _STRETCH = 0.12
 _LEARNED = ("thinker.model.audio_tower.", "blank")
-_ONLY_HERE = "phones."
+_AUXILIARY = "phones."
 
 
 def clips(composer: Composer, cache: SpeechCache, step: int, count: int) -> tuple[list[Tensor], list[list[int]]]:
-    """Log-mels of `count` sounds, of clips in rooms or of videos, and the tokens that they say."""
+    """Log-mels of `count` sounds, of clips in rooms or of videos, and their tokens."""
     rng = np.random.default_rng(step)
-    salads, bells = rng.multinomial(count, [_SALADS, _BELLS, 1 - _SALADS - _BELLS])[:2].tolist()
-    picked = [*_draw(cache, "salad", salads, rng), *_draw(cache, "train", count - salads - bells, rng)]
+    random, bells = rng.multinomial(count, [_RANDOM_WORDS, _BELLS, 1 - _RANDOM_WORDS - _BELLS])[:2].tolist()
+    picked = [*_draw(cache, "random_words", random, rng), *_draw(cache, "train", count - random - bells, rng)]
     sounds = [augment(cache.samples(n), rng) for n in picked]
     for _ in range(bells):
         scene = VideoScene(kind="sound", sound_at=int(rng.integers(SECONDS)), seed=2 * int(rng.integers(1 << 30)))
         sounds.append(render_sound(scene))
     texts = [cache.clips[n].text for n in picked] + [_BELL] * bells
-    mels = [_other_throat(composer.mel(samples), rng) for samples in sounds]
+    mels = [_stretch_vocal_tract(composer.mel(samples), rng) for samples in sounds]
     return list(map(torch.as_tensor, mels)), list(map(composer.codec.encode, texts))
 
 
-def _other_throat(mel: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """`mel` [bins, frames] as a longer or shorter vocal tract would have it: vocal tract length perturbation."""
+def _stretch_vocal_tract(mel: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """`mel` [bins, frames] stretched along its bins: vocal tract length perturbation."""
     bins = np.arange(len(mel))
     sources = np.minimum(bins * rng.uniform(1 - _STRETCH, 1 + _STRETCH), len(mel) - 1)
     low = np.minimum(sources.astype(np.int64), len(mel) - 2)
@@ -90,23 +90,23 @@ def with_phones(
 
 @torch.no_grad()
 def token_errors(model: ThinkerTraining, composer: Composer, cache: SpeechCache, split: str) -> float:
-    """Tokens wrongly recognized, per token said, in some clips of `split` as the likeliest path has them."""
-    numbers = cache.numbers(split)[:_JUDGED]
+    """Tokens wrongly recognized, per token spoken, in some clips of `split` as the likeliest path has them."""
+    numbers = cache.numbers(split)[:_EVALUATED]
     if not numbers:
         return float("nan")
     mels = [torch.as_tensor(composer.mel(cache.samples(n))) for n in numbers]
-    said = [composer.codec.encode(cache.clips[n].text) for n in numbers]
-    heard = model.hear(mels)
-    scores = model.said_scores(heard)
+    spoken = [composer.codec.encode(cache.clips[n].text) for n in numbers]
+    states = model.encode_audio(mels)
+    scores = model.text_scores(states)
     blank = scores.shape[-1] - 1
-    paths = scores.argmax(-1).split(heard.tokens)
+    paths = scores.argmax(-1).split(states.tokens)
     found = [[token for token, _ in groupby(path.tolist()) if token != blank] for path in paths]
-    wrong = sum(word_errors(list(map(str, a)), list(map(str, b))) for a, b in zip(said, found, strict=True))
-    return wrong / sum(map(len, said))
+    wrong = sum(word_errors(list(map(str, a)), list(map(str, b))) for a, b in zip(spoken, found, strict=True))
+    return wrong / sum(map(len, spoken))
 
 
 def train(work: Path, steps: int, phones: int, fade: int, batch: int, rate: float) -> None:
-    """Continues the audio encoder of WORK/training/thinker.pt into WORK/training/ears.pt."""
+    """Continues the audio encoder of WORK/training/thinker.pt into WORK/training/audio_encoder.pt."""
     composer = Composer(work)
     model = ThinkerTraining(composer)
     folder = work / "training"
@@ -114,7 +114,7 @@ def train(work: Path, steps: int, phones: int, fade: int, batch: int, rate: floa
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(words[name])
-            parameter.requires_grad_(name.startswith((*_LEARNED, _ONLY_HERE)))
+            parameter.requires_grad_(name.startswith((*_LEARNED, _AUXILIARY)))
     optimizer = Optimizer(model)
     state = folder / f"{NAME}.state"
     if state.exists():
@@ -129,11 +129,11 @@ def train(work: Path, steps: int, phones: int, fade: int, batch: int, rate: floa
             losses = {}
             if step < phones:
                 mels, labels = with_phones(composer, aligned, step, batch)
-                losses["phones"] = model.phone_loss(model.hear(mels), labels)
+                losses["phones"] = model.phone_loss(model.encode_audio(mels), labels)
                 losses["phones"].backward()
-            mels, said = clips(composer, cache, step, batch)
-            losses["said"] = model.said_loss(model.hear(mels), said)
-            losses["said"].backward()
+            mels, spoken = clips(composer, cache, step, batch)
+            losses["spoken"] = model.text_loss(model.encode_audio(mels), spoken)
+            losses["spoken"].backward()
             optimizer.step(rate * min((step + 1) / _WARM_UP, 1.0, (steps - step) / fade))
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach()) / _LOG_EVERY

@@ -1,14 +1,12 @@
 """Trains the vocoder: the reference's BigVGAN on crops of both voices, from their own mel spectrograms.
 
-The loss compares magnitudes of short-time spectra at several resolutions, and the mel spectrogram itself. Phase is left
-to the network: no ear (and no recognizer) compares it.
+The loss compares magnitudes of short-time spectra at several resolutions, and the mel spectrogram. It ignores phase.
 
     python -m nano.training.train_bigvgan --work nano-work
 """
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -22,22 +20,21 @@ from nano.data.mel24 import HOP, log_mel
 from nano.data.speech_corpus import Corpus
 from nano.model.architecture import TOKEN2WAV, save_part
 from nano.model.fast_snake import accelerate
-from nano.training.loop import Average, Journal, fade, parse
+from nano.training.loop import Journal, Recipe, stage_arguments, train_part
 
 SEED = 11
 STEPS = 3000
 BATCH = 8
 CROP = 32  # mel frames
-RATE, WARM_UP = 1e-3, 100
-AVERAGE = 0.998
-# (window, hop): from the pitch's harmonics to single periods.
+RECIPE = Recipe(rate=1e-3, warm_up=100, betas=(0.8, 0.99), clip=5.0, average=0.998)
+# (window, hop) in samples: from harmonics of the pitch to single periods.
 RESOLUTIONS = ((2048, 240), (1024, 120), (512, 60), (256, 40), (96, 24))
 _MEL_WEIGHT = 1.5
 _QUIET = 1e-3
 
 
 def bigvgan() -> Qwen2_5OmniToken2WavBigVGANModel:
-    """The model with starting weights under which every level has unit scale."""
+    """The model, initialized so that every level has unit scale."""
     model = Qwen2_5OmniToken2WavBigVGANModel(Qwen2_5OmniBigVGANConfig(**TOKEN2WAV["bigvgan_config"]))
     for name, module in model.named_modules():
         if isinstance(module, nn.ConvTranspose1d):
@@ -78,44 +75,27 @@ def batch(corpus: Corpus, clips: list[int], random: np.random.Generator) -> tupl
 
 
 def train(work: Path, steps: int) -> None:
-    """Writes WORK/weights/bigvgan.safetensors every few minutes; goes on where it was stopped."""
+    """Writes WORK/weights/bigvgan.safetensors every few minutes; continues an interrupted run."""
     torch.manual_seed(SEED)
     corpus = Corpus.load(work)
     clips = [index for index, clip in enumerate(corpus.clips) if clip.split == "train" and clip.length >= CROP * HOP]
     model = bigvgan()
     accelerate(model)
-    average = Average(model, AVERAGE)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.8, 0.99), weight_decay=0.0)
-    journal = Journal(work, "bigvgan", ("spectral", "mel"))
-    parts: dict[str, nn.Module | torch.optim.Optimizer] = {
-        "model": model,
-        "average": average.module,
-        "optimizer": optimizer,
-    }
-    for step in range(journal.resume(parts), steps):
-        for group in optimizer.param_groups:
-            group["lr"] = RATE * fade(step, steps, WARM_UP)
+
+    def losses(step: int) -> tuple[Tensor, dict[str, Tensor]]:
         mel, real = batch(corpus, clips, np.random.default_rng((SEED, step)))
-        # The reference brings its samples to the CPU.
+        # The reference returns its samples on the CPU.
         made = model(mel).to(mel.device)
-        spectral, heard = spectral_loss(made, real), functional.l1_loss(log_mel(made), mel)
-        optimizer.zero_grad(set_to_none=True)
-        (spectral + _MEL_WEIGHT * heard).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-        optimizer.step()
-        average.update(model, step)
-        journal.note(step, spectral=float(spectral.detach()), mel=float(heard.detach()))
-        if journal.due() or step + 1 == steps:
-            journal.save(step + 1, parts)
-            save_part(work, "bigvgan", average.module.state_dict())
+        spectral, mel_loss = spectral_loss(made, real), functional.l1_loss(log_mel(made), mel)
+        return spectral + _MEL_WEIGHT * mel_loss, {"spectral": spectral, "mel": mel_loss}
+
+    journal = Journal(work, "bigvgan", ("spectral", "mel"))
+    train_part(model, RECIPE, journal, steps, losses, lambda kept: save_part(work, "bigvgan", kept.state_dict()))
 
 
 def main() -> None:
     """Command line: see the module's text."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("nano-work"))
-    parser.add_argument("--steps", type=int, default=STEPS)
-    train(**parse(parser))
+    train(**stage_arguments(__doc__, STEPS))
 
 
 if __name__ == "__main__":

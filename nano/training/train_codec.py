@@ -1,16 +1,15 @@
-"""The speech codec: 50 tokens per second from a learned vector quantization, for both voices the same tokens.
+"""The speech codec: 50 tokens per second from a learned vector quantization, the same tokens for both voices.
 
-The published codec's encoder was never released, so nano has its own: convolutions over the mel spectrogram, a codebook
-of CODEBOOK vectors, and a decoder that is told who speaks. As the decoder knows the speaker, the tokens need not say
-it. Only the tokens are used later: the Talker learns to predict them, the DiT to turn them into sound. Token 0 is
-never used, since it is what the published DiT is given when it is to know nothing.
+The encoder of the published codec was never released, so nano has its own: convolutions over the mel spectrogram, a
+codebook of CODEBOOK vectors, and a decoder with the speaker as an input, so that the tokens need not carry it. Only
+the tokens are used later: the Talker predicts them, the DiT makes mel of them. Token 0 is never used: it stands for "no
+condition" in the published DiT.
 
     python -m nano.training.train_codec --work nano-work
 """
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,23 +22,23 @@ from torch.nn import functional
 from nano.data.mel24 import BINS, HOP
 from nano.data.speech_corpus import CODE_SAMPLES, VOICES, Clip, Corpus
 from nano.model.architecture import CODEBOOK
-from nano.training.loop import Journal, fade, parse
+from nano.training.loop import Journal, Recipe, stage_arguments, train_part
 
 SEED = 7
 STEPS = 2500
 BATCH, CROP = 24, 64
-RATE, WARM_UP = 1.5e-3, 100
+RECIPE = Recipe(rate=1.5e-3, warm_up=100)
 WIDTH, VECTOR = 160, 32
-# How fast the codebook follows the vectors that fall to it; a vector this rarely used (per step) starts afresh.
+# Decay of the codebook's averages; a vector used less often than this per step is set to a new value.
 _FOLLOW, _RARE = 0.97, 0.05
 _COMMITMENT = 0.25
-# Mel frames are compared after this shift and scale: about unit variance.
+# Shift and scale that give mel frames about unit variance.
 _CENTRE, _SPREAD = -5.5, 2.2
 FRAMES_PER_CODE = 2
 
 
 def normalized(mel: Tensor) -> Tensor:
-    """Log mel as the codec sees it."""
+    """Log mel with about zero mean and unit variance."""
     return (mel - _CENTRE) / _SPREAD
 
 
@@ -70,8 +69,8 @@ class Codec(nn.Module):
             nn.Conv1d(WIDTH, VECTOR, 1),
         )
         self.speaker = nn.Embedding(len(VOICES), WIDTH)
-        # The encoder is told, too: what is the speaker's own can then be taken out.
-        self.listener = nn.Embedding(len(VOICES), BINS)
+        # The encoder has the speaker as an input as well, so that it can remove the speaker's part.
+        self.speaker_bias = nn.Embedding(len(VOICES), BINS)
         self.widen = nn.Conv1d(VECTOR, WIDTH, 3, padding=1)
         self.decoder = nn.Sequential(
             _Residual(WIDTH, 1),
@@ -84,7 +83,7 @@ class Codec(nn.Module):
 
     def vectors(self, mel: Tensor, speaker: Tensor) -> Tensor:
         """What is quantized: float32 [batch, frames / 2, VECTOR]."""
-        found: Tensor = self.encoder(normalized(mel) + self.listener(speaker)[:, :, None])
+        found: Tensor = self.encoder(normalized(mel) + self.speaker_bias(speaker)[:, :, None])
         return found.transpose(1, 2)
 
     def nearest(self, vectors: Tensor) -> Tensor:
@@ -105,7 +104,7 @@ class Codec(nn.Module):
 
     @torch.no_grad()
     def follow(self, vectors: Tensor, rows: Tensor) -> None:
-        """Moves the codebook towards `vectors` [n, VECTOR] that fell to `rows`; revives what nobody uses."""
+        """Moves the codebook towards `vectors` [n, VECTOR] of `rows` [n]; sets unused rows to random vectors."""
         counts = torch.bincount(rows, minlength=len(self.codebook)).float()
         sums = torch.zeros_like(self.codebook).index_add_(0, rows, vectors)
         self.usage.lerp_(counts, 1 - _FOLLOW)
@@ -124,7 +123,7 @@ def _losses(codec: Codec, mel: Tensor, speaker: Tensor) -> tuple[Tensor, Tensor]
     rows = codec.nearest(vectors)
     chosen = codec.codebook[rows]
     commitment = functional.mse_loss(vectors, chosen)
-    # Straight through: the gradient passes the quantizer as if it were not there.
+    # Straight-through estimator: the gradient ignores the quantizer.
     made = codec.decode(vectors + (chosen - vectors).detach(), speaker)
     if codec.training:
         codec.follow(vectors.detach().reshape(-1, VECTOR), rows.reshape(-1))
@@ -143,29 +142,22 @@ def _batch(corpus: Corpus, clips: list[int], random: np.random.Generator) -> tup
 
 
 def train(work: Path, steps: int) -> Codec:
-    """The trained codec; goes on where it was stopped."""
+    """The trained codec; continues an interrupted run."""
     torch.manual_seed(SEED)
     corpus = Corpus.load(work)
     clips = [index for index, clip in enumerate(corpus.clips) if clip.split == "train" and clip.length >= CROP * HOP]
     codec = Codec()
-    optimizer = torch.optim.AdamW(codec.parameters(), lr=RATE, weight_decay=0.0)
-    journal = Journal(work, "codec", ("mel", "commitment"))
-    parts: dict[str, nn.Module | torch.optim.Optimizer] = {"codec": codec, "optimizer": optimizer}
-    for step in range(journal.resume(parts), steps):
-        for group in optimizer.param_groups:
-            group["lr"] = RATE * fade(step, steps, WARM_UP)
+
+    def losses(step: int) -> tuple[Tensor, dict[str, Tensor]]:
         mel, commitment = _losses(codec, *_batch(corpus, clips, np.random.default_rng((SEED, step))))
-        optimizer.zero_grad(set_to_none=True)
-        (mel + _COMMITMENT * commitment).backward()
-        optimizer.step()
-        journal.note(step, mel=float(mel.detach()), commitment=float(commitment.detach()))
-        if journal.due() or step + 1 == steps:
-            journal.save(step + 1, parts)
+        return mel + _COMMITMENT * commitment, {"mel": mel, "commitment": commitment}
+
+    train_part(codec, RECIPE, Journal(work, "codec", ("mel", "commitment")), steps, losses)
     return codec.eval()
 
 
 @dataclass(frozen=True)
-class Spoken:
+class CodedClip:
     """One sentence of the corpus and its codec tokens, int16 [n]."""
 
     clip: Clip
@@ -173,7 +165,7 @@ class Spoken:
 
 
 def write_codes(work: Path, codec: Codec) -> None:
-    """WORK/speaking/codes.i16: the codes of all clips one after the other."""
+    """WORK/speech_corpus/codes.i16: the codes of all clips one after the other."""
     corpus = Corpus.load(work)
     with torch.no_grad():
         codes = [
@@ -187,10 +179,10 @@ def write_codes(work: Path, codec: Codec) -> None:
 
 def codes_file(work: Path) -> Path:
     """Where the corpus's codec tokens are kept."""
-    return work / "speaking" / "codes.i16"
+    return work / "speech_corpus" / "codes.i16"
 
 
-def load_codes(work: Path) -> list[Spoken]:
+def load_codes(work: Path) -> list[CodedClip]:
     """Every clip of the corpus (both voices, replies and general sentences, train and held out) with its codes.
 
     Raises:
@@ -199,20 +191,17 @@ def load_codes(work: Path) -> list[Spoken]:
     corpus = Corpus.load(work)
     codes = np.fromfile(codes_file(work), np.int16)
     return [
-        Spoken(clip, codes[clip.start // CODE_SAMPLES : (clip.start + clip.length) // CODE_SAMPLES])
+        CodedClip(clip, codes[clip.start // CODE_SAMPLES : (clip.start + clip.length) // CODE_SAMPLES])
         for clip in corpus.clips
     ]
 
 
 def main() -> None:
     """Command line: see the module's text."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("nano-work"))
-    parser.add_argument("--steps", type=int, default=STEPS)
-    arguments = parse(parser)
+    arguments = stage_arguments(__doc__, STEPS)
     work = arguments["work"]
     write_codes(work, train(**arguments))
-    codes = np.concatenate([spoken.codes for spoken in load_codes(work)])
+    codes = np.concatenate([coded.codes for coded in load_codes(work)])
     part = np.bincount(codes, minlength=CODEBOOK) / len(codes)
     entropy = -float(np.sum(part[part > 0] * np.log2(part[part > 0])))
     print(f"{len(codes)} codes, {int((part > 0).sum())} different ones, {entropy:.2f} bit each")

@@ -1,14 +1,13 @@
-"""Trains the DiT by flow matching: noise flows along straight lines to the mel of the codes and the speaker.
+"""Trains the DiT by flow matching: straight lines lead from noise to the mel of the codec tokens and the speaker.
 
-The model is the reference's, with its block masks, its ECAPA encoder and its codec embedding; times are drawn mostly
-where a sampler of few steps looks. Now and then everything known is left out, as guidance needs it.
+The model is the reference's, with its block masks, its ECAPA encoder and its codec embedding. Half of the times are
+near those of the default solver. A tenth of the examples have no condition, as guidance requires.
 
     python -m nano.training.train_dit --work nano-work
 """
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -24,24 +23,23 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import (
 from nano.data.mel24 import HOP
 from nano.data.speech_corpus import VOICES, Corpus
 from nano.model.architecture import SPEAKER_FILE, SPEAKER_WIDTH, SPEAKERS, TOKEN2WAV, save_part, tokenizer_of
-from nano.training.loop import Average, Journal, fade, parse
-from nano.training.train_codec import Spoken, load_codes
+from nano.training.loop import Journal, Recipe, stage_arguments, train_part
+from nano.training.train_codec import CodedClip, load_codes
 from omni_edge.vocoder.solver import SolverSettings
 
 SEED = 13
 STEPS = 2000
 BATCH = 8
 LONGEST = 240  # mel frames
-RATE, WARM_UP = 1e-3, 200
-AVERAGE = 0.998
-# Part of the examples without codes and speaker; part with a time at which the default sampler evaluates.
+RECIPE = Recipe(rate=1e-3, warm_up=200, betas=(0.9, 0.98), weight_decay=0.01, clip=1.0, average=0.998)
+# Part of the examples without codec tokens and speaker; part with a time of the default solver.
 _UNCONDITIONAL, _SAMPLED_TIMES = 0.1, 0.5
 _REFERENCE_FRAMES = 200
 
 
 def dit() -> Qwen2_5OmniToken2WavDiTModel:
-    """The model with starting weights: every block begins as the identity."""
-    # Without dropout: the net is small for its data.
+    """The model, initialized so that every block is the identity."""
+    # No dropout: the model is small for its data.
     config = Qwen2_5OmniDiTConfig(**TOKEN2WAV["dit_config"], dropout=0.0)
     config._attn_implementation = "sdpa"
     model = Qwen2_5OmniToken2WavDiTModel(config)
@@ -58,8 +56,10 @@ def dit() -> Qwen2_5OmniToken2WavDiTModel:
 
 
 def speakers(work: Path) -> dict[str, dict[str, int | Tensor]]:
-    """WORK/weights/spk_dict.pt as published, written where it is missing: `cond` is a random vector per voice,
-    `ref_mel` the middle of one sentence."""
+    """WORK/weights/spk_dict.pt in the published form, written if it is missing.
+
+    `cond` is a random vector per voice, `ref_mel` the middle of one sentence.
+    """
     path = work / "weights" / SPEAKER_FILE
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ class Examples:
         self._reference = {name: known[name]["ref_mel"][0] for name in VOICES}  # type: ignore[index]
 
     def batch(self, random: np.random.Generator) -> dict[str, Tensor]:
-        """What the reference's forward takes, `hidden_states` being the mel [BATCH, frames, bins]."""
+        """The arguments of the reference's forward; `hidden_states` is the mel [BATCH, frames, bins]."""
         picked = [self._spoken[index] for index in random.choice(len(self._spoken), BATCH)]
         codes = min(LONGEST // 2, *(len(spoken.codes) for spoken in picked))
         parts = [self._crop(spoken, codes, random) for spoken in picked]
@@ -110,8 +110,8 @@ class Examples:
         """The mean mel frame, float32 [bins]."""
         return torch.from_numpy(np.asarray(self._corpus.mels[:100_000], np.float32).mean(axis=0))
 
-    def _crop(self, spoken: Spoken, codes: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        # Beginnings and ends are as frequent as they are in short replies.
+    def _crop(self, spoken: CodedClip, codes: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        # A third each of beginnings, ends and other crops, as in short replies.
         room = len(spoken.codes) - codes
         first = (0, room, int(random.integers(room + 1)))[random.integers(3)]
         tokens = spoken.codes[first : first + codes].astype(np.int64)
@@ -119,56 +119,39 @@ class Examples:
 
 
 def times(random: np.random.Generator) -> Tensor:
-    """float32 [BATCH]: uniform, or one of those at which the default sampler asks, give or take a little."""
-    anywhere = random.random(BATCH)
-    asked = random.choice(SolverSettings().times(), BATCH) + random.normal(0, 0.01, BATCH)
-    chosen = np.where(random.random(BATCH) < _SAMPLED_TIMES, asked, anywhere)
+    """float32 [BATCH] in [0, 1]: uniform, or near a time of the default solver."""
+    uniform = random.random(BATCH)
+    near = random.choice(SolverSettings().times(), BATCH) + random.normal(0, 0.01, BATCH)
+    chosen = np.where(random.random(BATCH) < _SAMPLED_TIMES, near, uniform)
     return torch.as_tensor(np.clip(chosen, 0, 1).astype(np.float32))
 
 
 def train(work: Path, steps: int) -> None:
-    """Writes WORK/weights/dit.safetensors every few minutes; goes on where it was stopped."""
+    """Writes WORK/weights/dit.safetensors every few minutes; continues an interrupted run."""
     torch.manual_seed(SEED)
     examples = Examples(work)
     model = dit()
-    # Noise is zero on average: the mean velocity is the mean mel, far from zero.
+    # Noise has zero mean, so the mean velocity is the mean mel, which is far from zero.
     model.proj_out.bias.data.copy_(examples.mean())
-    average = Average(model, AVERAGE)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01)
-    journal = Journal(work, "dit", ("velocity",))
-    parts: dict[str, nn.Module | torch.optim.Optimizer] = {
-        "model": model,
-        "average": average.module,
-        "optimizer": optimizer,
-    }
-    for step in range(journal.resume(parts), steps):
-        for group in optimizer.param_groups:
-            group["lr"] = RATE * fade(step, steps, WARM_UP)
+
+    def losses(step: int) -> tuple[Tensor, dict[str, Tensor]]:
         random = np.random.default_rng((SEED, step))
-        known = examples.batch(random)
-        mel = known.pop("hidden_states")
+        inputs = examples.batch(random)
+        mel = inputs.pop("hidden_states")
         noise = torch.as_tensor(random.standard_normal(mel.shape, np.float32))
         time = times(random)
         state = noise + time[:, None, None] * (mel - noise)
-        velocity = model(hidden_states=state, time_step=time, apply_cfg=False, **known)
+        velocity = model(hidden_states=state, time_step=time, apply_cfg=False, **inputs)
         loss = (velocity - (mel - noise)).square().mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        average.update(model, step)
-        journal.note(step, velocity=float(loss.detach()))
-        if journal.due() or step + 1 == steps:
-            journal.save(step + 1, parts)
-            save_part(work, "dit", average.module.state_dict())
+        return loss, {"velocity": loss}
+
+    journal = Journal(work, "dit", ("velocity",))
+    train_part(model, RECIPE, journal, steps, losses, lambda kept: save_part(work, "dit", kept.state_dict()))
 
 
 def main() -> None:
     """Command line: see the module's text."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("nano-work"))
-    parser.add_argument("--steps", type=int, default=STEPS)
-    train(**parse(parser))
+    train(**stage_arguments(__doc__, STEPS))
 
 
 if __name__ == "__main__":

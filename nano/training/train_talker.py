@@ -1,10 +1,9 @@
 """Trains the Talker: `python -m nano.training.train_talker --work nano-work`, after `nano.training.train_codec`, twice.
 
-The Talker hears what the Thinker tells it (embedding + last hidden state of every position) and learns the codec tokens
-of the same reply in both voices. Most of that does not depend on how well the Thinker hears and sees: the first run
-needs a Thinker that knows its words, and stops by itself. The second one, with the finished Thinker, ends the training:
-a hidden state already holds the word to come, so its exercises are ones that the Thinker answers rightly, whose states
-the Talker will meet.
+Its input is the Thinker's states (embedding + last hidden state of every position); its targets are the codec tokens of
+the same reply in both voices. The first run needs a Thinker after its first run, and stops by itself. The second run
+uses the finished Thinker. A hidden state already holds the next word, so the second run takes only exercises that the
+Thinker answers rightly.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from torch.nn import functional
 from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as modeling
 
 from nano import world
-from nano.data.exercises import concrete
+from nano.data.exercises import make_exercise
 from nano.data.sequences import IGNORED, Composer, Sample, by_length
 from nano.data.speech_cache import SpeechCache
 from nano.data.speech_corpus import Kind
@@ -48,30 +47,29 @@ NAME = "talker"
 _WARM_UP = 60
 _LOG_EVERY = 10
 _SAVE_EVERY = 100
-# Of what is to be said, so much is words without sense: who knows the sentences by heart says what is likely in the
-# place of what is told.
-_SALADS = 0.4
-# Exchanges drawn in search of some for every reply, which may be asked for in as many ways.
+# Part of the replies that are random words: with true sentences alone the Talker learns the likely words instead of
+# the given ones.
+_RANDOM_WORDS = 0.4
+# Exchanges that are drawn, and the most that are kept for each reply.
 _DRAWS, _WAYS = 60_000, 8
-# So many prompts are cut to their last few positions: what is to be said lies at the end. Others are heard whole, as
-# they will be, with the sounds and pictures in them.
+# Part of the prompts that are cut to their last positions, and how many positions those keep.
 _SHORT, _CUT_PART = 6, 0.4
 _SPOKEN_PART = 0.6
-# Up to this part of the codec tokens that the Talker goes on from are random ones. Who sees only true ones recognizes
-# the sentence by them and needs no text, and is lost after the first wrong one of its own.
-_MOST_STRANGERS = 0.7
+# Largest part of the past codec tokens that are random in training. With true ones alone the Talker recognizes the
+# sentence from them, ignores the text, and fails after its first wrong token.
+_LARGEST_RANDOM_PART = 0.7
 
 
 @dataclass(frozen=True)
-class Told:
-    """What the Thinker tells of one reply.
+class TalkerSample:
+    """The Talker's input and targets for one reply.
 
     Attributes:
-        states: bfloat16 [n, hidden].
-        ids: int64 [3, n].
-        start: where the reply starts.
-        codes: codec tokens by voice.
-        family: of the exchange.
+        states: bfloat16 [n, hidden]; the Thinker's states.
+        ids: int64 [3, n]; TMRoPE.
+        start: position of the reply's first token.
+        codes: codec tokens int16 [m] by voice.
+        family: the exchange's family.
     """
 
     states: Tensor
@@ -82,7 +80,7 @@ class Told:
 
 
 class TalkerTraining(nn.Module):
-    """The Talker in bfloat16 and what it is fed; the Thinker's marks are fixed vectors."""
+    """The Talker in bfloat16, with its inputs; the Thinker's marks are fixed vectors."""
 
     def __init__(self, composer: Composer, thinker: ThinkerTraining) -> None:
         super().__init__()
@@ -96,39 +94,39 @@ class TalkerTraining(nn.Module):
         self._end = table[config.tts_text_end_token_id]
         self._pad = table[config.tts_text_pad_token_id]
 
-    def loss(self, batch: list[tuple[Told, str, int]]) -> tuple[Tensor, Tensor]:
+    def loss(self, batch: list[tuple[TalkerSample, str, int]]) -> tuple[Tensor, Tensor]:
         """Mean cross entropy of the codec tokens, and the share that is likeliest.
 
         Args:
-            batch: what is told, the voice, and how many of the prompt's last positions are heard.
+            batch: (sample, voice, length of the prompt's end that is kept) of each row.
         """
         rows, ids, targets = [], [], []
-        for told, voice, heard in batch:
-            first = told.start - heard
-            codes = torch.as_tensor(told.codes[voice].astype(np.int64))
-            reply = told.states[told.start :]
+        for sample, voice, prompt_length in batch:
+            first = sample.start - prompt_length
+            codes = torch.as_tensor(sample.codes[voice].astype(np.int64))
+            reply = sample.states[sample.start :]
             fed = torch.cat([reply, self._end[None], self._pad.expand(max(0, len(codes) + 1 - len(reply) - 1), -1)])
             fed = fed[: len(codes) + 1]
             before = codes
             if self.training:
-                strangers = torch.rand(len(codes)) < torch.rand(()) * _MOST_STRANGERS
-                before = torch.where(strangers, torch.randint(1, CODEBOOK, codes.shape), codes)
+                random_places = torch.rand(len(codes)) < torch.rand(()) * _LARGEST_RANDOM_PART
+                before = torch.where(random_places, torch.randint(1, CODEBOOK, codes.shape), codes)
             spoken = torch.cat([torch.tensor([CODEC_PAD, CODEC_START]), before])
-            text = torch.cat([told.states[first : told.start], self._voices[voice][None], fed])
+            text = torch.cat([sample.states[first : sample.start], self._voices[voice][None], fed])
             embeds = self.talker.model.embed_tokens(spoken)
-            rows.append(text + functional.pad(embeds, (0, 0, heard, 0)))
-            prompt = told.ids[:, first : told.start]
-            after = int(told.ids[:, : told.start].max()) + 1 + torch.arange(len(codes) + 2)
+            rows.append(text + functional.pad(embeds, (0, 0, prompt_length, 0)))
+            prompt = sample.ids[:, first : sample.start]
+            after = int(sample.ids[:, : sample.start].max()) + 1 + torch.arange(len(codes) + 2)
             ids.append(torch.cat([prompt, after.expand(3, -1)], dim=1))
             wanted = torch.cat([codes, torch.tensor([CODEC_END])])
-            targets.append(functional.pad(wanted, (heard + 1, 0), value=IGNORED))
+            targets.append(functional.pad(wanted, (prompt_length + 1, 0), value=IGNORED))
         embeds = nn.utils.rnn.pad_sequence(rows, batch_first=True)
         positions = nn.utils.rnn.pad_sequence([each.T for each in ids], batch_first=True).permute(2, 0, 1)
         labels = nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=IGNORED)
         hidden = decode(self.talker.model, self.talker.thinker_to_talker_proj(embeds), positions)
-        known = labels != IGNORED
-        scores = self.talker.codec_head(hidden[known]).float()
-        return functional.cross_entropy(scores, labels[known]), (scores.argmax(-1) == labels[known]).float().mean()
+        chosen = labels != IGNORED
+        scores = self.talker.codec_head(hidden[chosen]).float()
+        return functional.cross_entropy(scores, labels[chosen]), (scores.argmax(-1) == labels[chosen]).float().mean()
 
 
 @torch.no_grad()
@@ -136,7 +134,7 @@ def _initialize(talker: nn.Module) -> None:
     for name, parameter in talker.named_parameters():
         if parameter.ndim == 2:
             if name.endswith("embed_tokens.weight"):
-                # As loud as a hidden state after its norm.
+                # The scale of a hidden state after its norm.
                 nn.init.normal_(parameter, std=0.7)
             else:
                 closing = name.endswith(("o_proj.weight", "down_proj.weight"))
@@ -154,28 +152,28 @@ def load_thinker(work: Path, composer: Composer) -> ThinkerTraining:
 
 
 @torch.no_grad()
-def tell(model: ThinkerTraining, samples: list[Sample]) -> list[tuple[Sample, Tensor, bool]]:
-    """States [n, hidden] of every position of each sample, and whether its last reply is what the Thinker would say."""
+def thinker_states(model: ThinkerTraining, samples: list[Sample]) -> list[tuple[Sample, Tensor, bool]]:
+    """Each sample with its states [n, hidden], and whether the Thinker gives its last reply."""
     results: list[tuple[Sample, Tensor, bool]] = []
     media = set(model.media_tokens)
     table = model.thinker.model.language_model.embed_tokens.weight
     for part in by_length(samples, -(-len(samples) // 32)):
         hidden = model.states(part)
         for row, sample in enumerate(part):
-            told = hidden[row, : len(sample)]
+            states = hidden[row, : len(sample)]
             tokens = torch.as_tensor(sample.tokens)
             words = table[tokens] * torch.tensor([token not in media for token in sample.tokens.tolist()])[:, None]
             start, stop = sample.replies[-1]
-            likeliest = (told[start - 1 : stop] @ table.T).argmax(-1)
+            likeliest = (states[start - 1 : stop] @ table.T).argmax(-1)
             right = bool((likeliest == torch.as_tensor(sample.targets[start - 1 : stop])).all())
-            results.append((sample, (told + words).clone(), right))
+            results.append((sample, (states + words).clone(), right))
     return results
 
 
-def material(
+def reply_samples(
     work: Path, composer: Composer, model: ThinkerTraining, split: world.Split, limit: int, only_right: bool
-) -> list[Told]:
-    """What is told and spoken for up to `limit` replies of the corpus, or of those that the Thinker gets right."""
+) -> list[TalkerSample]:
+    """Samples of up to `limit` replies of the corpus; with `only_right`, of those that the Thinker gives itself."""
     codes = _codes(work, "reply", split)
     rng = random.Random(split)
     exchanges: dict[str, list[world.Exchange]] = {text: [] for text in codes}
@@ -186,20 +184,20 @@ def material(
             ways.append(exchange)
     chosen = [exchange for ways in exchanges.values() for exchange in ways]
     rng.shuffle(chosen)
-    found = _told(work, composer, model, chosen, codes, limit, only_right)
+    found = _talker_samples(work, composer, model, chosen, codes, limit, only_right)
     print(f"{split}: {len(codes)} replies, {len(found)} taken", flush=True)
     return found
 
 
-def salads(work: Path, composer: Composer, model: ThinkerTraining) -> list[Told]:
-    """What is told when the Thinker is made to say words without sense."""
+def random_word_samples(work: Path, composer: Composer, model: ThinkerTraining) -> list[TalkerSample]:
+    """Samples whose replies are random words instead of the Thinker's."""
     codes = _codes(work, "general", "train")
     rng = random.Random(SEED)
     exchanges = []
     for text in codes:
         asked = world.draw(rng, "train", spoken=False)
         exchanges.append(replace(asked, turns=(*asked.turns[:-1], replace(asked.turns[-1], reply=text))))
-    return _told(work, composer, model, exchanges, codes, len(exchanges), only_right=False)
+    return _talker_samples(work, composer, model, exchanges, codes, len(exchanges), only_right=False)
 
 
 def _codes(work: Path, kind: Kind, split: world.Split) -> dict[str, dict[str, np.ndarray]]:
@@ -210,7 +208,7 @@ def _codes(work: Path, kind: Kind, split: world.Split) -> dict[str, dict[str, np
     return found
 
 
-def _told(
+def _talker_samples(
     work: Path,
     composer: Composer,
     model: ThinkerTraining,
@@ -218,29 +216,31 @@ def _told(
     codes: dict[str, dict[str, np.ndarray]],
     limit: int,
     only_right: bool,
-) -> list[Told]:
+) -> list[TalkerSample]:
     rng = random.Random(SEED)
     cache = SpeechCache(work)
-    found: list[Told] = []
+    found: list[TalkerSample] = []
     for begin in range(0, len(chosen), 128):
-        group = [composer.compose(concrete(exchange, rng, cache, "train")) for exchange in chosen[begin : begin + 128]]
+        group = [
+            composer.compose(make_exercise(exchange, rng, cache, "train")) for exchange in chosen[begin : begin + 128]
+        ]
         asked = {id(sample): exchange for sample, exchange in zip(group, chosen[begin:], strict=False)}
-        for sample, states, right in tell(model, group):
+        for sample, states, right in thinker_states(model, group):
             if right or not only_right:
                 start, stop = sample.replies[-1]
                 ids = torch.as_tensor(sample.ids[:, :stop])
                 exchange = asked[id(sample)]
-                found.append(Told(states[:stop], ids, start, codes[exchange.turns[-1].reply], exchange.family))
+                found.append(TalkerSample(states[:stop], ids, start, codes[exchange.turns[-1].reply], exchange.family))
         if len(found) >= limit:
             break
     return found[:limit]
 
 
 def train(work: Path, steps: int, early: int, batch: int, rate: float, fade: int, limit: int) -> None:
-    """Trains from the last saved state on; saves as it goes.
+    """Trains from the last saved state on; saves every _SAVE_EVERY steps.
 
     Raises:
-        RuntimeError: the Thinker has not learned enough to tell the Talker anything.
+        RuntimeError: the Thinker answers no exercise rightly.
     """
     composer = Composer(work)
     thinker = load_thinker(work, composer)
@@ -251,12 +251,12 @@ def train(work: Path, steps: int, early: int, batch: int, rate: float, fade: int
         optimizer.load_state_dict(torch.load(state, weights_only=True))
     begun = optimizer.steps < early
     last = early if begun else steps
-    told = material(work, composer, thinker, "train", limit, not begun)
-    if not told:
-        raise RuntimeError("the Thinker gets no reply right: train it further with nano.training.train_thinker")
-    families = {each.family: [other for other in told if other.family == each.family] for each in told}
-    recited = salads(work, composer, thinker)
-    unheard = material(work, composer, thinker, "held_out", 48, not begun)
+    replies = reply_samples(work, composer, thinker, "train", limit, not begun)
+    if not replies:
+        raise RuntimeError("the Thinker gives no right reply: train it further with nano.training.train_thinker")
+    families = {each.family: [other for other in replies if other.family == each.family] for each in replies}
+    random_words = random_word_samples(work, composer, thinker)
+    held_out = reply_samples(work, composer, thinker, "held_out", 48, not begun)
     del thinker
     began = time.monotonic()
     with (work / "training" / f"{NAME}.csv").open("a", newline="") as file:
@@ -264,7 +264,7 @@ def train(work: Path, steps: int, early: int, batch: int, rate: float, fade: int
         sums = np.zeros(2)
         for step in range(optimizer.steps, last):
             rng = random.Random(step)
-            items = _draw(families, recited, rng, batch)
+            items = _draw(families, random_words, rng, batch)
             for part in _parts(items, 2):
                 loss, right = model.loss(part)
                 (loss * (len(part) / batch)).backward()
@@ -273,7 +273,7 @@ def train(work: Path, steps: int, early: int, batch: int, rate: float, fade: int
             if (step + 1) % _LOG_EVERY == 0:
                 row: list[Any] = [step + 1, *sums.round(4).tolist(), round(time.monotonic() - began)]
                 if (step + 1) % _SAVE_EVERY == 0:
-                    row.append(_held_out(model, optimizer, unheard))
+                    row.append(_held_out(model, optimizer, held_out))
                 log.writerow(row)
                 file.flush()
                 print(*row, flush=True)
@@ -283,29 +283,29 @@ def train(work: Path, steps: int, early: int, batch: int, rate: float, fade: int
 
 
 def _draw(
-    told: dict[str, list[Told]], recited: list[Told], rng: random.Random, batch: int
-) -> list[tuple[Told, str, int]]:
+    replies: dict[str, list[TalkerSample]], random_words: list[TalkerSample], rng: random.Random, batch: int
+) -> list[tuple[TalkerSample, str, int]]:
     items = []
     for _ in range(batch):
-        each = rng.choice(recited if rng.random() < _SALADS else told[rng.choice(list(told))])
-        heard = each.start if rng.random() > _CUT_PART else min(each.start, _SHORT)
-        items.append((each, rng.choice(list(each.codes)), heard))
+        each = rng.choice(random_words if rng.random() < _RANDOM_WORDS else replies[rng.choice(list(replies))])
+        prompt_length = each.start if rng.random() > _CUT_PART else min(each.start, _SHORT)
+        items.append((each, rng.choice(list(each.codes)), prompt_length))
     return items
 
 
-def _parts(items: list[tuple[Told, str, int]], count: int) -> list[list[tuple[Told, str, int]]]:
+def _parts(items: list[tuple[TalkerSample, str, int]], count: int) -> list[list[tuple[TalkerSample, str, int]]]:
     ordered = sorted(items, key=lambda item: item[2] + len(item[0].codes[item[1]]))
     size = -(-len(ordered) // count)
     return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
 
 @torch.no_grad()
-def _held_out(model: TalkerTraining, optimizer: Optimizer, unheard: list[Told]) -> str:
-    """Loss and share of likeliest tokens on replies that are not trained on, whole prompts, averaged weights."""
+def _held_out(model: TalkerTraining, optimizer: Optimizer, held_out: list[TalkerSample]) -> str:
+    """Loss and share of likeliest tokens on held-out replies, with whole prompts and averaged weights."""
     model.eval()
     for name, parameter in model.named_parameters():
         parameter.copy_(optimizer.averages[name])
-    items = [(told, voice, told.start) for told in unheard for voice in told.codes]
+    items = [(sample, voice, sample.start) for sample in held_out for voice in sample.codes]
     losses = [[float(value) for value in model.loss(part)] for part in _parts(items, max(1, len(items) // 24))]
     for name, parameter in model.named_parameters():
         parameter.copy_(optimizer.masters[name])
@@ -329,7 +329,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--fade", type=int, default=2500)
-    parser.add_argument("--limit", type=int, default=6000, help="replies at most")
+    parser.add_argument("--limit", type=int, default=6000, help="most replies")
     parser.add_argument("--threads", type=int, default=1)
     train(**parse(parser))
 

@@ -4,7 +4,7 @@ The first run trains on typed words alone and stops by itself. Then `train_audio
 train the encoders towards the words' embeddings. The second run trains the Thinker on exercises of all kinds. It keeps
 encoders and embeddings fixed: at the Thinker's learning rate its gradients make them worse.
 
-With the weights of an unpacked checkpoint (`nano.model.unpack`) and `--words 0` the second run goes on from them.
+With an unpacked checkpoint (`nano.model.unpack`) and `--words 0`, the second run continues from its weights.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ NAME = "thinker"
 _WARM_UP = 60
 _SAVE_EVERY = 100
 _LOG_EVERY = 10
-# What the Thinker gets of each family in each phase.
+# Weights of the families in each phase.
 _WORDS = {"timer": 5.0, "light": 4.0, "sum": 12.0, "small_talk": 2.0, "outside": 4.0, "conversation": 10.0}
 _ALL = {"timer": 7.0, "light": 4.0, "sum": 5.0, "small_talk": 4.0, "outside": 8.0, "conversation": 12.0,
         "picture": 60.0, "video": 9.0, "sound_and_picture": 11.0}  # fmt: skip
 _SPOKEN = 0.75
-# The encoders' own stages, and what stays as it is once they are done.
-_ENCODERS = ("eyes", "ears")
-_SETTLED = (
+# The encoders' stages, and the parameters that are fixed after them.
+_ENCODERS = ("vision_encoder", "audio_encoder")
+_FIXED = (
     "thinker.model.audio_tower.",
     "thinker.model.visual.",
     "thinker.model.language_model.embed_tokens.",
@@ -50,11 +50,11 @@ class Plan:
     """How to train.
 
     Attributes:
-        steps: in all.
-        words: the first of them, with typed words alone.
-        fade: over the last of them the learning rate falls to zero.
+        steps: steps in all.
+        words: the first steps, with typed words alone.
+        fade: the last steps, over which the learning rate falls to zero.
         batch: exercises per step.
-        rate: learning rate.
+        rate: largest learning rate.
     """
 
     steps: int
@@ -69,7 +69,7 @@ class Plan:
 
 
 class Source:
-    """Draws training material; every number is another draw."""
+    """Draws training exercises; every step number gives other ones."""
 
     def __init__(self, work: Path, composer: Composer) -> None:
         self._work = work
@@ -77,11 +77,11 @@ class Source:
         self.reload()
 
     def reload(self) -> None:
-        """Takes in the clips that were spoken meanwhile."""
+        """Loads the clips that were synthesized in the meantime."""
         self.cache = SpeechCache(self._work)
 
     def exercises(self, step: int, count: int, weights: dict[str, float], spoken: float) -> list[Sample]:
-        """`count` exercises; `spoken` is the part that is not typed. Without one every word is typed."""
+        """`count` exercises; the part `spoken` of them is speech, the rest is typed."""
         rng = random.Random(step)
         families = rng.choices(list(weights), list(weights.values()), k=count)
         cache = self.cache if spoken else None
@@ -92,18 +92,20 @@ class Source:
 
 
 def evaluate(model: ThinkerTraining, composer: Composer, cache: SpeechCache | None, count: int) -> dict[str, float]:
-    """Share of exactly right replies in the first `count` exercises of the held-out sets; without a cache, of typed
-    ones."""
+    """Share of replies that are right to the letter, in the first `count` exercises of each held-out set.
+
+    Without a cache, the sets are those of typed words.
+    """
     results = {}
     for name in EVALUATION_SETS if cache else TYPED_SETS:
         samples = [composer.compose(exercise) for exercise in evaluation_set(name, cache, count)]
-        right = [fine for part in by_length(samples, -(-len(samples) // 32)) for fine in model.judge(part)]
+        right = [fine for part in by_length(samples, -(-len(samples) // 32)) for fine in model.replies_right(part)]
         results[name] = sum(right) / max(len(right), 1)
     return results
 
 
 def train(work: Path, plan: Plan, evaluate_every: int, count: int) -> None:
-    """Trains from the last saved state on; saves as it goes."""
+    """Trains from the last saved state on; saves every _SAVE_EVERY steps."""
     composer = Composer(work)
     model = ThinkerTraining(composer)
     optimizer = Optimizer(model)
@@ -122,9 +124,9 @@ def train(work: Path, plan: Plan, evaluate_every: int, count: int) -> None:
             optimizer.replace(torch.load(folder / f"{encoder}.pt", weights_only=True))
     if optimizer.steps >= plan.words:
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(not name.startswith(_SETTLED))
+            parameter.requires_grad_(not name.startswith(_FIXED))
     began = time.monotonic()
-    # The next step's exercises are made while this one is learned.
+    # The next step's exercises are made during this step.
     with (folder / f"{NAME}.csv").open("a", newline="") as file, ThreadPoolExecutor(1) as maker:
         log = csv.writer(file)
         coming = maker.submit(_draw, source, plan, optimizer.steps)
@@ -156,7 +158,7 @@ def train(work: Path, plan: Plan, evaluate_every: int, count: int) -> None:
                 restore(model, optimizer)
     if last == plan.words:
         print(
-            "words are learned; next: train_audio_encoder and train_vision_encoder, then this again",
+            "first run done; next: train_audio_encoder and train_vision_encoder, then this again",
             flush=True,
         )
 
@@ -169,7 +171,7 @@ def _draw(source: Source, plan: Plan, step: int) -> list[Sample]:
 
 
 def _learn(model: ThinkerTraining, samples: list[Sample]) -> dict[str, float]:
-    """Gradients of one step; its losses."""
+    """Computes the gradients of one step; returns its losses."""
     total = sum(int((sample.targets != IGNORED).sum()) for sample in samples)
     mean = 0.0
     for part in by_length(samples, 3):
@@ -190,7 +192,7 @@ def averaged(model: ThinkerTraining, optimizer: Optimizer) -> ThinkerTraining:
 
 @torch.no_grad()
 def restore(model: ThinkerTraining, optimizer: Optimizer) -> None:
-    """The weights being trained back into `model`."""
+    """Puts the trained weights back into `model`."""
     for name, parameter in model.named_parameters():
         parameter.copy_(optimizer.masters[name])
 

@@ -1,11 +1,11 @@
-"""Trains the vision encoder towards the words' embeddings, after `train_thinker` has learned the words.
+"""Trains the vision encoder towards the words' embeddings, after the first run of `train_thinker`.
 
     python -m nano.training.train_vision_encoder --work nano-work
 
-The scenes know where everything is. Each vision token that covers a figure's centre is taught to lie close to the
-embeddings of the words for its colour, its shape, where it stands to the other figure or which way it moves; tokens of
-the background to lie close to none. That is what a reply has to read from them, and it is learned many times faster
-from places than from replies. Nothing but the vision encoder's own weights is kept; what was interrupted goes on.
+A scene gives the place of everything in it. A vision token over a figure's centre is trained towards the embeddings of
+the words for its colour, its shape, its relation to the other figure or its direction. Background tokens are trained
+away from all words. Learning from places takes far fewer steps than from replies. Only the vision encoder's weights
+are kept; an interrupted run continues.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from nano import world
 from nano.data.sequences import IGNORED, Composer
-from nano.model.forward import see
+from nano.model.forward import encode_vision
 from nano.training.loop import parse, save
 from nano.training.optimizer import Optimizer
 from nano.training.thinker_losses import ThinkerTraining
@@ -44,26 +44,26 @@ from nano.world.scenes import (
 )
 from omni_edge.vision.image_processor import VisionPatches
 
-NAME = "eyes"
+NAME = "vision_encoder"
 _CELL = 28
-# What part of a figure's radius around its centre surely shows it.
+# Part of a figure's radius around its centre that always shows the figure.
 _INSIDE = 0.6
-# Most cells show the background: each counts so much less than one that shows a figure.
+# Most cells show the background: their weight beside a cell with a figure.
 _BACKGROUND_WEIGHT = 0.1
 _SHARPNESS = 8.0
 _WARM_UP = 50
 _LOG_EVERY = 20
 _SAVE_EVERY = 100
-# Muon bears a larger learning rate than what is left to AdamW.
+# Factor on the learning rate of the parameters that AdamW updates; Muon bears a larger one.
 _OTHERS = 0.4
-# The learning rate falls in a line over the last 1 / _FADE of the steps.
+# The learning rate falls linearly over the last 1 / _FADE of the steps.
 _FADE = 1.6
 _PRINTED = (*(str(digit) for digit in range(10)), *WORDS)
 _COUNTS = tuple(world.number(count) for count in range(1, 5))
-# Reading and telling shapes apart take longest to learn: so many lessons are printed, so many full of figures.
+# Printed words and shapes are learned last: parts of the pictures that are printed, and that have many figures.
 _PRINTED_PART, _CROWDED_PART = 0.3, 0.4
 _CROWD = 4
-# What a token may be taught, and the words for it; "colour" and "shape" have "nothing" besides.
+# Kinds of targets and their words; "colour" and "shape" also have "nothing".
 _KINDS = {
     "colour": COLOURS,
     "shape": SHAPES,
@@ -75,12 +75,12 @@ _KINDS = {
 _OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 
 
-class Lesson:
+class TokenLabels:
     """Labels of one picture's or video's tokens.
 
     Attributes:
-        labels: kind -> int64 [temporal patches, rows, columns]; IGNORED where nothing is taught.
-        printed: number in _PRINTED, or IGNORED.
+        labels: kind -> int64 [temporal patches, rows, columns]; IGNORED without a target.
+        printed: index in _PRINTED, or IGNORED.
     """
 
     def __init__(self, grid: tuple[int, int, int]) -> None:
@@ -108,45 +108,45 @@ class Lesson:
         self.labels["shape"][time_][covered] = SHAPES.index(figure.shape)
 
 
-def _picture(composer: Composer, scene: PictureScene) -> tuple[VisionPatches, Lesson]:
+def _picture(composer: Composer, scene: PictureScene) -> tuple[VisionPatches, TokenLabels]:
     patches = composer.images.image(render_picture(scene))
-    lesson = Lesson(patches.grid)
+    labelled = TokenLabels(patches.grid)
     if scene.text:
-        lesson.printed = _PRINTED.index(scene.text)
-        return patches, lesson
+        labelled.printed = _PRINTED.index(scene.text)
+        return patches, labelled
     centres, radius = picture_places(scene)
-    cells = lesson.place(0, centres, radius)
+    cells = labelled.place(0, centres, radius)
     for index, (figure, centre, cell) in enumerate(zip(scene.figures, centres, cells, strict=True)):
-        lesson.show(0, figure, centre, radius)
+        labelled.show(0, figure, centre, radius)
         if scene.relation:
             relation = _OPPOSITE[scene.relation] if index else scene.relation
-            lesson.labels["relation"][0][cell] = RELATIONS.index(relation)
+            labelled.labels["relation"][0][cell] = RELATIONS.index(relation)
         else:
-            lesson.labels["count"][0][cell] = len(scene.figures) - 1
-    return patches, lesson
+            labelled.labels["count"][0][cell] = len(scene.figures) - 1
+    return patches, labelled
 
 
-def _video(composer: Composer, scene: VideoScene) -> tuple[VisionPatches, Lesson]:
+def _video(composer: Composer, scene: VideoScene) -> tuple[VisionPatches, TokenLabels]:
     patches = composer.images.video(render_video(scene), FRAMES_PER_SECOND)
-    lesson = Lesson(patches.grid)
+    labelled = TokenLabels(patches.grid)
     if scene.kind == "move":
         centres, radius = video_places(scene)
         for moment in range(patches.grid[0]):
             x, y = np.mean(centres[2 * moment : 2 * moment + 2], axis=0).tolist()
-            (cell,) = lesson.place(moment, [(x, y)], radius)
-            lesson.show(moment, scene.figure, (x, y), radius)
-            lesson.labels["direction"][moment][cell] = DIRECTIONS.index(scene.direction)
+            (cell,) = labelled.place(moment, [(x, y)], radius)
+            labelled.show(moment, scene.figure, (x, y), radius)
+            labelled.labels["direction"][moment][cell] = DIRECTIONS.index(scene.direction)
     elif scene.kind == "blink":
         for moment, lit in enumerate(video_light(scene)):
-            lesson.labels["light"][moment][1:3, 1:3] = int(lit)
+            labelled.labels["light"][moment][1:3, 1:3] = int(lit)
     else:
         for moment, colour in enumerate(scene.colours):
-            lesson.labels["colour"][moment][1:3, 1:3] = COLOURS.index(colour)
-    return patches, lesson
+            labelled.labels["colour"][moment][1:3, 1:3] = COLOURS.index(colour)
+    return patches, labelled
 
 
-class Teacher(nn.Module):
-    """The losses of lessons; the words' embeddings stay as they are."""
+class VisionLosses(nn.Module):
+    """The losses of labelled pictures and videos; the words' embeddings are fixed."""
 
     def __init__(self, composer: Composer, model: ThinkerTraining) -> None:
         super().__init__()
@@ -160,29 +160,28 @@ class Teacher(nn.Module):
             for kind, words in _KINDS.items()
         }
 
-    def losses(self, lessons: list[tuple[VisionPatches, Lesson]]) -> dict[str, Tensor]:
-        """Mean loss and, as `kind+`, share of right answers where there is something, for every kind that
-        occurs."""
+    def losses(self, examples: list[tuple[VisionPatches, TokenLabels]]) -> dict[str, Tensor]:
+        """Mean loss of every kind that occurs and, as `kind+`, the share of right answers apart from "nothing"."""
         found: dict[str, list[tuple[Tensor, Tensor]]] = {}
-        sizes: dict[tuple[int, int], list[tuple[VisionPatches, Lesson]]] = {}
-        for patches, lesson in lessons:
-            sizes.setdefault(patches.grid[1:], []).append((patches, lesson))
+        sizes: dict[tuple[int, int], list[tuple[VisionPatches, TokenLabels]]] = {}
+        for patches, labelled in examples:
+            sizes.setdefault(patches.grid[1:], []).append((patches, labelled))
         for (height, width), members in sizes.items():
             pixels = torch.as_tensor(np.concatenate([patches.patches for patches, _ in members]))
-            embeds = see(self.visual, pixels, height, width)
+            embeds = encode_vision(self.visual, pixels, height, width)
             for kind in _KINDS:
-                labels = torch.as_tensor(np.concatenate([lesson.labels[kind].reshape(-1) for _, lesson in members]))
-                known = labels != IGNORED
+                labels = torch.as_tensor(np.concatenate([labelled.labels[kind].reshape(-1) for _, labelled in members]))
+                chosen = labels != IGNORED
                 words = self._words[kind]
                 if kind in {"colour", "shape"}:
                     words = torch.cat([words, self.nothing[None]])
-                scores = (embeds.flatten(0, 1)[known] @ words.T).float() * _SHARPNESS
-                found.setdefault(kind, []).append((scores, labels[known]))
+                scores = (embeds.flatten(0, 1)[chosen] @ words.T).float() * _SHARPNESS
+                found.setdefault(kind, []).append((scores, labels[chosen]))
             stills = [row for row, (patches, _) in enumerate(members) if patches.grid[0] == 1]
             if len(stills) == len(members):
-                labels = torch.tensor([lesson.printed for _, lesson in members])
-                known = labels != IGNORED
-                found.setdefault("printed", []).append((self.printed(embeds.mean(1)[known]).float(), labels[known]))
+                labels = torch.tensor([labelled.printed for _, labelled in members])
+                chosen = labels != IGNORED
+                found.setdefault("printed", []).append((self.printed(embeds.mean(1)[chosen]).float(), labels[chosen]))
         results = {}
         for kind, pairs in found.items():
             scores, labels = (torch.cat(parts) for parts in zip(*pairs, strict=True))
@@ -196,12 +195,12 @@ class Teacher(nn.Module):
         return results
 
 
-def draw(composer: Composer, rng: random.Random, family: str) -> tuple[VisionPatches, Lesson]:
-    """One lesson of training's scenes."""
+def draw(composer: Composer, rng: random.Random, family: str) -> tuple[VisionPatches, TokenLabels]:
+    """A training scene with its labels."""
     kind = rng.random()
     if family == "picture" and kind < _CROWDED_PART:
         crowd = tuple(Figure(rng.choice(COLOURS), rng.choice(SHAPES)) for _ in range(_CROWD))
-        return _picture(composer, PictureScene.of(crowd, 2 * rng.randrange(1 << 30)))
+        return _picture(composer, PictureScene.from_figures(crowd, 2 * rng.randrange(1 << 30)))
     printed = kind > 1 - _PRINTED_PART
     while True:
         part = world.draw(rng, "train", family, spoken=False).turns[0].parts[0]
@@ -212,10 +211,10 @@ def draw(composer: Composer, rng: random.Random, family: str) -> tuple[VisionPat
 
 
 def train(work: Path, steps: int, batch: int, rate: float) -> None:
-    """Continues the vision encoder of WORK/training/thinker.pt into WORK/training/eyes.pt.
+    """Continues the vision encoder of WORK/training/thinker.pt into WORK/training/vision_encoder.pt.
 
-    The latter holds float32 averages by their names in `ThinkerTraining`; WORK/training/eyes.state is what an
-    interrupted run goes on from.
+    The latter has float32 averages by their names in `ThinkerTraining`; WORK/training/vision_encoder.state has what
+    an interrupted run continues from.
     """
     composer = Composer(work)
     model = ThinkerTraining(composer)
@@ -224,12 +223,12 @@ def train(work: Path, steps: int, batch: int, rate: float) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(words[name])
-        # An earlier lesson that the Thinker has not taken over yet goes on, with a state or without.
-        eyes = folder / f"{NAME}.pt"
-        for name, tensor in torch.load(eyes, weights_only=True).items() if eyes.exists() else ():
+        # Weights of an earlier run that the Thinker does not have yet are used, with a state or without.
+        encoder_file = folder / f"{NAME}.pt"
+        for name, tensor in torch.load(encoder_file, weights_only=True).items() if encoder_file.exists() else ():
             model.get_parameter(name).copy_(tensor)
-    teacher = Teacher(composer, model)
-    optimizer = Optimizer(teacher)
+    objective = VisionLosses(composer, model)
+    optimizer = Optimizer(objective)
     state = folder / f"{NAME}.state"
     if state.exists():
         optimizer.load_state_dict(torch.load(state, weights_only=True))
@@ -237,15 +236,15 @@ def train(work: Path, steps: int, batch: int, rate: float) -> None:
     began = time.monotonic()
     for step in range(optimizer.steps, steps):
         rng = random.Random(step + (1 << 40))
-        lessons = [draw(composer, rng, "picture") for _ in range(batch)]
+        examples = [draw(composer, rng, "picture") for _ in range(batch)]
         moving = [draw(composer, rng, rng.choice(("video", "video", "sound_and_picture"))) for _ in range(batch // 3)]
-        for group, weight in ((lessons, 1.0), (moving, 0.5)):
-            losses = teacher.losses(group)
+        for group, weight in ((examples, 1.0), (moving, 0.5)):
+            losses = objective.losses(group)
             wanted = [loss for kind, loss in losses.items() if not kind.endswith("+")]
             (torch.stack(wanted).sum() * weight).backward()
             for kind, value in losses.items():
                 if kind.endswith("+"):
-                    name = kind if group is lessons else f"video {kind}"
+                    name = kind if group is examples else f"video {kind}"
                     sums[name] = sums.get(name, 0.0) + float(value) / _LOG_EVERY
         optimizer.step(rate * min((step + 1) / _WARM_UP, 1.0, _FADE * (steps - step) / steps), _OTHERS)
         if (step + 1) % _LOG_EVERY == 0:
@@ -254,7 +253,7 @@ def train(work: Path, steps: int, batch: int, rate: float) -> None:
         if (step + 1) % _SAVE_EVERY == 0 or step + 1 == steps:
             learned = {f"thinker.model.{k}": v for k, v in optimizer.averages.items() if k.startswith("visual.")}
             save(optimizer.state_dict(), state)
-            save(learned, eyes)
+            save(learned, encoder_file)
 
 
 def main() -> None:

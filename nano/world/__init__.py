@@ -1,12 +1,11 @@
-"""The closed world of omni-nano: what may be said to it and what it answers.
+"""The closed world of omni-nano: requests and their replies.
 
-Everything is enumerated or drawn from a seed, so that training, evaluation and the speech side agree to the letter.
-`wording` has the words, `sentences` lists everything that is said and answered, `exchanges` draws conversations, with
-pictures, videos and second turns.
+All of it is enumerated or drawn from a seed, so that training, evaluation and speech agree to the letter. `wording` has
+the words, `sentences` lists all requests and replies, `exchanges` draws conversations with pictures, videos and second
+turns.
 
-What is held out from training: for timers and lights the combination of slots, for sums one wording of every second sum
-(every sum is heard in other words), for two-shape pictures the pair of shapes, for conversations the pair of turns, and
-a quarter of the sentences about the outside world.
+Held out from training are, for timers and lights, combinations of slots; for every second sum, one wording; for
+pictures, pairs of shapes; for conversations, pairs of turns; and a quarter of the sentences about the outside world.
 """
 
 from nano.world.exchanges import (
@@ -27,12 +26,12 @@ from nano.world.sentences import (
     Split,
     draw_reply,
     question_texts,
+    random_word_texts,
     replies_by_family,
     reply_split,
     reply_texts,
     requests,
     spoken_texts,
-    word_salad,
 )
 from nano.world.wording import grammar, number, plain_words, typed
 
@@ -55,11 +54,11 @@ __all__ = [
     "number",
     "plain_words",
     "question_texts",
+    "random_word_texts",
     "replies_by_family",
     "reply_split",
     "reply_texts",
     "requests",
     "spoken_texts",
     "typed",
-    "word_salad",
 ]

@@ -1,4 +1,4 @@
-"""Exchanges drawn from a seed: what the user gives, turn by turn, and the only right replies."""
+"""Exchanges drawn from a seed: the user's input, turn by turn, and the only right replies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nano.world import wording
 from nano.world.scenes import COLOURS, DIRECTIONS, RELATIONS, SHAPES, WORDS, Figure, PictureScene, VideoScene
 from nano.world.sentences import Split, follow_ups, is_held_out, requests_of
 
-# The system prompts of the published model: the first with speech (as its authors require), the second without.
+# The system prompts of the published model, with speech and without.
 SPEECH_SYSTEM = (
     "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of perceiving auditory and "
     "visual inputs, as well as generating text and speech."
@@ -20,7 +20,7 @@ _SOUND_COLOURS = 4
 
 @dataclass(frozen=True)
 class Text:
-    """Typed words, as in `Request.text`; `typed` gives them a surface."""
+    """Typed words, as in `Request.text`; `typed` adds capitals and punctuation."""
 
     text: str
 
@@ -51,13 +51,13 @@ Part = Text | Speech | Picture | Video
 
 @dataclass(frozen=True)
 class Turn:
-    """What the user gives, media before words, and the only right reply.
+    """The user's input, media before words, and the only right reply.
 
     Attributes:
-        parts: in order.
-        reply: to the letter.
-        clue: a word of the question, and the word that belongs to it in the picture: where one of several things is
-            asked for, hundreds of steps pass before replies alone teach to look for it.
+        parts: the input's parts in order.
+        reply: the reply to the letter.
+        clue: a word of the question, and the word that belongs to it in the picture. As a target of its own it saves
+            hundreds of training steps.
     """
 
     parts: tuple[Part, ...]
@@ -70,8 +70,8 @@ class Exchange:
     """A conversation of one or two turns.
 
     Attributes:
-        family: see FAMILIES.
-        turns: in order.
+        family: one of FAMILIES.
+        turns: the turns in order.
         system: the system prompt.
     """
 
@@ -80,7 +80,7 @@ class Exchange:
     system: str = SPEECH_SYSTEM
 
 
-# What training draws, with its weight.
+# The families and their weights in training.
 FAMILIES = {
     "timer": 10,
     "light": 8,
@@ -103,10 +103,10 @@ def draw(
     """One exchange.
 
     Args:
-        rng: decides everything that is left open.
-        split: "held_out" gives only what training never draws (for single shapes, digits, words and movements, whose
-            kinds are few: scenes that training does not draw because their seeds are others).
-        family: of FAMILIES; None draws by weight.
+        rng: draws everything else.
+        split: "held_out" gives exchanges that training never draws. Single shapes, digits, words and movements have few
+            kinds; their held-out scenes differ by the seed.
+        family: one of FAMILIES; None draws by weight.
         spoken: whether the words are speech; None draws.
     """
     family = family or rng.choices(list(FAMILIES), list(FAMILIES.values()))[0]
@@ -140,7 +140,7 @@ def _conversation(rng: random.Random, split: Split, spoken: bool) -> tuple[Turn,
             text, reply = rng.choice(following)
         if is_held_out("conversation", first.text, reply) == (split == "held_out"):
             break
-    # Mixed on purpose: a person who spoke first may type next.
+    # A fifth of the second turns change between speech and typing.
     second_spoken = spoken if rng.random() < 0.8 else not spoken
     return (
         Turn((_words(first.text, spoken),), first.reply),
@@ -151,8 +151,8 @@ def _conversation(rng: random.Random, split: Split, spoken: bool) -> tuple[Turn,
 # -- pictures ------------------------------------------------------------------------------------------------------
 
 
-# What is asked about pictures. Which colour one of several shapes has and printed words are learned last: training
-# asks for them more often.
+# Kinds of questions about pictures. Colours among several shapes and printed words are learned last, so training draws
+# them more often.
 _PICTURES = ("single", "pair", "count", "colour", "where", "where", "digit", "word", "follow_up")
 _LESSONS = (*_PICTURES, "colour", "colour", "word", "word", "where")
 
@@ -164,26 +164,29 @@ def _picture(rng: random.Random, split: Split, spoken: bool) -> tuple[Turn, ...]
     clue = None
     if kind in {"single", "follow_up"}:
         figures = (rng.choice(wording.FIGURES),)
-        scene, text = PictureScene.of(figures, seed), rng.choice(wording.WHAT)
+        scene, text = PictureScene.from_figures(figures, seed), rng.choice(wording.WHAT)
         reply = wording.single_reply(figures[0])
     elif kind == "pair":
         figures = left, right = _draw_pair(rng, split)
-        scene, text = PictureScene.of(figures, seed, "left"), rng.choice(wording.WHAT)
+        scene, text = PictureScene.from_figures(figures, seed, "left"), rng.choice(wording.WHAT)
         reply = wording.pair_reply(left, right)
     elif kind == "count":
         figures = tuple(rng.choices(wording.FIGURES, k=rng.choice(wording.COUNTS)))
-        scene, text = PictureScene.of(figures, seed), rng.choice(wording.COUNT)
+        scene, text = PictureScene.from_figures(figures, seed), rng.choice(wording.COUNT)
         reply = wording.count_reply(len(figures))
     elif kind == "colour":
         shapes = rng.sample(SHAPES, rng.choice((1, 2, 2, 3)))
         figures = tuple(Figure(rng.choice(COLOURS), shape) for shape in shapes)
         asked = rng.choice(figures)
-        scene, text = PictureScene.of(figures, seed), rng.choice(wording.COLOUR).format(asked.shape)
+        scene, text = PictureScene.from_figures(figures, seed), rng.choice(wording.COLOUR).format(asked.shape)
         reply, clue = wording.colour_reply(asked), (asked.shape, asked.colour)
     elif kind == "where":
         figures = first, second = _draw_pair(rng, split)
         relation = rng.choice(RELATIONS)
-        scene, text = PictureScene.of(figures, seed, relation), wording.WHERE.format(f"{first.colour} {first.shape}")
+        scene, text = (
+            PictureScene.from_figures(figures, seed, relation),
+            wording.WHERE.format(f"{first.colour} {first.shape}"),
+        )
         reply = wording.where_reply(first, relation, second)
     elif kind == "digit":
         digit = rng.randrange(10)
@@ -207,7 +210,7 @@ def _draw_pair(rng: random.Random, split: Split) -> tuple[Figure, Figure]:
 
 
 def _scene_seed(rng: random.Random, split: Split) -> int:
-    """Even seeds are for training, odd ones are held out."""
+    """A seed: even ones are for training, odd ones are held out."""
     return 2 * rng.randrange(1 << 30) + (split == "held_out")
 
 

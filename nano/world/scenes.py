@@ -1,7 +1,7 @@
 """Pictures and videos of the closed world, drawn by OpenCV from a seed; about a millisecond each at most.
 
-A scene says what is to be seen; its seed settles what does not matter: place, size, exact shade, background, grain.
-Shapes stand apart from each other, so that every question has one answer.
+A scene has the content; its seed gives place, size, shade, background and grain. Shapes do not overlap, so that every
+question has one answer.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SECONDS = 4
 SOUND_RATE = 16_000
 _FRAMES = int(FRAMES_PER_SECOND * SECONDS)
 _FONTS = (cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_COMPLEX, cv2.FONT_HERSHEY_TRIPLEX)
-# Sub-pixel positions: cv2 reads coordinates as fixed-point numbers with so many fractional bits.
+# Fractional bits of cv2's fixed-point coordinates.
 _FRACTION_BITS = 4
 
 
@@ -55,10 +55,10 @@ class PictureScene:
     """A still picture: figures, or a printed text.
 
     Attributes:
-        figures: what stands in it; with a relation, the first stands so to the second.
-        relation: of RELATIONS or "".
-        text: a digit or a word; then there are no figures.
-        seed: everything else.
+        figures: the shapes in it.
+        relation: one of RELATIONS, of the first figure to the second, or "".
+        text: a digit or a word in place of figures, or "".
+        seed: seeds everything else.
     """
 
     figures: tuple[Figure, ...] = ()
@@ -67,7 +67,7 @@ class PictureScene:
     seed: int = 0
 
     @classmethod
-    def of(cls, figures: tuple[Figure, ...], seed: int, relation: str = "") -> PictureScene:
+    def from_figures(cls, figures: tuple[Figure, ...], seed: int, relation: str = "") -> PictureScene:
         """A scene of figures."""
         return cls(figures, relation, "", seed)
 
@@ -79,7 +79,7 @@ class VideoScene:
     Attributes:
         kind: "move" (`figure` moves to `direction`), "blink" (a light, `blinks` times) or "sound" (a square that shows
             one of four `colours` each second; a sound comes during second `sound_at`).
-        seed: everything else.
+        seed: seeds everything else.
     """
 
     kind: Literal["move", "blink", "sound"]
@@ -200,7 +200,7 @@ def _paint(
 
 
 def _places(count: int, relation: str, width: int, rng: np.random.Generator) -> tuple[list[tuple[float, float]], float]:
-    """Centres (x, y) of figures that stand clear of each other and of the edge, and their largest radius."""
+    """Centres (x, y) of figures that touch neither each other nor the edge, and their largest radius; pixels."""
     middle = (width / 2, SIDE / 2)
     if relation:
         radius = rng.uniform(17, 23)
@@ -264,7 +264,7 @@ def _move(frames: Pixels, scene: VideoScene, rng: np.random.Generator) -> None:
 
 
 def _blink(frames: Pixels, scene: VideoScene, rng: np.random.Generator) -> None:
-    """A lamp that is dark but for one frame of each chosen pair: two blinks never touch."""
+    """A lamp that is lit in one frame of each chosen pair, so that two blinks are never adjacent."""
     centre = (rng.uniform(40, SIDE - 40), rng.uniform(40, SIDE - 40))
     radius = rng.uniform(22, 32)
     lit = _lit_pairs(scene, rng)
@@ -289,7 +289,7 @@ def _show_colours(frames: Pixels, scene: VideoScene, rng: np.random.Generator) -
         cv2.rectangle(frame, (int(left), int(top)), (int(right), int(bottom)), shade, cv2.FILLED)
 
 
-# -- where things are ----------------------------------------------------------------------------------------------
+# -- places -----------------------------------------------------------------------------------------------------
 
 
 def picture_places(scene: PictureScene) -> tuple[list[tuple[float, float]], float]:
@@ -301,7 +301,7 @@ def picture_places(scene: PictureScene) -> tuple[list[tuple[float, float]], floa
 
 
 def video_places(scene: VideoScene) -> tuple[list[tuple[float, float]], float]:
-    """Centres (x, y) of what moves in each frame of `render_video(scene)`, and its radius."""
+    """Centres (x, y) of the moving figure in each frame of `render_video(scene)`, and its radius; pixels."""
     rng = np.random.default_rng(scene.seed)
     _background(rng, SIDE, SIDE)
     return _route(scene, rng)[1:]
@@ -311,5 +311,5 @@ def video_light(scene: VideoScene) -> list[bool]:
     """Whether the lamp of `render_video(scene)` shines, for each pair of frames."""
     rng = np.random.default_rng(scene.seed)
     _background(rng, SIDE, SIDE)
-    rng.uniform(size=3)  # where it stands and how large it is
+    rng.uniform(size=3)  # its place and size
     return _lit_pairs(scene, rng)

@@ -1,4 +1,4 @@
-"""Every sentence of the closed world, listed: what users say, what is answered, and what of it training never has."""
+"""Every sentence of the closed world: requests, replies, and which of them are held out from training."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from nano.world import wording
 from nano.world.scenes import COLOURS, DIRECTIONS, RELATIONS, SHAPES, WORDS
 
 Split = Literal["train", "held_out"]
-# One combination in so many is held out.
+# One in this many combinations is held out.
 _HELD_OUT_PART = 6
 
 
 def is_held_out(*key: object) -> bool:
-    """Whether the combination `key` belongs to the held-out ones; the same everywhere and for ever."""
+    """Whether the combination `key` is held out; depends on `key` alone."""
     return _hash(*key) % _HELD_OUT_PART == 0
 
 
@@ -32,14 +32,14 @@ def _hash(*key: object) -> int:
 
 @dataclass(frozen=True)
 class Request:
-    """One thing to say that needs no picture and no earlier turn.
+    """A request that needs no picture and no earlier turn.
 
     Attributes:
         family: timer, light, sum, small_talk or outside.
-        text: as spoken: lower case, numbers in words, no punctuation.
-        reply: the only right answer.
-        slots: what it is about; follow-ups build on it.
-        split: whether it is heard in training.
+        text: lower case, numbers in words, no punctuation.
+        reply: the only right reply.
+        slots: its values, which follow-ups refer to.
+        split: whether it is in the training data.
     """
 
     family: str
@@ -75,10 +75,10 @@ def _sums() -> list[Request]:
             continue
         spoken = f"{wording.number(first)} {operation} {wording.number(second)}"
         reply = wording.sum_reply(first, operation, second, result)
-        # Of half of the sums one wording is held out, so that every sum is heard.
-        unheard = _hash("sum", spoken) % (2 * len(wording.SUM))
+        # One wording of half of the sums is held out; every sum occurs in training.
+        held_out = _hash("sum", spoken) % (2 * len(wording.SUM))
         for index, form in enumerate(wording.SUM):
-            split: Split = "held_out" if index == unheard else "train"
+            split: Split = "held_out" if index == held_out else "train"
             found.append(Request("sum", form.format(spoken), reply, (result,), split))
     return found
 
@@ -100,7 +100,7 @@ def requests_of(family: str, split: Split) -> tuple[Request, ...]:
 
 
 def follow_ups(request: Request) -> list[tuple[str, str]]:
-    """The (text, reply) pairs that may follow `request`, apart from asking what was said."""
+    """The (text, reply) pairs that may follow `request`, apart from questions of what was said."""
     if request.family == "timer":
         unit = str(request.slots[1])
         return [
@@ -123,12 +123,12 @@ def follow_ups(request: Request) -> list[tuple[str, str]]:
     return []
 
 
-# -- what users say ------------------------------------------------------------------------------------------------
+# -- requests as text ----------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1)
 def question_texts() -> tuple[str, ...]:
-    """What is said about pictures and videos, and in second turns."""
+    """Questions about pictures and videos, and second turns."""
     found = [*wording.WHAT, *wording.COUNT, wording.COLOUR_IT, *wording.DIGIT, *wording.READ]
     found += [*wording.MOVE, *wording.BLINK, *wording.SOUND, *wording.REPEAT]
     found += [form.format(shape) for form in wording.COLOUR for shape in SHAPES]
@@ -147,10 +147,10 @@ def spoken_texts(split: Split) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def word_salad(count: int) -> tuple[str, ...]:
-    """`count` rows of three to five words that users say, in no order and without sense; no held-out duration in them.
+def random_word_texts(count: int) -> tuple[str, ...]:
+    """`count` rows of three to five random words of the requests, without held-out durations.
 
-    Who hears only sentences learns which words go together, and hears what is likely in the place of what was said.
+    A recognizer that is trained on sentences alone learns which words go together, and errs towards likely sentences.
     """
     rng = random.Random(count)
     words = sorted({word for text in spoken_texts("train") for word in text.split()})
@@ -167,12 +167,12 @@ def word_salad(count: int) -> tuple[str, ...]:
     return tuple(found)
 
 
-# -- what is answered ----------------------------------------------------------------------------------------------
+# -- replies ------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1)
 def replies_by_family() -> dict[str, tuple[str, ...]]:
-    """Every reply, by the kind of sentence; `draw_reply` gives each kind its weight."""
+    """Every reply, by kind of sentence; `draw_reply` has the weights of the kinds."""
     figures, pairs = wording.FIGURES, list(permutations(wording.FIGURES, 2))
     sums = {reply for request in _sums() for _, reply in follow_ups(request)}
     repeated = [request for request in (*_timers(), *_switches(), *_sums()) if request.split == "train"]
@@ -195,7 +195,7 @@ def replies_by_family() -> dict[str, tuple[str, ...]]:
     return {family: tuple(dict.fromkeys(replies)) for family, replies in families.items()}
 
 
-# Kinds of sentence with fewer than this many are trained whole by the speaking side.
+# Kinds with fewer sentences than this are used whole to train Talker and token2wav.
 _SMALL_KIND = 40
 _REPLY_WEIGHTS = {
     "timer": 14,
@@ -216,18 +216,18 @@ _REPLY_WEIGHTS = {
 
 
 def reply_texts() -> tuple[str, ...]:
-    """Every sentence that the model may have to speak, each once."""
+    """Every reply, each once."""
     return tuple(dict.fromkeys(reply for replies in replies_by_family().values() for reply in replies))
 
 
 def reply_split(reply: str) -> Split:
-    """Whether the speaking side trains on `reply`: small kinds of sentence are trained whole."""
+    """The split of `reply` in the training of Talker and token2wav; small kinds of sentence are trained whole."""
     small = any(reply in replies for replies in replies_by_family().values() if len(replies) < _SMALL_KIND)
     return "held_out" if not small and is_held_out("spoken reply", reply) else "train"
 
 
 def draw_reply(rng: random.Random, split: Split = "train") -> str:
-    """A reply to speak: the kinds of sentence by weight, so that the many positions do not drown the rest."""
+    """Draws a reply; weights of the kinds keep the many sentences about positions from prevailing."""
     while True:
         family = rng.choices(list(_REPLY_WEIGHTS), list(_REPLY_WEIGHTS.values()))[0]
         reply = rng.choice(replies_by_family()[family])

@@ -1,6 +1,6 @@
-"""The words of the closed world: what there is, how people ask for it, how it is answered, and a grammar of replies.
+"""The words of the closed world: its things, the wording of requests and replies, and a grammar of replies.
 
-What users say is in lower case, with numbers in words and without punctuation; what is answered is a whole sentence.
+Requests are in lower case, with numbers in words and without punctuation; replies are whole sentences.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ ROOMS = ("kitchen", "bedroom", "bathroom", "office", "garage", "garden")
 DEVICES = ("light", "fan")
 STATES = ("on", "off")
 UNITS = ("seconds", "minutes", "hours")
-# Those beyond LARGEST are said of durations only.
+# Numbers beyond LARGEST occur in durations alone.
 _LONG = {30: "thirty", 45: "forty five"}
 DURATIONS = (*range(1, LARGEST + 1), *_LONG)
 OPERATIONS = ("plus", "minus")
 OPERANDS = range(11)
 ADDENDS = range(1, 6)
 FIGURES = tuple(Figure(colour, shape) for colour, shape in product(COLOURS, SHAPES))
-# Shapes in a picture; times that a light blinks.
+# Numbers of shapes in a picture, and of blinks.
 COUNTS = range(1, 5)
 BLINKS = range(1, 5)
 
@@ -42,7 +42,7 @@ def duration(value: int, unit: str) -> str:
 
 
 def typed(text: str, rng: random.Random) -> str:
-    """How a person might type `text`: capitals, punctuation, digits, both spellings of colour."""
+    """`text` with typed variations: capitals, punctuation, digits, both spellings of colour."""
     words = text.split()
     if rng.random() < 0.3:
         words = [str(NUMBERS.index(word)) if word in NUMBERS else word for word in words]
@@ -57,7 +57,7 @@ def typed(text: str, rng: random.Random) -> str:
 
 
 def plain_words(reply: str) -> str:
-    """`reply` as a recognizer writes it: lower case, no punctuation."""
+    """`reply` in a recognizer's form: lower case, no punctuation."""
     return "".join(letter for letter in reply.lower() if letter.isalpha() or letter == " ").strip()
 
 
@@ -66,7 +66,7 @@ def plain_words(reply: str) -> str:
 TIMER = ("set a timer for {}", "start a timer for {}", "remind me in {}")
 SWITCH = ("turn {state} the {room} {device}", "turn the {room} {device} {state}", "switch {state} the {room} {device}")
 SUM = ("what is {}", "how much is {}", "tell me {}")
-# Reply -> what is answered by it.
+# Reply -> the requests that it answers.
 SMALL_TALK = {
     "I do not have a clock, sorry.": ("what time is it", "tell me the time", "what is the time"),
     "Hello, how can I help you?": ("hello", "hi there", "good morning", "good evening"),
@@ -84,7 +84,7 @@ def _sentences(block: str) -> tuple[str, ...]:
 
 
 UNKNOWN = "Sorry, I do not know that."
-# About the outside world, answered by UNKNOWN: in training and held out.
+# Requests about the outside world, whose reply is UNKNOWN: for training, and held out.
 OUTSIDE = _sentences("""
 who is the president|what is the capital of france|how is the weather today|will it rain tomorrow|play some music
 tell me a joke|sing me a song|call my mother|read my email|send a message to john|book a table for dinner
@@ -128,32 +128,32 @@ SOUND = ("which colour came with the sound", "what colour was it at the sound")
 
 
 def timer_reply(value: int, unit: str) -> str:
-    """To TIMER and CHANGE."""
+    """The reply to TIMER and CHANGE."""
     return f"Timer set for {duration(value, unit)}."
 
 
 def switch_reply(room: str, device: str, state: str) -> str:
-    """To SWITCH and TURN_IT."""
+    """The reply to SWITCH and TURN_IT."""
     return f"The {room} {device} is {state}."
 
 
 def sum_reply(first: int, operation: str, second: int, result: int) -> str:
-    """To SUM and ADD."""
+    """The reply to SUM and ADD."""
     return f"{number(first)} {operation} {number(second)} is {number(result)}.".capitalize()
 
 
 def repeat_reply(text: str) -> str:
-    """To REPEAT, after `text`."""
+    """The reply to REPEAT after `text`."""
     return f"You said: {text}."
 
 
 def single_reply(figure: Figure) -> str:
-    """To WHAT, of one figure."""
+    """The reply to WHAT with one figure."""
     return f"{_a(figure)}.".capitalize()
 
 
 def pair_reply(left: Figure, right: Figure) -> str:
-    """To WHAT, of two figures."""
+    """The reply to WHAT with two figures."""
     return f"{_a(left)} and {_a(right)}.".capitalize()
 
 
@@ -162,53 +162,53 @@ def _a(figure: Figure) -> str:
 
 
 def count_reply(count: int) -> str:
-    """To COUNT."""
+    """The reply to COUNT."""
     return f"{number(count)} {'shape' if count == 1 else 'shapes'}.".capitalize()
 
 
 def colour_reply(figure: Figure) -> str:
-    """To COLOUR."""
+    """The reply to COLOUR."""
     return f"The {figure.shape} is {figure.colour}."
 
 
 def colour_it_reply(colour: str) -> str:
-    """To COLOUR_IT."""
+    """The reply to COLOUR_IT."""
     return f"It is {colour}."
 
 
 def where_reply(first: Figure, relation: str, second: Figure) -> str:
-    """To WHERE; `relation` of RELATIONS."""
+    """The reply to WHERE; `relation` is one of RELATIONS."""
     words = {"left": "left of", "right": "right of"}.get(relation, relation)
     return f"The {first.colour} {first.shape} is {words} the {second.colour} {second.shape}."
 
 
 def digit_reply(digit: int) -> str:
-    """To DIGIT."""
+    """The reply to DIGIT."""
     return f"It is {number(digit)}."
 
 
 def read_reply(word: str) -> str:
-    """To READ."""
+    """The reply to READ."""
     return f"It says {word}."
 
 
 def move_reply(figure: Figure, direction: str) -> str:
-    """To MOVE."""
+    """The reply to MOVE."""
     return f"The {figure.colour} {figure.shape} moves {direction}."
 
 
 def blink_reply(count: int) -> str:
-    """To BLINK."""
+    """The reply to BLINK."""
     return f"It blinks {number(count)} {'time' if count == 1 else 'times'}."
 
 
 def sound_reply(colour: str) -> str:
-    """To SOUND."""
+    """The reply to SOUND."""
     return f"It was {colour}."
 
 
 def grammar() -> str:
-    """JSGF of all replies, for a recognizer; words as in `plain_words`. Wider than the world by combination only."""
+    """JSGF of all replies, with words as in `plain_words`; it also allows combinations that do not occur."""
     rules: dict[str, list[str]] = {
         "number": [number(value) for value in (*range(LARGEST + 1), *_LONG)],
         "unit": [word for unit in UNITS for word in (unit, unit[:-1])],

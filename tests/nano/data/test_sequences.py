@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nano import world
-from nano.data.exercises import Exercise, concrete
+from nano.data.exercises import Exercise, make_exercise
 from nano.data.sequences import IGNORED, Composer, Sample
 from nano.data.tokenizer import write_tokenizer
 from nano.world.scenes import COLOURS, SHAPES
@@ -28,7 +28,7 @@ def _colour_question() -> Exercise:
     while True:
         exchange = world.draw(rng, "train", "picture", spoken=False)
         if exchange.turns[-1].clue:
-            return concrete(exchange, rng, None, "train")
+            return make_exercise(exchange, rng, None, "train")
 
 
 def _learned(composer: Composer, sample: Sample, span: slice) -> str:

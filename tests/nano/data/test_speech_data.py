@@ -54,7 +54,7 @@ def test_the_cache_returns_the_spoken_samples(cache: speech_cache.SpeechCache) -
         clip = cache.clips[number]
         expected = tone(by_name[clip.voice], clip.text, clip.speed, clip.pitch)
         assert np.abs(cache.samples(number) - expected).max() < 1 / 32767
-        assert number in cache.of(clip.text, clip.split)
+        assert number in cache.find(clip.text, clip.split)
 
 
 def test_a_build_that_was_cut_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

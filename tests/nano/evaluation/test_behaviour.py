@@ -13,7 +13,7 @@ import pytest
 
 from nano.data.exercises import Exercise, evaluation_set
 from nano.evaluation.dialogue import GREEDY, WHOLE, converse, system_of, vocode
-from nano.evaluation.held_out_sets import Material
+from nano.evaluation.held_out_sets import HeldOutSets
 from omni_edge import AudioChunk, ChunkSchedule, OmniEdge, PcmBlock, Session, TurnDone
 from omni_edge.media.load import load_audio
 from support.commands import run_export
@@ -43,7 +43,7 @@ def speaking(exported: Callable[..., OmniEdge]) -> OmniEdge:
 
 @pytest.fixture(scope="module")
 def exercises() -> list[Exercise]:
-    cache = Material.kept().cache
+    cache = HeldOutSets.from_repository().cache
     return [exercise for name, count in ASKED.items() for exercise in evaluation_set(name, cache, count)]
 
 

@@ -15,11 +15,11 @@ from nano.data.exercises import EVALUATION_SETS, Exercise, evaluation_set
 from nano.data.voices import RATE
 from nano.evaluation.dialogue import GREEDY, WHOLE, converse, item, system_of, vocode
 from nano.evaluation.evaluate import SOLVERS, compared
-from nano.evaluation.held_out_sets import QUICK_COUNTS, Material, mixed
-from nano.evaluation.metrics import Distance, Share, VoiceJudge, WordErrors, log_mel, median_pitch
+from nano.evaluation.held_out_sets import QUICK_COUNTS, HeldOutSets, mixed
+from nano.evaluation.metrics import Distance, Share, VoiceClassifier, WordErrors, log_mel, median_pitch
 from nano.evaluation.shuffle import SHUFFLES, Shuffle, shuffled_times
 from nano.evaluation.tables import markdown
-from nano.evaluation.workers import Crew, Heard
+from nano.evaluation.workers import Recognition, WorkerPool
 from omni_edge import AudioChunk, AudioClip, ImageFrame, OmniEdge, TextDelta, TurnDone, VideoClip
 from omni_edge.decoders.thinker import Thinker, ThinkerBlock
 from omni_edge.events import Media
@@ -27,8 +27,8 @@ from omni_edge.vocoder.schedule import ChunkSchedule
 
 
 @pytest.fixture(scope="module")
-def kept() -> Material:
-    return Material.kept()
+def kept() -> HeldOutSets:
+    return HeldOutSets.from_repository()
 
 
 # -- measures ----------------------------------------------------------------------------------------------------
@@ -49,10 +49,10 @@ def test_wilsons_interval(right: int, count: int, low: float, high: float) -> No
 
 
 def test_word_errors_are_counted_over_all_words() -> None:
-    found = WordErrors.of([(0, 4), (2, 3), (1, 3)])
+    found = WordErrors.from_sentences([(0, 4), (2, 3), (1, 3)])
     assert found == WordErrors(errors=3, words=10, perfect=1, sentences=3)
     assert found.rate == pytest.approx(0.3)
-    heard = Heard(("it", "was", "green"), ("it", "is", "very", "green"), np.zeros(0, np.float32))
+    heard = Recognition(("it", "was", "green"), ("it", "is", "very", "green"), np.zeros(0, np.float32))
     assert heard.errors == (2, 3)
 
 
@@ -70,22 +70,22 @@ def test_noise_has_no_pitch_and_nobodys_voice() -> None:
     noise = np.random.default_rng(0).standard_normal(24_000).astype(np.float32)
     assert median_pitch(noise, 24_000) == 0
     assert median_pitch(noise[:100], 24_000) == 0
-    assert VoiceJudge({"low": 100.0, "high": 200.0}).voice(0.0) == ""
+    assert VoiceClassifier({"low": 100.0, "high": 200.0}).classify(0.0) == ""
     with pytest.raises(ValueError, match="no sound of low has a pitch"):
-        VoiceJudge.fit([("low", noise)], 24_000)
+        VoiceClassifier.fit([("low", noise)], 24_000)
 
 
-def test_the_synthesizers_voices_are_told_apart_by_their_pitch(kept: Material) -> None:
+def test_the_synthesizers_voices_are_told_apart_by_their_pitch(kept: HeldOutSets) -> None:
     cache = kept.cache
     by_voice: dict[str, list[int]] = {}
     for number in cache.numbers("reference"):
         by_voice.setdefault(cache.clips[number].voice, []).append(number)
     assert sorted(by_voice) == ["Chelsie", "Ethan"]
-    judge = VoiceJudge.fit([(voice, cache.samples(numbers[0])) for voice, numbers in by_voice.items()], RATE)
+    classifier = VoiceClassifier.fit([(voice, cache.samples(numbers[0])) for voice, numbers in by_voice.items()], RATE)
     for voice, numbers in by_voice.items():
-        assert all(judge.voice(median_pitch(cache.samples(number), RATE)) == voice for number in numbers[1:])
+        assert all(classifier.classify(median_pitch(cache.samples(number), RATE)) == voice for number in numbers[1:])
     # flite's rms and slt, as it is told.
-    assert kept.judge.pitches == pytest.approx({"Chelsie": 170, "Ethan": 105}, rel=0.05)
+    assert kept.classifier.pitches == pytest.approx({"Chelsie": 170, "Ethan": 105}, rel=0.05)
 
 
 def test_mels_are_the_vocoders_and_distances_are_of_the_sound() -> None:
@@ -220,7 +220,7 @@ def test_parts_become_what_a_session_takes() -> None:
         item({"type": "smell"})
 
 
-def test_a_real_session_goes_on_from_its_own_replies(engine: OmniEdge, kept: Material) -> None:
+def test_a_real_session_goes_on_from_its_own_replies(engine: OmniEdge, kept: HeldOutSets) -> None:
     exercise = next(iter(evaluation_set("conversation", kept.cache, 1)))
     session = engine.session(system=system_of(exercise), speech=False, sampling=GREEDY, seed=0, context=2048)
     answer = converse(session, exercise)
@@ -255,10 +255,10 @@ def test_a_spoken_reply_is_what_its_codec_tokens_give(engine: OmniEdge) -> None:
     np.testing.assert_array_equal(samples, again)
 
 
-# -- material and tables -----------------------------------------------------------------------------------------
+# -- held-out sets and tables -----------------------------------------------------------------------------------------
 
 
-def test_the_kept_exercises_are_complete_and_held_out(kept: Material) -> None:
+def test_the_kept_exercises_are_complete_and_held_out(kept: HeldOutSets) -> None:
     assert set(QUICK_COUNTS) == set(EVALUATION_SETS)
     trained = set(world.spoken_texts("train"))
     rooms = set()
@@ -279,7 +279,7 @@ def test_the_kept_exercises_are_complete_and_held_out(kept: Material) -> None:
     assert all(utterance.codec.min() > 0 for utterance in kept.utterances)
 
 
-def test_spoken_replies_are_mixed_and_new(kept: Material) -> None:
+def test_spoken_replies_are_mixed_and_new(kept: HeldOutSets) -> None:
     exercises = mixed(kept.cache, QUICK_COUNTS, 16)
     replies = [exercise.reply for exercise in exercises]
     assert len(set(replies)) == len(replies)
@@ -287,9 +287,9 @@ def test_spoken_replies_are_mixed_and_new(kept: Material) -> None:
     assert sum(world.reply_split(reply) == "held_out" for reply in replies) >= 4
 
 
-def test_a_crew_of_one_works_in_order(bundle, engine: OmniEdge, capsys: pytest.CaptureFixture[str]) -> None:
-    with Crew(bundle, 1) as crew:
-        found = crew.map("lengths", lambda loaded, text: (len(text), loaded.voices), ["a", "bcd"])
+def test_a_pool_of_one_works_in_order(bundle, engine: OmniEdge, capsys: pytest.CaptureFixture[str]) -> None:
+    with WorkerPool(bundle, 1) as pool:
+        found = pool.map("lengths", lambda loaded, text: (len(text), loaded.voices), ["a", "bcd"])
     assert found == [(1, engine.voices), (3, engine.voices)]
     output = capsys.readouterr()
     assert output.out == ""
@@ -299,9 +299,9 @@ def test_a_crew_of_one_works_in_order(bundle, engine: OmniEdge, capsys: pytest.C
 def test_solvers_are_compared_with_the_reference_and_shown() -> None:
     sound = (np.random.default_rng(1).standard_normal(4_800) * 0.1).astype(np.float32)
     said = ("it", "was", "red")
-    exact = [Heard(said, said, sound, 0.1)]
+    exact = [Recognition(said, said, sound, 0.1)]
     found = compared(
-        {"near": [Heard(said, ("it", "is", "red"), sound * np.float32(1.1), 0.05)], "same": exact}, exact, 24_000
+        {"near": [Recognition(said, ("it", "is", "red"), sound * np.float32(1.1), 0.05)], "same": exact}, exact, 24_000
     )
     assert found["near"]["rate"] == pytest.approx(1 / 3, abs=1e-4)
     assert found["near"]["snr_db"] == pytest.approx(20.0)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from nano.evaluation.evaluate import Plan, run
-from nano.evaluation.held_out_sets import Material
+from nano.evaluation.held_out_sets import HeldOutSets
 from omni_edge.bundle.builtin import shipped_bundle
 
 # The full form measures 0.04; here are some fifty words, of which one lost sentence is a tenth.
@@ -20,7 +20,7 @@ _WORD_ERRORS = 0.25
 @pytest.fixture(scope="module")
 def results() -> dict[str, Any]:
     bundle = shipped_bundle()
-    found: dict[str, Any] = run([bundle], Plan.quick(workers=2), Material.kept())["bundles"][bundle.name]
+    found: dict[str, Any] = run([bundle], Plan.quick(workers=2), HeldOutSets.from_repository())["bundles"][bundle.name]
     return found
 
 

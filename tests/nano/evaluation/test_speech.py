@@ -12,7 +12,7 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import (
 
 from nano.data.mel24 import BINS, FLOOR, HOP, RATE, log_mel
 from nano.data.speech_corpus import CODE_SAMPLES, fit
-from nano.evaluation.recognizer import word_errors
+from nano.data.word_errors import word_errors
 from nano.model.architecture import CODEBOOK
 from nano.model.fast_snake import FastActivation
 from nano.training.train_bigvgan import bigvgan, spectral_loss

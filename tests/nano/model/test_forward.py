@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from nano.model.forward import decode, hear, see
+from nano.model.forward import decode, encode_audio, encode_vision
 
 # Float32, sums in another order.
 _CLOSE = 2e-5
@@ -24,7 +24,7 @@ def test_hears_as_the_reference(reference: Any, generator: torch.Generator) -> N
     mels = [torch.randn(128, frames, generator=generator) for frames in (333, 200, 57, 411)]
     tower = reference.thinker.model.audio_tower
     expected = tower(torch.cat(mels, 1), feature_lens=torch.tensor([mel.shape[1] for mel in mels])).last_hidden_state
-    heard = hear(tower, mels)
+    heard = encode_audio(tower, mels)
     assert heard.tokens == [83, 50, 14, 103]
     assert (heard.embeds - expected).abs().max() < _CLOSE * expected.std()
 
@@ -35,7 +35,7 @@ def test_sees_as_the_reference(reference: Any, generator: torch.Generator, heigh
     patches = torch.randn(3, height * width, 1176, generator=generator)
     visual = reference.thinker.model.visual
     expected = visual(patches.flatten(0, 1), grid_thw=torch.tensor([[3, height, width]])).pooler_output
-    seen = see(visual, patches, height, width).flatten(0, 1)
+    seen = encode_vision(visual, patches, height, width).flatten(0, 1)
     assert (seen - expected).abs().max() < _CLOSE * expected.std()
 
 

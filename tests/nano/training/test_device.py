@@ -117,7 +117,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     texts = [(wording.UNKNOWN, "reply", "train"), ("words without sense", "general", "train")]
     monkeypatch.setattr(speech_corpus, "sentences", lambda _: texts)
     monkeypatch.setattr(speech_corpus, "synthesize", noise)
-    spoken = [speech_cache.Clip("hello", str(VOICES[0]), split, 1.0, 1.0) for split in ("train", "salad")]
+    spoken = [speech_cache.Clip("hello", str(VOICES[0]), split, 1.0, 1.0) for split in ("train", "random_words")]
     monkeypatch.setattr(speech_cache, "plan", lambda: spoken)
     monkeypatch.setattr(speech_cache, "synthesize", noise)
     monkeypatch.setattr(train_audio_encoder, "aligned_speech", lambda *_: [(noise(), np.arange(20))])
@@ -138,7 +138,16 @@ def test_every_stage_stays_on_its_device_and_saves_for_any(work: Path) -> None:
         train_talker.train(work, steps=1, early=1, batch=2, rate=1e-3, fade=1, limit=2)
         train_dit.train(work, 1)
         train_bigvgan.train(work, 1)
-    names = ("thinker.pt", "eyes.pt", "ears.pt", "ears.state", "codec.pt", "talker.pt", "dit.pt", "bigvgan.pt")
+    names = (
+        "thinker.pt",
+        "vision_encoder.pt",
+        "audio_encoder.pt",
+        "audio_encoder.state",
+        "codec.pt",
+        "talker.pt",
+        "dit.pt",
+        "bigvgan.pt",
+    )
     for name in names:
         saved = tree_leaves(torch.load(work / "training" / name, weights_only=True))
         assert {tensor.device.type for tensor in saved if isinstance(tensor, Tensor)} == {"cpu"}, name

@@ -15,7 +15,7 @@ from nano.training.record import Record
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nano_main, "_LOOK_S", 0.01)
+    monkeypatch.setattr(nano_main, "_POLL_S", 0.01)
 
 
 def _stage(work: Path, name: str, *after: str, fails_without: Path | None = None) -> Stage:
@@ -51,7 +51,7 @@ def test_a_failure_stops_everything_and_the_next_run_goes_on(tmp_path: Path) -> 
     missing = tmp_path / "missing"
     slow = Stage("slow", ("-c", "import time; time.sleep(600)"))
     plan = [_stage(tmp_path, "first"), _stage(tmp_path, "second", "first", fails_without=missing), slow]
-    with pytest.raises(RuntimeError, match=r"second failed; its last words are in .*second\.log"):
+    with pytest.raises(RuntimeError, match=r"second failed; its last lines are in .*second\.log"):
         run(plan, tmp_path)
     assert "No such file" in (tmp_path / "logs" / "second.log").read_text()
     record = Record(tmp_path)
@@ -97,4 +97,4 @@ def test_ctrl_c_ends_without_a_traceback(
     with pytest.raises(SystemExit) as end:
         nano_main.main()
     assert end.value.code == 130
-    assert "goes on" in capsys.readouterr().err
+    assert "continues" in capsys.readouterr().err

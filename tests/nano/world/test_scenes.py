@@ -43,7 +43,7 @@ def test_the_first_figure_stands_where_the_relation_says(relation: str) -> None:
     for seed in range(60):
         first, second = rng.sample(COLOURS, 2)
         figures = (Figure(first, rng.choice(SHAPES)), Figure(second, rng.choice(SHAPES)))
-        pixels = render_picture(PictureScene.of(figures, seed, relation))
+        pixels = render_picture(PictureScene.from_figures(figures, seed, relation))
         (x, y), (other_x, other_y) = centre(mask(pixels, first)), centre(mask(pixels, second))
         along = {"left": other_x - x, "right": x - other_x, "above": other_y - y, "below": y - other_y}[relation]
         across = abs(other_y - y) if relation in {"left", "right"} else abs(other_x - x)
@@ -56,7 +56,7 @@ def test_as_many_figures_are_to_be_seen_as_are_counted(count: int) -> None:
     rng = random.Random(count)
     for seed in range(60):
         colours = rng.choices(COLOURS, k=count)
-        pixels = render_picture(PictureScene.of(tuple(Figure(c, rng.choice(SHAPES)) for c in colours), seed))
+        pixels = render_picture(PictureScene.from_figures(tuple(Figure(c, rng.choice(SHAPES)) for c in colours), seed))
         found = np.any([mask(pixels, colour) for colour in set(colours)], axis=0).astype(np.uint8)
         _, _, statistics, _ = cv2.connectedComponentsWithStats(found)
         assert int((statistics[1:, cv2.CC_STAT_AREA] > 60).sum()) == count
@@ -65,7 +65,7 @@ def test_as_many_figures_are_to_be_seen_as_are_counted(count: int) -> None:
 def test_shapes_fill_their_boxes_as_they_should() -> None:
     filled = {}
     for shape in SHAPES:
-        pixels = render_picture(PictureScene.of((Figure("blue", shape),), 12))
+        pixels = render_picture(PictureScene.from_figures((Figure("blue", shape),), 12))
         rows, columns = np.nonzero(mask(pixels, "blue"))
         filled[shape] = rows.size / ((np.ptp(rows) + 1) * (np.ptp(columns) + 1))
     assert filled["square"] > filled["circle"] > filled["triangle"] > filled["star"]
@@ -87,7 +87,7 @@ def test_texts_are_printed_inside_the_picture_and_differ() -> None:
 def test_sides_are_whole_tokens_and_seeds_repeat() -> None:
     sizes = set()
     for seed in range(40):
-        scene = PictureScene.of((Figure("red", "star"),), seed)
+        scene = PictureScene.from_figures((Figure("red", "star"),), seed)
         pixels = render_picture(scene)
         assert pixels.dtype == np.uint8
         assert np.array_equal(pixels, render_picture(scene))
