@@ -1,6 +1,6 @@
 """Speech on disk: `python -m nano.data.speech_cache --work nano-work` synthesizes every clip once.
 
-About 21,500 clips, a quarter of an hour of one core, a gigabyte. The run can be stopped and continued. The clips come
+21,599 clips, a quarter of an hour of one core, a gigabyte. The run can be stopped and continued. The clips come
 in random order, so an incomplete cache can be used.
 
 The cache's splits: `train`; `unseen_combination` (held-out texts, training voices), `unseen_voice` (training texts,

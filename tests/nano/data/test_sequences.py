@@ -1,4 +1,4 @@
-"""Exercises as sequences: what is to be learned where."""
+"""Exercises as sequences: their targets and positions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def composer(tmp_path_factory: pytest.TempPathFactory) -> Composer:
 
 
 def _colour_question() -> Exercise:
-    """One about a picture of several shapes."""
+    """An exercise about a picture of several shapes."""
     rng = random.Random(0)
     while True:
         exchange = world.draw(rng, "train", "picture", spoken=False)

@@ -1,4 +1,4 @@
-"""Voices, the cache of spoken words and the exercises made of it. The synthesizers themselves are not needed here."""
+"""Voices, the cache of spoken words and the exercises made of it. No synthesizer is needed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nano.data.voices import RATE, VOICES, Voice
 
 
 def tone(voice: Voice, text: str, speed: float = 1.0, pitch: float = 1.0) -> voices.Samples:
-    """Stands in for a synthesizer: a short sound that depends on what is said."""
+    """Replaces a synthesizer: a short sound that depends on the text."""
     time = np.arange(200 + 3 * len(text)) / RATE
     return (0.5 * np.sin(2 * np.pi * (200 + 20 * len(str(voice))) * time * speed * pitch)).astype(np.float32)
 
@@ -39,10 +39,10 @@ def test_the_plan_covers_every_text_and_keeps_the_splits_apart(cache: speech_cac
     assert texts["unseen_combination"] == set(world.spoken_texts("held_out"))
     assert texts["unseen_voice"] <= texts["train"]
     assert texts["unseen_take"] >= set(world.question_texts())
-    heard, unheard = ({str(v) for v in VOICES if v.split == split} for split in ("train", "held_out"))
-    assert names["train"] == heard
-    assert names["unseen_voice"] == unheard
-    assert names["unseen_combination"] | names["unseen_take"] <= heard
+    training, held_out = ({str(v) for v in VOICES if v.split == split} for split in ("train", "held_out"))
+    assert names["train"] == training
+    assert names["unseen_voice"] == held_out
+    assert names["unseen_combination"] | names["unseen_take"] <= training
     trained = {(clip.text, clip.voice, clip.speed, clip.pitch) for clip in cache.clips if clip.split == "train"}
     takes = {(c.text, c.voice, c.speed, c.pitch) for c in cache.clips if c.split == "unseen_take"}
     assert not trained & takes
@@ -104,13 +104,13 @@ def test_a_synthesizer_is_told_speed_and_pitch(monkeypatch: pytest.MonkeyPatch) 
 def test_a_room_keeps_the_words_and_repeats(split: voices.Split) -> None:
     clean = tone(VOICES[0], "x" * 5000)
     for seed in range(25):
-        heard = voices.augment(clean, np.random.default_rng(seed), split)
-        assert np.array_equal(heard, voices.augment(clean, np.random.default_rng(seed), split))
-        assert heard.dtype == np.float32
-        assert 0.14 < np.abs(heard).max() < 0.96
-        assert abs(len(heard) - len(clean)) < 0.15 * len(clean) + 0.75 * RATE
+        augmented = voices.augment(clean, np.random.default_rng(seed), split)
+        assert np.array_equal(augmented, voices.augment(clean, np.random.default_rng(seed), split))
+        assert augmented.dtype == np.float32
+        assert 0.14 < np.abs(augmented).max() < 0.96
+        assert abs(len(augmented) - len(clean)) < 0.15 * len(clean) + 0.75 * RATE
         # The tone is still the loudest thing: its frequency, at most resized.
-        peak = np.abs(np.fft.rfft(heard)).argmax() * RATE / len(heard)
+        peak = np.abs(np.fft.rfft(augmented)).argmax() * RATE / len(augmented)
         frequency = 200 + 20 * len(str(VOICES[0]))
         assert 0.86 < peak / frequency < 1.16
 
@@ -158,8 +158,8 @@ def test_evaluation_sets_are_whole_fixed_and_held_out(name: str, cache: speech_c
         assert len(spoken) >= len(found) / 2
         rooms = [e.notes["room"] for e in spoken]
         assert 0.3 < rooms.count("noisy") / len(rooms) < 0.7
-    heard = {str(voice) for voice in voices.voices("train")}
-    assert all((e.notes["voice"] not in heard) == (name == "spoken_unseen_voice") for e in spoken)
+    training = {str(voice) for voice in voices.voices("train")}
+    assert all((e.notes["voice"] not in training) == (name == "spoken_unseen_voice") for e in spoken)
     trained = set(world.spoken_texts("train"))
     if name in {"spoken_unseen_combinations", "typed_unseen_combinations", "outside"}:
         assert not any(e.texts[0] in trained for e in found)

@@ -1,6 +1,6 @@
-"""What must not change what nano does: fewer bits, sound that comes in pieces, speech that leaves in pieces.
+"""INT8 weights, sound in pieces and speech in pieces do not change nano's replies.
 
-Its checkpoint is exported here; figures over many exercises are in nano/README.md.
+The checkpoint is exported here; figures over many exercises are in nano/README.md.
 """
 
 from __future__ import annotations

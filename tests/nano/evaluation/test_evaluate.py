@@ -1,4 +1,4 @@
-"""The evaluation's own arithmetic, its driver and what it keeps; the weights do not matter here."""
+"""The evaluation's metrics, its sessions, its data and its tables; the weights do not matter here."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_synthesizers_voices_are_told_apart_by_their_pitch(kept: HeldOutSets
     classifier = VoiceClassifier.fit([(voice, cache.samples(numbers[0])) for voice, numbers in by_voice.items()], RATE)
     for voice, numbers in by_voice.items():
         assert all(classifier.classify(median_pitch(cache.samples(number), RATE)) == voice for number in numbers[1:])
-    # flite's rms and slt, as it is told.
+    # The pitch that flite is given for rms and slt.
     assert kept.classifier.pitches == pytest.approx({"Chelsie": 170, "Ethan": 105}, rel=0.05)
 
 
@@ -102,7 +102,7 @@ def test_mels_are_the_vocoders_and_distances_are_of_the_sound() -> None:
 
 
 def _blocks(engine: OmniEdge, clip: VideoClip, monkeypatch: pytest.MonkeyPatch) -> list[ThinkerBlock]:
-    """What a session puts into the Thinker for `clip` and a question."""
+    """The blocks that a session passes to the Thinker for `clip` and a question."""
     seen: list[ThinkerBlock] = []
     step = Thinker.step
 
@@ -156,7 +156,7 @@ def test_only_the_time_ids_of_the_video_are_shuffled(
 
 
 class _Recorder:
-    """Stands for a session: notes what is done to it and answers with numbers."""
+    """Replaces a session: records the calls and answers with numbers."""
 
     def __init__(self) -> None:
         self.done: list[str] = []
@@ -244,7 +244,7 @@ def test_whole_utterances_equal_one_huge_tick_and_streams_have_their_length(engi
 
 
 def test_a_spoken_reply_is_what_its_codec_tokens_give(engine: OmniEdge) -> None:
-    """So that a reply can be vocoded again in another way: same tokens, same noise."""
+    """Tokens and noise are the same, so that a reply can be vocoded again in another way."""
     session = engine.session(seed=11, sampling=GREEDY)
     session.push("hello")
     events = list(session.reply(max_new_tokens=4, max_codec_tokens=40))

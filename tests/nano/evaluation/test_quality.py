@@ -1,6 +1,6 @@
-"""The shipped model on a little that it was never trained on: does it hear, see, speak, and watch the time?
+"""The shipped model on a few held-out exercises: speech, pictures, videos, time ids, and its own speech.
 
-The thresholds leave room for small counts; the figures to quote are the full form's, in nano/README.md.
+The thresholds allow for small counts; the figures of the full evaluation are in nano/README.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the built-in model answers: the README's own examples, spoken and typed."""
+"""The built-in model's replies to the README's examples, spoken and typed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LARGEST_BYTES = 15_000_000
 
 
 def readme_conversations() -> list[list[tuple[str, str]]]:
-    """The README's table of what one can ask: turns of (question, answer), by conversation."""
+    """The README's table of questions: turns of (question, answer), by conversation."""
     table = (ROOT / "README.md").read_text("utf-8").partition("| you | omni-nano |\n| --- | --- |\n")[2]
     rows = re.findall(r"\| (.+?) \| (.+?) \|\n", table.partition("\n\n")[0] + "\n")
     begun = 0

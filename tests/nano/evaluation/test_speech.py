@@ -1,4 +1,4 @@
-"""The speaking side's own arithmetic: the fused activation, the mel spectrogram, the codec, the error count."""
+"""Talker and token2wav in training: the fused activation, the mel spectrogram, the codec."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import (
 
 from nano.data.mel24 import BINS, FLOOR, HOP, RATE, log_mel
 from nano.data.speech_corpus import CODE_SAMPLES, fit
-from nano.data.word_errors import word_errors
 from nano.model.architecture import CODEBOOK
 from nano.model.fast_snake import FastActivation
 from nano.training.train_bigvgan import bigvgan, spectral_loss
@@ -112,11 +111,3 @@ def test_fit_leaves_little_silence_and_whole_codes() -> None:
     assert len(found) % CODE_SAMPLES == 0
     assert len(found) == pytest.approx(1.18 * RATE, abs=CODE_SAMPLES)
     assert found.sum() == pytest.approx(0.5 * RATE)
-
-
-@pytest.mark.parametrize(
-    ("said", "heard", "errors"),
-    [("a b c", "a b c", 0), ("a b c", "a c", 1), ("a b c", "x b c d", 2), ("a b", "", 2), ("", "a", 1)],
-)
-def test_word_errors(said: str, heard: str, errors: int) -> None:
-    assert word_errors(said.split(), heard.split()) == errors

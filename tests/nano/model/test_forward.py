@@ -1,4 +1,4 @@
-"""The batched passes that training uses give the reference's numbers."""
+"""The batched forward passes of training give the reference's numbers."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def test_hears_as_the_reference(reference: Any, generator: torch.Generator) -> N
     mels = [torch.randn(128, frames, generator=generator) for frames in (333, 200, 57, 411)]
     tower = reference.thinker.model.audio_tower
     expected = tower(torch.cat(mels, 1), feature_lens=torch.tensor([mel.shape[1] for mel in mels])).last_hidden_state
-    heard = encode_audio(tower, mels)
-    assert heard.tokens == [83, 50, 14, 103]
-    assert (heard.embeds - expected).abs().max() < _CLOSE * expected.std()
+    audio = encode_audio(tower, mels)
+    assert audio.tokens == [83, 50, 14, 103]
+    assert (audio.embeds - expected).abs().max() < _CLOSE * expected.std()
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (8, 12), (20, 16)])

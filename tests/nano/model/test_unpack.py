@@ -1,4 +1,4 @@
-"""The shipped checkpoint taken apart: nothing is lost, and the Thinker goes on from it."""
+"""The parts of the shipped checkpoint: nothing is lost, and the Thinker continues from them."""
 
 from __future__ import annotations
 

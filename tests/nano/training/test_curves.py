@@ -1,4 +1,4 @@
-"""Training logs in their three forms, and the picture of them."""
+"""Training logs in their three forms, and their picture."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def work(tmp_path: Path) -> Path:
         "10,\"{'reply': 6.0, 'norm': 30.9}\",6\n"
         "20,\"{'reply': 2.5, 'norm': 14.5}\",11\n"
         "30,\"{'reply': 2.4, 'norm': 9.5}\",14\n"
-        # Went on from step 10.
+        # Continued from step 10.
         "20,\"{'reply': 2.0, 'norm': 14.5}\",5\n"
         "20,\"{'pictures': 0.25}\",9\n"
     )

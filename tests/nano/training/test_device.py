@@ -1,7 +1,6 @@
-"""Training leaves the CPU as a whole: no loss mixes tensors of two devices, and what is saved can be loaded anywhere.
+"""Training runs on one device: no loss mixes tensors of two devices, and saved states load on any device.
 
-There need not be a GPU for that. `Away` tensors say that they lie on another device, compute on the CPU all the same,
-and refuse to meet tensors of the CPU, as those of a GPU would.
+No GPU is needed. `Away` tensors have another device, compute on the CPU, and refuse tensors of the CPU as a GPU's do.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ _COPIES = (torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default)
 
 
 class Away(Tensor):
-    """Says that it lies on `_AWAY`; `inner`, on the CPU, has the numbers."""
+    """A tensor whose device is `_AWAY`; `inner`, on the CPU, has the numbers."""
 
     inner: Tensor
 
@@ -94,7 +93,7 @@ def _compute(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 @contextmanager
 def elsewhere() -> Iterator[None]:
-    """Tensors are made on `_AWAY`."""
+    """New tensors are on `_AWAY`."""
     # As torch's own FakeTensorMode does: what torch.tensor makes is moved where modes see it.
     torch._C._set_only_lift_cpu_tensors(True)
     torch.set_default_device(_AWAY)
@@ -108,7 +107,7 @@ def elsewhere() -> Iterator[None]:
 
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What training reads, with noise in the place of speech."""
+    """A work folder for training, with noise in the place of speech."""
 
     def noise(*_: object) -> np.ndarray:
         return rng.uniform(-0.5, 0.5, 140 * speech_corpus.CODE_SAMPLES).astype(np.float32)

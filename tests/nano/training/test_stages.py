@@ -1,4 +1,4 @@
-"""One command for all stages: their order, what is skipped, what a failure leaves. The stages here are one-liners."""
+"""One command for all stages: their order, which are skipped, what a failure leaves. The stages are one-liners."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _stage(work: Path, name: str, *after: str, fails_without: Path | None = None) -> Stage:
-    """Notes that it ran; fails where a file is missing."""
+    """A stage that records its run; it fails if a file is missing."""
     code = f"open({str(work / 'ran')!r}, 'a').write({name + ' '!r})"
     if fails_without is not None:
         code = f"open({str(fails_without)!r}); {code}"

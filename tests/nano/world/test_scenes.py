@@ -28,7 +28,7 @@ from nano.world.scenes import (
 
 
 def mask(pixels: NDArray[np.uint8], colour: str) -> NDArray[np.bool_]:
-    """Where `pixels` show `colour`: nearer to it than its shades and the grain can leave it."""
+    """Where `pixels` show `colour`: as near to it as its shades and the grain allow."""
     return np.abs(pixels.astype(int) - np.array(_RGB[colour])).max(axis=-1) < 22
 
 
