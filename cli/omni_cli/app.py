@@ -54,9 +54,15 @@ def run(
         typer.Argument(metavar="PROMPT", help="What to say. '-', or none and a pipe: read from stdin."),
     ] = None,
     model: options.Model = None,
-    audio: Annotated[list[Path] | None, typer.Option("--audio", metavar="FILE", help="A sound. Repeatable.")] = None,
-    image: Annotated[list[Path] | None, typer.Option("--image", metavar="FILE", help="A picture. Repeatable.")] = None,
-    video: Annotated[list[Path] | None, typer.Option("--video", metavar="FILE", help="A video. Repeatable.")] = None,
+    audio: Annotated[
+        list[Path] | None, typer.Option("--audio", metavar="FILE", help="A sound; '-': from stdin. Repeatable.")
+    ] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option("--image", metavar="FILE", help="A picture; '-': from stdin. Repeatable.")
+    ] = None,
+    video: Annotated[
+        list[Path] | None, typer.Option("--video", metavar="FILE", help="A video; '-': from stdin. Repeatable.")
+    ] = None,
     no_audio_in_video: options.NoVideoSound = False,
     system: options.System = None,
     voice: options.Voice = None,
@@ -104,7 +110,7 @@ def run(
         raise UsageError(f"The folder {output.parent} does not exist. Create it, or choose another file with -o.")
     if plot:
         check_plot(plot)
-    text = _prompt(prompt, needed=not parts)
+    text = _prompt(prompt, needed=not parts, stdin_is_media=media.from_stdin(parts, prompt))
     folder = named_or_shipped(model)
     engine = OmniEdge.load(folder, threads=threads, low_memory=low_memory)
     session = engine.session(
@@ -120,7 +126,7 @@ def run(
         max_pixels=max_pixels,
     )
     for kind, path in parts:
-        session.push(media.load(kind, path, engine.manifest, sound=not no_audio_in_video))
+        session.push(media.load(kind, path, engine.manifest, sound=not no_audio_in_video, stdin=True))
     if text:
         session.push(text)
     printer: Printer = JsonPrinter(model=str(folder)) if as_json else TextPrinter()
@@ -154,14 +160,14 @@ def _speech(output: Path | None, *, wanted: bool) -> bool | None:
     return (True if output else None) if wanted else False
 
 
-def _prompt(prompt: str | None, *, needed: bool) -> str:
+def _prompt(prompt: str | None, *, needed: bool, stdin_is_media: bool) -> str:
     """The prompt's text: the argument, or stdin where that is meant.
 
     Raises:
         UsageError: there is none and `needed`, or it is not text.
     """
     try:
-        if prompt == "-" or (prompt is None and not sys.stdin.isatty()):
+        if prompt == "-" or (prompt is None and not stdin_is_media and not sys.stdin.isatty()):
             prompt = sys.stdin.read().strip("\n")
         (prompt or "").encode("utf-8")
     except UnicodeError:

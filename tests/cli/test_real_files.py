@@ -6,6 +6,7 @@ The small model answers noise, so what is compared is the length of the prompt, 
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import wave
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from support.commands import GREEDY
+from support.commands import GREEDY, run_edge
 
 DATA = Path(__file__).parents[1] / "data"
 COMMAND = Path(sys.executable).with_name("omni-edge")
@@ -22,12 +23,10 @@ PROMPT = "What is this?"
 MARKS = 2  # a medium stands between its start and its end
 
 
-def ask(bundle: Path, *arguments: object) -> dict[str, Any]:
+def ask(bundle: Path, *arguments: object, stdin: bytes = b"") -> dict[str, Any]:
     """The `response.done` of the installed command."""
     words = ["run", PROMPT, "-m", bundle, *GREEDY, "--max-new-tokens", 4, "--max-codec-tokens", 30, *arguments]
-    result = subprocess.run(
-        [str(COMMAND), *map(str, words)], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
-    )
+    result = subprocess.run([str(COMMAND), *map(str, words)], capture_output=True, check=False, input=stdin)
     assert result.returncode == 0, result.stderr
     last: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
     return last
@@ -77,3 +76,33 @@ def test_video_formats(bundle: Path, bare: int, ending: str) -> None:
     assert silent["prompt_tokens"] == bare + MARKS + 3 * 10 * 14
     sound = ask(bundle, "--video", DATA / f"clip.{ending}", "--json", "--no-speech")
     assert sound["prompt_tokens"] == pytest.approx(silent["prompt_tokens"] + MARKS + sound_tokens(3.0), abs=1)
+
+
+def test_sound_from_a_pipe(bundle: Path, bare: int) -> None:
+    """`--audio -` and `<(...)`: stdin, and a pipe that has a name."""
+    expected = bare + MARKS + sound_tokens(1.610794)
+    sound = (DATA / "question.ogg").read_bytes()
+    done = ask(bundle, "--audio", "-", "--json", "--no-speech", stdin=sound)
+    assert done["prompt_tokens"] == expected
+    words = ["run", PROMPT, "-m", bundle, *GREEDY, "--max-new-tokens", 4, "--json", "--no-speech"]
+    line = f"{shlex.join(map(str, [COMMAND, *words]))} --audio <(cat {shlex.quote(str(DATA / 'question.ogg'))})"
+    result = subprocess.run(["bash", "-c", line], capture_output=True, check=True, stdin=subprocess.DEVNULL)
+    assert json.loads(result.stdout.splitlines()[-1])["prompt_tokens"] == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["-", "--audio", "-"], 2, "stdin holds one"),
+        (["hello", "--audio", "-", "--image", "-"], 2, "stdin holds one"),
+        (["hello", "--audio", "-"], 4, "0 bytes"),
+        (["hello", "--audio", "10:30 memo.wav"], 4, "There is no file 10:30 memo.wav"),
+        (["hello", "--image", "."], 4, "is a folder"),
+        (["hello", "--video", "/dev/null"], 4, "0 bytes"),
+    ],
+)
+def test_files_that_cannot_be_used(bundle: Path, arguments: list[str], code: int, message: str) -> None:
+    result = run_edge("run", *arguments, "-m", bundle, input=b"")
+    assert result.exit_code == code
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1

@@ -36,8 +36,8 @@ def decode_picture(source: Source) -> NDArray[np.uint8]:
     except ImportError:
         raise MediaError(f"Reading {source.name} needs OpenCV. Install it: pip install 'omni-edge[media]'") from None
     header = _header(source)
-    if header.kind == "gif":
-        return _first_frame(source)
+    if not header.opencv:
+        return _oriented(_first_frame(source, header), header.orientation)
     flags = cv2.IMREAD_UNCHANGED
     if header.kind == "jpeg":
         half = header.width * header.height > _WHOLE_JPEG_PIXELS
@@ -102,11 +102,11 @@ class _silent_log:  # noqa: N801 -- a context manager, named as a function
             self._logging.setLogLevel(self._before)
 
 
-def _first_frame(source: Source) -> NDArray[np.uint8]:
-    """The first frame of a GIF, whose transparency OpenCV drops; uint8 [H, W, 3]."""
+def _first_frame(source: Source, header: PictureHeader) -> NDArray[np.uint8]:
+    """The first frame as FFmpeg decodes it; uint8 [H, W, 3]."""
     with open_container(source) as container:
-        for frame in container.decode(video=0):
-            return _to_rgb(frame.to_ndarray(format="bgra"), PictureHeader("gif", frame.width, frame.height, b""))
+        for frame in container.decode(video=0) if container.streams.video else ():
+            return _to_rgb(frame.to_ndarray(format="bgra"), header)
     raise MediaError(f"{source.name} holds no picture: it is damaged or cut off. Copy it again.")
 
 

@@ -14,7 +14,7 @@ _JPEG_SCAN, _JPEG_MARK, _JPEG_APP1 = 0xDA, 0xFF, 0xE1
 _JPEG_ALONE = frozenset({0x01, *range(0xD0, 0xD9)})
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_GREY, _PNG_RGB = 0, 2
-_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_ORIENTATION, _TIFF_EXTRA_SAMPLES = 256, 257, 274, 338
+_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_ORIENTATION, _TIFF_SAMPLES, _TIFF_EXTRA_SAMPLES = 256, 257, 274, 277, 338
 _TIFF_SIZES = {1: ("B", 1), 3: ("H", 2), 4: ("I", 4), 16: ("Q", 8)}
 _MOST_TAGS = 4096
 
@@ -38,6 +38,7 @@ class PictureHeader:
         orientation: 1 to 8 as in Exif: what has to be done to the stored rows. 1 where the decoder does it.
         colour_key: the one grey level or RGB colour that is transparent, as stored.
         alpha: "straight", "premultiplied", or "none" where the fourth channel means something else.
+        opencv: False where OpenCV drops the transparency and FFmpeg does not.
         data: what to decode: the file, for PNG without the chunks that only add metadata.
     """
 
@@ -48,6 +49,7 @@ class PictureHeader:
     orientation: int = 1
     colour_key: tuple[int, ...] | None = None
     alpha: str = "straight"
+    opencv: bool = True
 
 
 def read_header(data: bytes) -> PictureHeader | None:
@@ -158,7 +160,7 @@ def _webp(data: bytes) -> PictureHeader:
 
 def _gif(data: bytes) -> PictureHeader:
     width, height = struct.unpack_from("<HH", data, 6)
-    return PictureHeader("gif", width, height, data)
+    return PictureHeader("gif", width, height, data, opencv=False)
 
 
 def _bmp(data: bytes) -> PictureHeader:
@@ -173,7 +175,12 @@ def _tiff(data: bytes) -> PictureHeader:
         raise DamagedError("its directory lacks the size")
     # 1: multiplied by alpha; 2: not multiplied; 0 or none: a fourth channel of unknown meaning.
     alpha = {1: "premultiplied", 2: "straight"}.get(tags.get(_TIFF_EXTRA_SAMPLES, 0), "none")
-    return PictureHeader("tiff", tags[_TIFF_WIDTH], tags[_TIFF_HEIGHT], data, alpha=alpha)
+    width, height = tags[_TIFF_WIDTH], tags[_TIFF_HEIGHT]
+    if tags.get(_TIFF_SAMPLES) == 2 and alpha != "none":
+        orientation = tags.get(_TIFF_ORIENTATION, 1)
+        return PictureHeader("grey tiff", width, height, data, orientation, alpha=alpha, opencv=False)
+    # OpenCV turns a TIFF whatever it is asked.
+    return PictureHeader("tiff", width, height, data, alpha=alpha)
 
 
 def _tiff_tags(data: bytes) -> dict[int, int]:
