@@ -1,4 +1,4 @@
-"""What the live clip-maximum rule changes: log-mel blocks of live sound against those of the same clip known whole.
+"""Error of the clip-maximum rule for live sound: its log-mel blocks against those of the same clip.
 
     python benchmarks/live_mel.py               # ten sentences spoken by espeak-ng, with pauses and at three levels
     python benchmarks/live_mel.py --wav FILE    # a recording

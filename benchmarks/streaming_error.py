@@ -1,9 +1,8 @@
-"""How far speech in blocks is from decoding the whole utterance at once: SNR by look-ahead, and of the worst block.
+"""Error of streamed speech against the whole utterance at once: SNR by solver, order and look-ahead.
 
     python benchmarks/streaming_error.py BUNDLE [--tokens 600] [--seed 0]
 
-Codec tokens are random, the noise is the same for every row, and everything that differs between two columns is where
-the stream was cut.
+Codec tokens are random and the noise is the same in all rows, so rows of a solver differ in their chunks alone.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ def snr(reference: Array, value: Array) -> float:
 
 
 def lowest(reference: Array, value: Array, frames: int) -> float:
-    """The SNR of the worst of the whole blocks of `frames`."""
+    """The lowest SNR of all full blocks of `frames`, in dB."""
     starts = range(0, len(reference) - frames + 1, frames)
     return min(snr(reference[start : start + frames], value[start : start + frames]) for start in starts)
 
@@ -57,7 +56,7 @@ def lowest(reference: Array, value: Array, frames: int) -> float:
 def mel_of(
     vocoder: Vocoder, codec: NDArray[np.int64], voice: str, solver: SolverSettings, chunks: ChunkSchedule
 ) -> Array:
-    """The finished mel [frames, mel_dim] of a stream."""
+    """The mel of a stream, float32 [frames, mel_dim]."""
     state = vocoder.state(voice, 0, solver, chunks).dit
     blocks = []
     block = vocoder.dit.step(codec, state, end=True)
@@ -90,12 +89,12 @@ def main() -> None:
         samples = vocoder.step(codec, vocoder.state(voice, 0, solver, whole), end=True)
         assert samples is not None
         for chunks in CHUNKS:
-            heard = vocoder.step(codec, vocoder.state(voice, 0, solver, chunks), end=True)
-            assert heard is not None
+            stream = vocoder.step(codec, vocoder.state(voice, 0, solver, chunks), end=True)
+            assert stream is not None
             streamed = mel_of(vocoder, codec, voice, solver, chunks)
             of_mel = f"{snr(mel, streamed):.1f} | {lowest(mel, streamed, vocoder.section.block_frames):.1f}"
             cut = f"{vocoder.dit.look_ahead(chunks, solver)} | {', '.join(map(str, chunks.chunk_blocks))}"
-            print(f"| {name} | {chunks.order} | {cut} | {of_mel} | {snr(samples, heard):.1f} |")
+            print(f"| {name} | {chunks.order} | {cut} | {of_mel} | {snr(samples, stream):.1f} |")
 
     print("\n| share of BigVGAN's reach | frames to each side | waveform SNR, dB |")
     print("| --- | --- | --- |")

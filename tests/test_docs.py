@@ -11,6 +11,7 @@ import pytest
 import tomllib
 
 from omni_cli import app
+from omni_edge.conversation.settings import DEFAULT_CONTEXT
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -63,6 +64,10 @@ def test_current_results_are_those_that_the_tables_name() -> None:
 def test_earlier_results_have_a_line_each_in_their_index() -> None:
     listed = re.findall(r"^\| `([^`]+)` \| .+ \|$", (RESULTS / "history" / "INDEX.md").read_text("utf-8"), re.MULTILINE)
     assert listed == sorted(path.name for path in (RESULTS / "history").iterdir() if path.name != "INDEX.md")
+
+
+def test_pages_state_the_default_context() -> None:
+    assert f"A session reserves {DEFAULT_CONTEXT} positions" in read("docs/streaming.md")
 
 
 def test_the_changelog_begins_with_the_version_of_the_package() -> None:

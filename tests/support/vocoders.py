@@ -1,4 +1,4 @@
-"""token2wav built from a test checkpoint, without the rest of a bundle: fixtures, and what tests put through it."""
+"""token2wav of a test checkpoint without the rest of a bundle: fixtures, codec tokens and decoding."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WAVEFRONT = ChunkSchedule(order="wavefront")
 
 
 def snr(reference: NDArray[np.float32], value: NDArray[np.float32]) -> float:
-    """Signal to noise ratio in dB; infinite where both are equal."""
+    """Signal to noise ratio in dB; infinite when both are equal."""
     assert reference.shape == value.shape
     wanted = reference.astype(np.float64)
     noise = np.sum((value - wanted) ** 2)
@@ -39,14 +39,14 @@ def snr(reference: NDArray[np.float32], value: NDArray[np.float32]) -> float:
 
 
 def prepared_kinds(graph: Path, target: Path) -> list[str]:
-    """Prepares a graph as `target`; the operators that its nodes are then."""
+    """Prepares a graph as `target` and returns the operator of each node."""
     prepare_graph(graph, target)
     return [node.op_type for node in onnx.load(target, load_external_data=False).graph.node]
 
 
 @dataclass(frozen=True)
 class Parts:
-    """token2wav's graphs and sections in `folder`."""
+    """Graphs and sections of token2wav."""
 
     dit: Graph
     dit_time: Graph
@@ -65,7 +65,7 @@ class Parts:
 
 
 def build_parts(checkpoint_path: Path, folder: Path, precision: Precision | None = None) -> Parts:
-    """Exports token2wav of a checkpoint into `folder`."""
+    """Exports token2wav of a checkpoint to `folder`."""
     precision = precision or Precision()
     checkpoint = Checkpoint(checkpoint_path)
     config = OmniConfig.parse(checkpoint.config)
@@ -86,7 +86,7 @@ def build_parts(checkpoint_path: Path, folder: Path, precision: Precision | None
 
 
 def block_noise(noise: NDArray[np.float32], block_frames: int) -> Callable[[int], NDArray[np.float32]]:
-    """`noise` [frames, mel] as a noise source, zeros beyond its end."""
+    """A noise source of `noise`, float32 [frames, mel_dim], with zeros behind its end."""
     blocks = -(-len(noise) // block_frames)
     padded = np.zeros((blocks * block_frames, noise.shape[1]), np.float32)
     padded[: len(noise)] = noise
@@ -95,25 +95,25 @@ def block_noise(noise: NDArray[np.float32], block_frames: int) -> Callable[[int]
 
 @pytest.fixture(scope="session")
 def parts(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Parts:
-    """token2wav of `case`, float32."""
+    """token2wav of `case` in float32."""
     return build_parts(case.path, tmp_path_factory.mktemp(f"vocoder-{case.name}"))
 
 
 @pytest.fixture(scope="session")
 def vocoder(parts: Parts) -> Vocoder:
-    """That of `parts`, as a bundle has it."""
+    """The vocoder of `parts`."""
     return parts.vocoder()
 
 
 def codec_tokens(count: int, parts: Parts, seed: int = 0) -> NDArray[np.int64]:
-    """Random ones, int64 [count]."""
+    """Random codec tokens, int64 [count]."""
     return np.random.default_rng(seed).integers(0, parts.section.codec_limit, count)
 
 
 def decode(
     vocoder: Vocoder, codec: NDArray[np.int64], state: VocoderState, push: int | None = None, end: bool = True
 ) -> Samples:
-    """All samples of `codec`, float32 [n], pushed in pieces of `push` tokens."""
+    """The samples of `codec`, float32 [n], pushed `push` tokens at a time."""
     push = push or max(1, len(codec))
     pieces = [vocoder.step(codec[start : start + push], state) for start in range(0, len(codec), push)]
     if end:
@@ -122,7 +122,7 @@ def decode(
 
 
 def mel_of(vocoder: Vocoder, codec: NDArray[np.int64], state: VocoderState, push: int | None = None) -> Samples:
-    """All mel of `codec`, float32 [frames, mel], pushed in pieces of `push` tokens."""
+    """The mel of `codec`, float32 [frames, mel_dim], pushed `push` tokens at a time."""
     push = push or max(1, len(codec))
     blocks = []
     for start in range(0, len(codec), push):

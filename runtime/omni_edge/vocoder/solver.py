@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
@@ -100,12 +100,17 @@ class SolverSettings:
         points: Array = line + np.float32(self.sway) * (cosine - np.float32(1) + line)
         return points
 
+    @cached_property
+    def widths(self) -> Array:
+        """The widths of the steps in time, float32 [steps]."""
+        return np.diff(self.steps())
+
     def times(self) -> Array:
         """The time of each evaluation, float32 [evaluations]."""
         points = self.steps()
         if self.method != "rk4":
             return points[:-1]
-        begin, width = points[:-1], np.diff(points)
+        begin, width = points[:-1], self.widths
         stages = [begin, begin + width * _THIRD, begin + width * _TWO_THIRDS, points[1:]]
         times: Array = np.stack(stages, axis=1).reshape(-1)
         return times
@@ -136,7 +141,7 @@ def evaluation_point(state: SolverState, settings: SolverSettings) -> Array:
     """The argument of the next velocity, float32 of the shape of `state.x`."""
     if settings.method != "rk4" or not state.velocities:
         return state.x
-    width = _widths(settings)[state.evaluation // _EVALUATIONS_PER_STEP["rk4"]]
+    width = settings.widths[state.evaluation // _EVALUATIONS_PER_STEP["rk4"]]
     first, *others = state.velocities
     if not others:
         increment: Array = width * first * _THIRD
@@ -155,8 +160,7 @@ def advance(state: SolverState, velocity: Array, settings: SolverSettings) -> So
         velocity: the velocity at `evaluation_point(state, settings)`, float32 of its shape.
         settings: the settings of all velocities of this state.
     """
-    advance_by = {"euler": _euler, "ab2": _adams_bashforth, "rk4": _runge_kutta}[settings.method]
-    return advance_by(state, velocity, _widths(settings))
+    return _ADVANCE[settings.method](state, velocity, settings.widths)
 
 
 def solve(velocity: Velocity, noise: Array, settings: SolverSettings) -> Array:
@@ -165,14 +169,6 @@ def solve(velocity: Velocity, noise: Array, settings: SolverSettings) -> Array:
     for index in range(settings.evaluations):
         state = advance(state, velocity(index, evaluation_point(state, settings)), settings)
     return state.x
-
-
-@lru_cache(maxsize=16)
-def _widths(settings: SolverSettings) -> Array:
-    """Widths of the steps in time, float32 [steps], read-only because all states share them."""
-    widths = np.diff(settings.steps())
-    widths.setflags(write=False)
-    return widths
 
 
 def _euler(state: SolverState, velocity: Array, widths: Array) -> SolverState:
@@ -197,3 +193,6 @@ def _runge_kutta(state: SolverState, velocity: Array, widths: Array) -> SolverSt
     width = widths[state.evaluation // per_step]
     x = state.x + (first + 3 * (second + third) + velocity) * width / 8
     return SolverState(x, state.evaluation + 1)
+
+
+_ADVANCE = {"euler": _euler, "ab2": _adams_bashforth, "rk4": _runge_kutta}

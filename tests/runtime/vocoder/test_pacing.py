@@ -1,4 +1,4 @@
-"""How large chunks may be: a listener, a clock and a machine of known speed, all of them simulated."""
+"""Chunk sizes by the clock: simulated playback on a machine of known speed."""
 
 from __future__ import annotations
 
@@ -16,91 +16,93 @@ BLOCK = 0.24
 
 
 @dataclass
-class Listener:
-    """Plays what a paced machine gives it.
+class Playback:
+    """Plays the chunks of a simulated machine in real time.
 
     Attributes:
-        rtf: chunk size, number of the chunk -> compute seconds per second of sound.
-        sizes: of the chunks so far.
-        silences: how long it had nothing to play, each time.
+        settings: limits of the pacing.
+        rtf: (chunk size, index of the chunk) -> compute seconds per second of sound.
+        sizes: blocks of each chunk.
+        silences: seconds of each silence.
+        halve: called when the pacing is too slow; None: nothing is.
     """
 
-    pacing: PacingSettings
+    settings: PacingSettings
     rtf: Callable[[int, int], float]
     sizes: list[int] = field(default_factory=list)
     silences: list[float] = field(default_factory=list)
-    ease: Callable[[], None] | None = None
+    halve: Callable[[], None] | None = None
 
-    def hear(self, chunks: int, lengths: dict[int, float] | None = None) -> Listener:
-        """`lengths`: number of a chunk -> seconds of sound, where a reply ends in the middle of one."""
-        now = dry = 0.0
-        pacing = Pacing(self.pacing, BLOCK, lambda: now)
+    def run(self, chunks: int, lengths: dict[int, float] | None = None) -> Playback:
+        """Plays `chunks` chunks. `lengths` maps the index of a chunk to its seconds of sound where it is not full."""
+        now = buffer_end = 0.0
+        pacing = Pacing(self.settings, BLOCK, lambda: now)
         for chunk in range(chunks):
-            if pacing.too_slow and self.ease:
-                self.ease()
+            if pacing.too_slow and self.halve:
+                self.halve()
                 pacing.evaluations_halved()
             size = pacing.chunk_blocks
             seconds = (lengths or {}).get(chunk, size * BLOCK)
             now += self.rtf(size, chunk) * size * BLOCK
-            if chunk and now > dry:
-                self.silences.append(now - dry)
-            dry = max(dry, now) + seconds
+            if chunk and now > buffer_end:
+                self.silences.append(now - buffer_end)
+            buffer_end = max(buffer_end, now) + seconds
             self.sizes.append(size)
             pacing.chunk_emitted(seconds)
         return self
 
 
-def test_a_fast_machine_grows_as_fast_as_it_may() -> None:
-    """The first chunk says nothing of speed: what came before the reply is in its time."""
-    heard = Listener(PacingSettings(largest_chunk=8), lambda size, _: 0.25).hear(7)
-    assert heard.sizes == [1, 1, 2, 4, 8, 8, 8]
-    assert heard.silences == []
+def test_chunks_double_on_a_fast_machine() -> None:
+    """The first chunk gives no speed, because its time includes everything before the reply."""
+    playback = Playback(PacingSettings(largest_chunk=8), lambda size, _: 0.25).run(7)
+    assert playback.sizes == [1, 1, 2, 4, 8, 8, 8]
+    assert playback.silences == []
 
 
-def test_a_machine_near_real_time_grows_when_enough_is_waiting() -> None:
-    """0.8 at every size: each block adds 0.048 s to what waits; two need 0.384 of 0.75 of it."""
-    heard = Listener(PacingSettings(largest_chunk=4), lambda size, _: 0.8).hear(60)
-    assert heard.silences == []
-    assert heard.sizes[:8] == [1, 1, 1, 1, 1, 1, 1, 2]
-    assert heard.sizes[-1] == 4
-    assert heard.sizes == sorted(heard.sizes)
+def test_chunks_grow_near_real_time_when_the_buffer_covers_them() -> None:
+    """RTF 0.8 at every size: a block adds 0.048 s to the buffer; two blocks need 0.384 s of 0.75 of it."""
+    playback = Playback(PacingSettings(largest_chunk=4), lambda size, _: 0.8).run(60)
+    assert playback.silences == []
+    assert playback.sizes[:8] == [1, 1, 1, 1, 1, 1, 1, 2]
+    assert playback.sizes[-1] == 4
+    assert playback.sizes == sorted(playback.sizes)
 
 
 @pytest.mark.parametrize("fastest", [0.3, 0.5, 0.7, 0.85])
 @pytest.mark.parametrize("seed", range(5))
 def test_no_silence_below_real_time(fastest: float, seed: int) -> None:
-    """Chunks that vary by a tenth to each side, larger ones cheaper."""
+    """Speeds vary by a tenth to each side; larger chunks are cheaper."""
     jitter = np.random.default_rng(seed).uniform(0.9, 1.1, 200)
-    heard = Listener(PacingSettings(), lambda size, chunk: fastest * (0.8 + 0.2 / size) * float(jitter[chunk])).hear(
+    playback = Playback(PacingSettings(), lambda size, chunk: fastest * (0.8 + 0.2 / size) * float(jitter[chunk])).run(
         200
     )
-    assert heard.silences == []
-    assert heard.sizes[-1] == 8
+    assert playback.silences == []
+    assert playback.sizes[-1] == 8
 
 
 def test_chunks_grow_until_they_are_faster_than_real_time() -> None:
-    """Measured of token2wav at 1, 2 and 4 blocks: two silences on the way, none once two blocks are tried."""
+    """RTF of token2wav at 1, 2 and 4 blocks: two silences, and none after the first chunk of two blocks."""
     rtf = {1: 1.5, 2: 0.92, 4: 0.78, 8: 0.75}
-    heard = Listener(PacingSettings(), lambda size, _: rtf[size]).hear(80)
-    assert heard.sizes[:4] == [1, 1, 2, 2]
-    assert heard.silences == pytest.approx([(1.5 - 1) * BLOCK, (2 * 0.92 - 1) * BLOCK])
-    assert 1 not in heard.sizes[2:]
-    assert heard.sizes[-1] == 8
+    playback = Playback(PacingSettings(), lambda size, _: rtf[size]).run(80)
+    assert playback.sizes[:4] == [1, 1, 2, 2]
+    assert playback.silences == pytest.approx([(1.5 - 1) * BLOCK, (2 * 0.92 - 1) * BLOCK])
+    assert 1 not in playback.sizes[2:]
+    assert playback.sizes[-1] == 8
 
 
 def test_a_machine_slower_than_real_time_takes_the_largest_ticks() -> None:
-    """Silence comes either way: the cheapest chunks make it shortest."""
-    heard = Listener(PacingSettings(largest_chunk=4), lambda size, _: 1.2 + 0.3 / size).hear(10)
-    assert heard.sizes == [1, 1, 2, 4, 4, 4, 4, 4, 4, 4]
+    """Silence is inevitable; the cheapest chunks make it shortest."""
+    playback = Playback(PacingSettings(largest_chunk=4), lambda size, _: 1.2 + 0.3 / size).run(10)
+    assert playback.sizes == [1, 1, 2, 4, 4, 4, 4, 4, 4, 4]
 
 
 def test_a_pause_is_survived() -> None:
-    """The machine is busy with something else for a while, then as fast as before."""
+    """The machine is slow for three chunks, then as fast as before."""
 
     def rtf(_: int, chunk: int) -> float:
         return 4.0 if 3 <= chunk < 6 else 0.4
 
-    during, after = (Listener(PacingSettings(), rtf).hear(chunks) for chunks in (6, 60))
+    during, after = (Playback(PacingSettings(), rtf).run(chunks) for chunks in (6, 60))
     assert len(during.silences) == 3
     assert after.silences == during.silences
     assert after.sizes[-1] == 8
@@ -109,19 +111,19 @@ def test_a_pause_is_survived() -> None:
 def test_fewer_evaluations_where_chunks_cannot_grow() -> None:
     speed = [1.6]
 
-    def ease() -> None:
+    def halve() -> None:
         speed[0] /= 2
 
-    heard = Listener(PacingSettings(largest_chunk=2), lambda *_: speed[0], ease=ease).hear(20)
+    playback = Playback(PacingSettings(largest_chunk=2), lambda *_: speed[0], halve=halve).run(20)
     assert speed == [0.8]
-    assert heard.sizes[:3] == [1, 1, 2]
-    # Chunks 1 and 2 were late; the third, at half the cost, comes in time.
-    assert len(heard.silences) == 2
+    assert playback.sizes[:3] == [1, 1, 2]
+    # Chunks 1 and 2 are late; chunk 3 has half the cost and is in time.
+    assert len(playback.silences) == 2
 
 
 def test_the_end_of_a_reply_may_be_short_or_empty() -> None:
-    heard = Listener(PacingSettings(), lambda *_: 0.5).hear(6, {4: 0.0, 5: 0.02})
-    assert len(heard.sizes) == 6
+    playback = Playback(PacingSettings(), lambda *_: 0.5).run(6, {4: 0.0, 5: 0.02})
+    assert len(playback.sizes) == 6
 
 
 def test_a_reply_starts_afresh() -> None:

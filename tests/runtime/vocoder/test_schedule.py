@@ -49,7 +49,7 @@ def test_impossible_chunks_are_refused(chunks: dict[str, Any], message: str) -> 
 def test_a_wavefront_is_the_whole_utterance(
     parts: Parts, vocoder: Vocoder, solver: SolverSettings, chunk_blocks: tuple[int, ...]
 ) -> None:
-    """Measured: the same bits. Tolerated: what rounding in another order may do on another processor."""
+    """Measured: equal bits. The tolerance allows for another order of rounding on another processor."""
     codec = codec_tokens(160, parts)
     chunks = ChunkSchedule(chunk_blocks=chunk_blocks, order="wavefront")
     whole, stream = (vocoder.state("Ethan", 3, solver, cut) for cut in (WHOLE, chunks))
@@ -58,7 +58,7 @@ def test_a_wavefront_is_the_whole_utterance(
 
 @pytest.mark.parametrize("count", [1, 12, 13, 36, 37, 48, 60])
 def test_a_wavefront_may_end_anywhere(parts: Parts, vocoder: Vocoder, count: int) -> None:
-    """Before its first chunk, when the last block has entered or not, with a block of which a part exists."""
+    """Before the first chunk, with and without a pending last block, and within a block."""
     codec = codec_tokens(count, parts)
     chunks = ChunkSchedule(chunk_blocks=(1,), order="wavefront")
     whole, stream = (vocoder.state("Ethan", 3, FAST, cut) for cut in (WHOLE, chunks))
@@ -69,7 +69,7 @@ def test_a_wavefront_may_end_anywhere(parts: Parts, vocoder: Vocoder, count: int
 
 @pytest.mark.parametrize(("reach", "bound"), [(DEFAULT_REACH, 115), (1.0, 125)])
 def test_a_wavefront_sounds_like_the_whole_utterance(parts: Parts, reach: float, bound: float) -> None:
-    """Measured: 124 to 127 dB with BigVGAN's default look-ahead, the same bits with all of its reach."""
+    """Measured: 124 to 127 dB with BigVGAN's default look-ahead, equal bits with its whole reach."""
     vocoder, codec = parts.vocoder(reach), codec_tokens(90, parts)
     whole, stream = (vocoder.state("Ethan", 3, FAST, cut) for cut in (WHOLE, WAVEFRONT))
     assert snr(decode(vocoder, codec, whole), decode(vocoder, codec, stream, 7)) > bound
@@ -78,12 +78,12 @@ def test_a_wavefront_sounds_like_the_whole_utterance(parts: Parts, reach: float,
 @pytest.mark.parametrize(
     ("chunks", "count", "blocks"),
     [
-        # 12 blocks; a window computes the block behind it as well, but for the last one
+        # 12 blocks; each window but the last computes one more.
         (ChunkSchedule(1, (1,)), 144, 12 + 11),
         (ChunkSchedule(1, (4,)), 144, 12 + 2),
         (WHOLE, 144, 12),
         (WAVEFRONT, 143, 12),
-        # The end comes when all blocks have entered the first evaluation, where an empty one has to follow them.
+        # All blocks have entered when the end comes, so the first evaluation takes one empty block more.
         (ChunkSchedule(chunk_blocks=(1,), order="wavefront"), 144, 12 + 1 / FAST.evaluations),
     ],
 )
@@ -105,7 +105,7 @@ def test_a_wavefront_computes_every_block_once(
 
 
 def test_a_wavefront_keeps_one_block_for_each_evaluation(parts: Parts, vocoder: Vocoder) -> None:
-    """However long the utterance is; Adams-Bashforth keeps a velocity of each block besides."""
+    """The size does not depend on the length; Adams-Bashforth also keeps a velocity of each block."""
     section, sizes = parts.section, {}
     for solver in (SolverSettings("euler", 2), SolverSettings("euler", 4), SolverSettings("ab2", 4)):
         state = vocoder.state("Ethan", 1, solver, ChunkSchedule(chunk_blocks=(1,), order="wavefront"))
@@ -119,7 +119,7 @@ def test_a_wavefront_keeps_one_block_for_each_evaluation(parts: Parts, vocoder: 
     mel = section.block_frames * section.mel_dim * 4
     finished = mel + section.block_frames // section.frames_per_codec * 8
     assert sizes["euler", 4] - finished == 2 * (sizes["euler", 2] - finished)
-    # Four blocks are under way; the one that waits for its first evaluation has no velocity yet, the finished one has.
+    # Three of the four held blocks and the finished one have had a velocity.
     assert sizes["ab2", 4] - sizes["euler", 4] == 4 * mel
 
 
@@ -127,7 +127,7 @@ def test_a_wavefront_keeps_one_block_for_each_evaluation(parts: Parts, vocoder: 
 
 
 class Clock:
-    """Moves on by the cost of each run of the graph."""
+    """A clock that the cost of each run of the graph advances."""
 
     def __init__(self, graph: Any, seconds: Callable[[int], float], monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
@@ -150,7 +150,7 @@ def paced(vocoder: Vocoder, chunks: ChunkSchedule, clock: Clock, solver: SolverS
 
 
 def mel_of_chunks(vocoder: Vocoder, codec: NDArray[np.int64], state: VocoderState) -> Samples:
-    """As `mel_of`, in the times that pacing goes by."""
+    """The mel of `mel_of`, with each chunk reported to the pacing."""
     assert state.dit.pacing is not None
     blocks = []
     for index, token in enumerate(codec):
@@ -163,7 +163,7 @@ def mel_of_chunks(vocoder: Vocoder, codec: NDArray[np.int64], state: VocoderStat
 
 
 def test_chunks_follow_the_pacing(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fast machine: 1, 1, 2, 4, 4 blocks and the rest, one more each for the look-ahead."""
+    """A fast machine finishes 1, 1, 2, 4, 4 blocks; each run has one block of look-ahead more."""
     vocoder, block = parts.vocoder(), parts.section.block_frames
     chunks = ChunkSchedule(pacing=PacingSettings(largest_chunk=4))
     clock = Clock(parts.dit, lambda frames: 0.0002 * frames, monkeypatch)
@@ -185,17 +185,17 @@ def test_a_paced_wavefront_does_not_depend_on_the_clock(parts: Parts, monkeypatc
     chunks = ChunkSchedule(order="wavefront", pacing=PacingSettings(largest_chunk=4))
     cost = [0.0]
     clock = Clock(parts.dit, lambda frames: cost[0] * frames, monkeypatch)
-    heard = []
+    results = []
     for cost[0] in (0.0002, 0.004):
         clock.runs.clear()
-        heard.append((mel_of_chunks(vocoder, codec, paced(vocoder, chunks, clock)), list(clock.runs)))
-    (fast, fast_runs), (slow, slow_runs) = heard
+        results.append((mel_of_chunks(vocoder, codec, paced(vocoder, chunks, clock)), list(clock.runs)))
+    (fast, fast_runs), (slow, slow_runs) = results
     assert fast_runs != slow_runs
     np.testing.assert_allclose(fast, slow, rtol=0, atol=1e-5)
 
 
-def test_a_slow_machine_gets_by_with_fewer_evaluations(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two times real time with four evaluations, real time's edge with two: one is as far as it may not go."""
+def test_a_slow_machine_halves_the_evaluations(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RTF 2 with four evaluations and 1 with two, which is the minimum that the settings allow."""
     vocoder, codec = parts.vocoder(), codec_tokens(120, parts)
     solver = SolverSettings("euler", 4)
     clock = Clock(parts.dit, lambda frames: 0.005 * frames, monkeypatch)
@@ -203,7 +203,7 @@ def test_a_slow_machine_gets_by_with_fewer_evaluations(parts: Parts, monkeypatch
     state = paced(vocoder, chunks, clock, solver)
     mel = mel_of_chunks(vocoder, codec, state)
     assert state.dit.active_solver == SolverSettings("euler", 2)
-    # Two chunks tell that it is too slow.
+    # The speed is known after two chunks.
     assert len(clock.runs) == 2 * 4 + 8 * 2
     block = parts.section.block_frames
     kept = mel_of(vocoder, codec, vocoder.state("Ethan", 1, solver, ChunkSchedule(chunk_blocks=(1,))))

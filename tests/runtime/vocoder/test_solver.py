@@ -24,7 +24,7 @@ from omni_edge.vocoder.solver import (
 
 @pytest.mark.parametrize("points", [2, 3, 5, 10, 33])
 def test_time_points_are_the_reference_points(points: int) -> None:
-    """Bit by bit at the reference's setting; elsewhere torch's cosine may be off by its last bit."""
+    """Equal bits at the reference's setting; elsewhere the last bit of torch's cosine may differ."""
     time = torch.linspace(0, 1, points)
     time = time + -1.0 * (torch.cos(torch.pi / 2 * time) - 1 + time)
     steps = SolverSettings("euler", points - 1).steps()
@@ -92,7 +92,7 @@ def test_states_give_the_bits_of_the_plain_formula(settings: SolverSettings) -> 
     ("method", "arrays"), [("euler", [1, 1, 1, 1, 1]), ("ab2", [1, 2, 2, 2, 2]), ("rk4", [1, 2, 3, 4, 1])]
 )
 def test_a_state_holds_what_its_method_needs(method: Any, arrays: list[int]) -> None:
-    """`advance` leaves the state before it as it was, so a block can be continued from any state twice."""
+    """`advance` does not change its input, so any state can be continued twice."""
     settings = SolverSettings(method, 4)
     state = SolverState(np.ones((3, 2), np.float32))
     states = [state]
@@ -109,14 +109,14 @@ def test_a_state_holds_what_its_method_needs(method: Any, arrays: list[int]) -> 
 
 @pytest.mark.parametrize(("method", "order"), [("euler", 1), ("ab2", 2), ("rk4", 4)])
 def test_solvers_have_their_order_on_unequal_steps(method: Any, order: int) -> None:
-    """x' = -2 t x, whose solution is exp(-t^2): twice the steps, 2^order times less error."""
+    """x' = -2 t x has the solution exp(-t^2); twice the steps divide the error by 2^order."""
     errors = []
     for evaluations in (16, 32):
         settings = SolverSettings(method, evaluations)
         times = settings.times()
         x = solve(lambda index, x, times=times: -2 * np.float32(times[index]) * x, np.ones(1, np.float32), settings)
         errors.append(abs(float(x[0]) - np.exp(-1.0)))
-    if order < 4:  # the fourth order is at float32's rounding already
+    if order < 4:  # the error of the fourth order is that of float32
         assert 2**order * 0.7 < errors[0] / errors[1] < 2**order * 1.6
     assert errors[1] < {1: 2e-2, 2: 2e-3, 4: 1e-5}[order]
 

@@ -1,4 +1,4 @@
-"""Codec tokens to samples: the reference at the end of it, the stream, and BigVGAN alone."""
+"""Codec tokens to samples: against the reference, as a stream, and BigVGAN by itself."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def test_the_reference_waveform(
     guidance: float,
     chunks: ChunkSchedule,
 ) -> None:
-    """RK4 from the same noise: measured 97 to 100 dB, tolerated 80.
+    """RK4 from the same noise: measured 97 to 100 dB, at least 80 required.
 
-    The wavefront gives out its first block when the tenth of thirteen is known.
+    The wavefront finishes its first block when ten of thirteen blocks have arrived.
     """
     section = parts.section
     codec = codec_tokens(count, parts)
@@ -75,21 +75,21 @@ def test_pushes_of_any_size_give_the_same_samples(parts: Parts, vocoder: Vocoder
 
 
 @ORDERS
-def test_later_tokens_do_not_change_what_was_heard(parts: Parts, vocoder: Vocoder, chunks: ChunkSchedule) -> None:
+def test_later_tokens_do_not_change_emitted_samples(parts: Parts, vocoder: Vocoder, chunks: ChunkSchedule) -> None:
     codec = codec_tokens(90, parts)
     other = np.concatenate([codec[:60], codec_tokens(30, parts, seed=9)])
-    heard = decode(vocoder, codec[:60], vocoder.state("Ethan", 1, FAST, chunks), end=False)
-    assert len(heard) > 0
+    emitted = decode(vocoder, codec[:60], vocoder.state("Ethan", 1, FAST, chunks), end=False)
+    assert len(emitted) > 0
     for tokens in (codec, other):
         full = decode(vocoder, tokens, vocoder.state("Ethan", 1, FAST, chunks))
-        np.testing.assert_array_equal(full[: len(heard)], heard)
+        np.testing.assert_array_equal(full[: len(emitted)], emitted)
 
 
 @pytest.mark.parametrize(("chunks", "blocks"), [(ChunkSchedule(), 2), (WAVEFRONT, 2 + FAST.evaluations)])
 def test_the_first_samples_leave_after_a_few_blocks(
     parts: Parts, vocoder: Vocoder, chunks: ChunkSchedule, blocks: int
 ) -> None:
-    """A block and its look-ahead; in a wavefront one more for every evaluation."""
+    """One block and its look-ahead, which has one block more per evaluation in a wavefront."""
     section = parts.section
     codecs = section.block_frames // section.frames_per_codec
     state = vocoder.state("Ethan", 1, FAST, chunks)
@@ -104,7 +104,7 @@ def test_the_first_samples_leave_after_a_few_blocks(
 
 @pytest.mark.parametrize("count", [1, 11, 12, 13, 24, 25])
 def test_a_reply_may_end_anywhere(parts: Parts, vocoder: Vocoder, count: int) -> None:
-    """Up to the first chunk's window streaming and whole-utterance decoding are the same computation."""
+    """Within the first window, a stream is the same computation as the whole utterance."""
     section = parts.section
     codec = codec_tokens(count, parts)
     streamed = decode(vocoder, codec, vocoder.state("Ethan", 2, FAST), push=5)
@@ -118,7 +118,7 @@ def test_a_reply_may_end_anywhere(parts: Parts, vocoder: Vocoder, count: int) ->
 def test_streaming_stays_close_to_whole_utterance_decoding(
     parts: Parts, vocoder: Vocoder, look_ahead: int, mel_bound: float, bound: float
 ) -> None:
-    """Measured on 300 tokens: mel 68 / 109 / 142 dB; these random vocoders turn it into 40 / 74 / 79-92 dB of sound."""
+    """Measured on 300 tokens: mel 68, 109, 142 dB; waveform, with random weights, 40, 74, 79 to 92 dB."""
     codec = codec_tokens(132, parts)
     solver, chunks = SolverSettings("euler", 4), ChunkSchedule(look_ahead, (1,))
     whole, stream = (vocoder.state("Ethan", 3, solver, cut) for cut in (WHOLE, chunks))
@@ -136,7 +136,7 @@ def test_every_solver_streams(parts: Parts, vocoder: Vocoder) -> None:
         assert snr(whole, streamed) > 40
 
 
-def test_seed_voice_and_guidance_are_heard(parts: Parts, vocoder: Vocoder) -> None:
+def test_seed_voice_and_guidance_change_the_samples(parts: Parts, vocoder: Vocoder) -> None:
     codec = codec_tokens(12, parts)
     states = {
         "base": vocoder.state("Ethan", 3, FAST),
@@ -156,7 +156,7 @@ def test_seed_voice_and_guidance_are_heard(parts: Parts, vocoder: Vocoder) -> No
 def test_an_utterance_can_be_saved_and_continued(
     parts: Parts, vocoder: Vocoder, chunks: ChunkSchedule, method: Any
 ) -> None:
-    """Everything lies in arrays and numbers: no generator, no closure."""
+    """A state consists of arrays and numbers, so a pickled copy continues with the same samples."""
     codec = codec_tokens(100, parts)
     state = vocoder.state("Ethan", 1, SolverSettings(method, 4), chunks)
     assert len(decode(vocoder, codec[:80], state, end=False)) > 0
@@ -185,13 +185,13 @@ def test_mistakes_are_named(parts: Parts, vocoder: Vocoder) -> None:
         parts.vocoder(reach=0)
 
 
-# -- BigVGAN alone -------------------------------------------------------------------------------------------------
+# -- BigVGAN by itself -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("reach", "tolerance"), [(1.0, 1e-5), (DEFAULT_REACH, 1e-4)])
 @pytest.mark.parametrize("push", [1, 24, 60])
 def test_blocks_of_mel_give_the_whole_waveform(parts: Parts, push: int, reach: float, tolerance: float) -> None:
-    """With the mel to come known, blocks concatenate to the whole: nearly so with the default look-ahead."""
+    """Blocks with known look-ahead concatenate to the whole: exactly with the whole reach, else nearly."""
     mel = np.random.default_rng(0).normal(-3, 2, (150, parts.section.mel_dim)).astype(np.float32)
     room = BigVgan(parts.bigvgan, parts.section, reach=reach)
     assert room.look_ahead_frames <= parts.section.block_frames or reach == 1
