@@ -46,10 +46,10 @@ BLOCK = 128
 COLUMNS = 2048
 GIGABYTE = 1e9
 STEPS = 16
-# Of a cache, which slices do not share.
+# A cache line; two slices share none.
 LINE_BYTES, LINE_WORDS = 64, 8
 CAPACITY = 4096
-# Reads from several places by turns, which is faster than one after the other.
+# Reading from several places by turns is faster than reading from one.
 LOOP = """
 #include <stddef.h>
 #include <stdint.h>
@@ -77,7 +77,7 @@ def words(count: int) -> NDArray[np.int64]:
 
 
 def in_slices(nbytes: int, threads: int, read: Callable[[NDArray[np.int64]], object]) -> Reading:
-    """`read` of a slice of an array in each thread; returns the call and the bytes that it reads."""
+    """Runs `read` on a slice of an array in each thread; returns the call and the number of bytes."""
     lines = words(nbytes // LINE_BYTES * LINE_WORDS).reshape(-1, LINE_WORDS)
     slices = [part.ravel() for part in np.array_split(lines, threads)]
 
@@ -92,7 +92,7 @@ def in_slices(nbytes: int, threads: int, read: Callable[[NDArray[np.int64]], obj
 
 
 def sum_array(nbytes: int, threads: int) -> Reading:
-    """Numpy's sum."""
+    """The sum of an array by numpy."""
     return in_slices(nbytes, threads, np.sum)
 
 
@@ -159,7 +159,7 @@ def rate(call: Callable[[], object], nbytes: int) -> float:
 
 
 class Decoding:
-    """A bundle's Thinker, and what a token reads."""
+    """A bundle's Thinker, and the bytes that a token reads."""
 
     def __init__(self, bundle: Path, threads: int) -> None:
         engine = OmniEdge.load(bundle, threads=threads)
@@ -176,10 +176,10 @@ class Decoding:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--megabytes", type=int, default=2000, help="of the array and of the matrix")
+    parser.add_argument("--megabytes", type=int, default=2000, help="size of the array and of the matrix")
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--threads", type=int, nargs="*", default=sorted({1, len(os.sched_getaffinity(0))}))
-    parser.add_argument("--bundle", type=Path, help="a bundle whose decoding is set against the bandwidth")
+    parser.add_argument("--bundle", type=Path, help="also measure the decoding of this bundle")
     parser.add_argument("--contexts", type=int, nargs="*", default=[128, 2048])
     parser.add_argument("--json", type=Path, help="append every run to this file, as a line of JSON")
     arguments = parser.parse_args()

@@ -38,7 +38,7 @@ from omni_edge.backend.machine import machine
 FOLDER = Path(__file__).parent
 PEERS = FOLDER / "peers"
 OURS = "omni"
-# The package by which an interpreter is known to have a peer.
+# The package that an interpreter needs for each peer.
 PACKAGES = {"llama": "llama_cpp", "mnn": "MNN", "genai": "onnxruntime_genai", "reference": "transformers"}
 
 
@@ -57,7 +57,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured."""
+    """The figures of a comparison."""
 
     rounds: int = 5
     load_rounds: int = 3
@@ -77,7 +77,7 @@ QUICK = Plan(rounds=2, load_rounds=1, steps=3, contexts=(48, 96), prefills=(48, 
 
 
 class Worker:
-    """A contender's process; it stands still except while it answers."""
+    """A contender's process; it is stopped except while it answers."""
 
     def __init__(self, contender: Contender, threads: int, log: TextIO) -> None:
         command = [contender.python, str(contender.script), "serve", contender.model, "--threads", str(threads)]
@@ -107,20 +107,20 @@ class Worker:
         assert self._process.stdout
         line = self._process.stdout.readline()
         if not line:
-            raise SystemExit(f"{self.name} ended with status {self._process.wait()}; the log has its last words.")
+            raise SystemExit(f"{self.name} ended with status {self._process.wait()}; the log has its last lines.")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
 
 def _published(command: list[str]) -> str:
-    """The command line without what is this machine's own: of every path its last part, but for the script's."""
+    """The command line with the last part of every path, apart from the script's."""
     script, *arguments = command
     named = [re.sub(r"(?<![^=:])/[^:]*/", "", argument) for argument in arguments]
     return shlex.join(["python", f"benchmarks/{Path(script).name}", *named])
 
 
 class Record:
-    """The file of raw results: a line that says what ran where, then a line per result."""
+    """The file of raw results: a line with command and machine, then a line per result."""
 
     def __init__(self, path: Path, head: dict[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,7 +130,7 @@ class Record:
         self._write(head)
 
     def add(self, **line: Any) -> None:
-        """One result, with the machine's load average beside it."""
+        """Writes one result, with the machine's load average."""
         self.lines.append(line)
         self._write({**line, "load_average": round(os.getloadavg()[0], 2)})
 
@@ -154,13 +154,13 @@ def workers(contenders: list[Contender], threads: int, log: TextIO) -> Iterator[
 
 
 def rotated(items: list[Any], by: int) -> list[Any]:
-    """`items`, beginning with another one each time."""
+    """`items`, rotated by `by` places."""
     by %= len(items)
     return items[by:] + items[:by]
 
 
 def measure(contenders: list[Contender], plan: Plan, threads: int, record: Record, log: TextIO) -> None:
-    """Takes every figure of the plan and writes it down."""
+    """Measures every figure of the plan and records it."""
     for number in range(plan.load_rounds):
         for contender in rotated(contenders, number):
             with workers([contender], threads, log) as running:
@@ -168,7 +168,7 @@ def measure(contenders: list[Contender], plan: Plan, threads: int, record: Recor
     with workers(contenders, threads, log) as running:
         for request in plan.requests():
             figure = " ".join(f"{name} {value}" for name, value in request.items() if name != "steps")
-            for worker in running:  # fills caches and warms up; not counted
+            for worker in running:  # warms up; not counted
                 worker.ask(request)
             for number in range(plan.rounds):
                 for worker in rotated(running, number):
@@ -177,7 +177,7 @@ def measure(contenders: list[Contender], plan: Plan, threads: int, record: Recor
             record.add(engine=worker.name, figure="memory", round=0, **worker.ask({"memory": True}))
 
 
-# What stands for a figure in the table, and its unit; larger is better for rates alone.
+# Field and unit of a figure in the table, apart from rates.
 VALUES = {"load": ("load_seconds", "s"), "memory": ("peak_rss", "GB")}
 
 
@@ -188,7 +188,7 @@ def value(line: dict[str, Any]) -> float:
 
 
 def table(lines: list[dict[str, Any]], names: list[str]) -> str:
-    """Medians with their spread; below ours, how it compares with each peer in the same rounds."""
+    """Medians with ranges, and the median ratio ours / peer of the rounds."""
     figures = list(dict.fromkeys(line["figure"] for line in lines))
     rows = [["figure", *names, *(f"{names[0]} / {peer}" for peer in names[1:])]]
     for figure in figures:

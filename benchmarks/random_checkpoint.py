@@ -2,7 +2,7 @@
 
     python benchmarks/random_checkpoint.py 3b /tmp/omni-3b          # 12 GB on disk, about 400 MB of memory
 
-Speed and memory do not depend on what the weights are, only on how many there are. The tokenizer is a byte-level one.
+Speed and memory depend on the number of weights, not on their values. The tokenizer is a byte-level one.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from transformers import Qwen2_5OmniConfig, Qwen2_5OmniForConditionalGeneration
 
 SHARD_BYTES = 4 << 30
 POOL_VALUES = 1 << 24
-# The reference asks for it, and its configuration has no default.
+# The reference requires it, and its configuration has no default.
 VISION_START = 151652
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-# In memory the reference nests one level deeper than the published files do.
+# The modules of the reference are nested one level deeper than the names in the published files.
 PUBLISHED_NAMES = {
     "thinker.model.language_model.": "thinker.model.",
     "thinker.model.audio_tower.": "thinker.audio_tower.",

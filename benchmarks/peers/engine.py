@@ -1,4 +1,4 @@
-"""What every engine under comparison answers, ours and the peers': `prefill` and `decode`, over stdin and stdout.
+"""The requests that every compared engine answers, ours and the peers': `prefill` and `decode`, over stdin and stdout.
 
 An engine is a subprocess in an environment of its own that loads its model once and then serves requests, so that
 `compare.py` can let several take turns within seconds. This file needs nothing but Python: every environment has that.
@@ -41,7 +41,7 @@ class Engine(Protocol):
 
 
 def prompt(tokens: int, vocabulary: int) -> list[int]:
-    """`tokens` token ids, always the same: speed does not depend on which."""
+    """`tokens` token ids, always the same, since speed does not depend on them."""
     return [(7919 * index + 101) % min(vocabulary, 50_000) for index in range(tokens)]
 
 

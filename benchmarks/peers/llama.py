@@ -21,7 +21,7 @@ import llama_cpp
 import numpy as np
 from engine import CAPACITY, main, prompt
 
-# Names in the checkpoint and in the file: whole tensors, and those of a layer.
+# Names in the checkpoint and in the GGUF file: of the model's tensors, and of a layer's.
 TENSORS = {
     "model.embed_tokens": "token_embd",
     "model.norm": "output_norm",
@@ -64,7 +64,7 @@ def read_tensors(folder: Path) -> dict[str, Any]:
 
 
 def write_gguf(text_model: Path, path: Path) -> None:
-    """The text model as GGUF: matrices in bfloat16, vectors in float32, no vocabulary (token ids go in as they are)."""
+    """The text model as GGUF: matrices in bfloat16, vectors in float32, no vocabulary (requests have token ids)."""
     config = json.loads((text_model / "config.json").read_text("utf-8"))
     writer = gguf.GGUFWriter(path, "qwen2")
     writer.add_block_count(config["num_hidden_layers"])
@@ -94,7 +94,7 @@ def write_gguf(text_model: Path, path: Path) -> None:
 
 
 def build(text_model: Path, model: Path, pure: bool = False) -> None:
-    """Writes the bfloat16 file, lets llama.cpp quantize it, removes it."""
+    """Writes a bfloat16 file, quantizes it by llama.cpp, and removes it."""
     whole = model.with_suffix(".bf16.gguf")
     write_gguf(text_model, whole)
     parameters = llama_cpp.llama_model_quantize_default_params()
@@ -109,7 +109,7 @@ def build(text_model: Path, model: Path, pure: bool = False) -> None:
 
 
 class Llama:
-    """The model and one context, flash attention and KV types as llama.cpp chooses them."""
+    """The model and one context, with llama.cpp's own choice of flash attention and KV types."""
 
     build = "Q4_0"
 

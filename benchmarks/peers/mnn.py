@@ -49,7 +49,7 @@ def build(text_model: Path, model: Path) -> None:
         options = ["--export", "mnn", "--quant_bit", "4", "--quant_block", "64"]
         paths = ["--path", str(text_model.resolve()), "--dst_path", str(model.resolve())]
         command = [sys.executable, str(folder / "llmexport.py"), *paths, *options]
-        # It leaves a log where it is started.
+        # It writes a log into the current folder.
         subprocess.run(command, check=True, env=environment, cwd=stand_in)
 
 

@@ -1,4 +1,4 @@
-"""This project, through its public API: sessions, text pushed as a user pushes it, sampling with the bundle's defaults.
+"""This project, through its public API: sessions, pushed text, sampling with the bundle's defaults.
 
     python benchmarks/peers/omni.py measure /tmp/b3b          # a bundle, as omni-export writes it
 
@@ -18,7 +18,7 @@ from omni_edge.bench.figures import versions
 
 
 def build(text_model: Path, model: Path) -> None:
-    """Nothing to do with the text model alone."""
+    """Refused: the text model alone makes no bundle."""
     raise UsageError(f"{model} is made from the whole checkpoint ({text_model} is a part): use omni-export.")
 
 

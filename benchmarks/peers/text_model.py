@@ -23,7 +23,7 @@ from omni_export.checkpoint.lazy_tensor import LazyTensor
 SHARD_BYTES = 2 << 30
 PIECE_VALUES = 1 << 24
 PREFIXES = {"thinker.model.": "model.", "thinker.lm_head.": "lm_head."}
-# Of the text configuration, what the Qwen2 configuration knows too.
+# Fields that the text configuration shares with the Qwen2 configuration.
 SHARED_FIELDS = (
     "hidden_size",
     "intermediate_size",
@@ -63,7 +63,7 @@ def tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, LazyTensor]]:
 
 
 def write_bfloat16(tensor: LazyTensor, file: BinaryIO) -> None:
-    """Appends the tensor a few rows at a time; values that are no bfloat16 are truncated."""
+    """Appends the tensor a few rows at a time; other values than bfloat16 are truncated."""
     rows = max(1, PIECE_VALUES // int(np.prod(tensor.shape[1:])))
     for start in range(0, tensor.shape[0], rows):
         values = np.ascontiguousarray(tensor.read(start, min(tensor.shape[0], start + rows)))
