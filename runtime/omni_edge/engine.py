@@ -80,3 +80,15 @@ class OmniEdge:
             TypeError: `SessionSettings` has no such field.
         """
         return Session(self.model, replace(settings or SessionSettings(), **fields))
+
+    def resume(self, path: Path | str) -> Session:
+        """Takes up a conversation that `Session.save` put away.
+
+        It has the settings that it was saved with. On the same machine it continues with exactly the tokens and samples
+        of one that was never put away; paced chunks are the exception, because their samples depend on timing.
+
+        Raises:
+            ConversationError: the file is missing, damaged, of another format version or of another bundle.
+            ResourceError: not enough memory.
+        """
+        return Session.resume(self.model, path)

@@ -4,6 +4,7 @@
     |-- UsageError          2   the caller asked for something that does not exist (an unknown voice, a bad setting)
     |-- CheckpointError     3   a checkpoint that cannot be read or exported
     |-- BundleError         3   a bundle that is missing, damaged or of another format
+    |-- ConversationError   3   a saved conversation that is missing, damaged or of another bundle
     |-- MediaError          4   sound, picture or video that cannot be used
     |-- DeviceError         5   loudspeaker, microphone or camera
     |-- ResourceError       6   memory, disk or hardware
@@ -18,6 +19,7 @@ __all__ = [
     "BundleError",
     "CheckpointError",
     "ContextFullError",
+    "ConversationError",
     "DeviceError",
     "MediaError",
     "OmniEdgeError",
@@ -46,6 +48,12 @@ class CheckpointError(OmniEdgeError):
 
 class BundleError(OmniEdgeError):
     """The bundle is missing, damaged, of an unknown format version, or reaches outside its folder."""
+
+    exit_code = 3
+
+
+class ConversationError(OmniEdgeError):
+    """The saved conversation is missing, damaged, of an unknown format version, or of another bundle."""
 
     exit_code = 3
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from omni_edge.bench.figures import Figure, Subject
 from omni_edge.conversation.session import Session
-from omni_edge.decoders.thinker import TalkerBlock
+from omni_edge.decoders.thinker import ThinkerStates
 from omni_edge.decoders.tmrope import Positions
 from omni_edge.engine import OmniEdge
 from omni_edge.errors import UsageError
@@ -151,19 +152,19 @@ def talker(subject: Subject) -> Iterator[Figure]:
     assert sampling is not None
     random = np.random.default_rng(_SEED)
     for context in settings.contexts:
-        told = random.standard_normal((context, speaker.text_end.size)).astype(np.float32)
+        states = random.standard_normal((context, speaker.text_end.size)).astype(np.float32)
         state = speaker.state(context + settings.steps + 2)
-        heard = Positions()
-        block = TalkerBlock(told, heard.text(context))
+        prompt = Positions()
+        block = ThinkerStates(states, prompt.text(context))
         began = time.perf_counter()
-        speaker.listen(block, state)
+        speaker.prefill(block, state)
         yield Figure("talker", f"prefill {context}", "tok/s", (context / (time.perf_counter() - began),))
         rates = []
         for _ in range(1 + settings.runs):
             utterance = speaker.begin(
-                voice=told[0],
-                first=told[-1],
-                positions=Positions(heard.next, heard.highest),
+                voice=states[0],
+                first=states[-1],
+                positions=replace(prompt),
                 sampling=sampling,
                 seed=(_SEED,),
                 state=state,

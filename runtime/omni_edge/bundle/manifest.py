@@ -262,6 +262,8 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         if arguments[-1] is not Ellipsis and len(value) != len(arguments):
             raise BundleError(f"{MANIFEST_NAME}: {where} must have {len(arguments)} items.")
         return tuple(_convert(arguments[0], item, where) for item in value)
+    if origin is typing.Literal and value in arguments:
+        return value
     if dataclasses.is_dataclass(kind):
         return parse(kind, value, where)  # type: ignore[arg-type]
     if kind is float and isinstance(value, int) and not isinstance(value, bool):

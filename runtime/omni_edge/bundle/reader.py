@@ -55,6 +55,10 @@ class Bundle:
             )
         return parse(Manifest, raw, "bundle")
 
+    def manifest_sha256(self) -> str:
+        """SHA-256 (hex) of `bundle.json`, which lists that of every other file: it names the whole bundle."""
+        return sha256_of(self.path / MANIFEST_NAME)
+
     def file(self, name: str) -> Path:
         """The path of the bundle's file `name`.
 

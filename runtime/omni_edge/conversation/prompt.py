@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from copy import copy
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from omni_edge.bundle.manifest import Manifest
-from omni_edge.decoders.thinker import Thinker, ThinkerBlock
+from omni_edge.decoders.thinker import INSIDE, Thinker, ThinkerBlock
 from omni_edge.decoders.tmrope import Ids, Positions, interleave, time_ids, vision_grid
 from omni_edge.decoders.tokenizer import TextTokenizer
+
+_NO_IDS = np.zeros((3, 0), np.int64)
 
 
 class Prompt:
@@ -17,43 +22,72 @@ class Prompt:
     Text is tokenized up to the next mark as a whole, because a tokenizer may merge across the places where it was cut.
 
     Attributes:
-        positions: the ids that come next, here and while decoding.
+        positions: the ids that come next.
 
     Args:
         thinker: embeds the text.
-        codec: tokenizes it.
+        tokenizer: tokenizes it.
         manifest: special ids and time scale.
     """
 
-    def __init__(self, thinker: Thinker, codec: TextTokenizer, manifest: Manifest) -> None:
+    def __init__(self, thinker: Thinker, tokenizer: TextTokenizer, manifest: Manifest) -> None:
         self._thinker = thinker
-        self._codec = codec
-        self._text = manifest.text
+        self._tokenizer = tokenizer
+        self._marks = manifest.text
         self._scale = manifest.positions
         self.reset()
 
-    def reset(self) -> None:
-        """Back to the start of a conversation."""
-        self.positions = Positions()
-        self._open = ""
+    def reset(self, positions: Positions | None = None) -> None:
+        """Drops what waits; `positions` are the ids that come next, None those of a fresh conversation."""
+        self.positions = positions if positions is not None else Positions()
+        self._text = ""
+        self._text_tokens: list[int] = []
         self._blocks: list[ThinkerBlock] = []
 
     @property
     def size(self) -> int:
-        """Positions that are waiting."""
-        return sum(map(len, self._blocks)) + len(self._codec.encode(self._open))
+        """Positions that wait."""
+        return sum(map(len, self._blocks)) + len(self._text_tokens)
 
     def take(self) -> list[ThinkerBlock]:
-        """Everything written so far, for prefilling."""
+        """Hands over everything that waits."""
         self._close_text()
         blocks, self._blocks = self._blocks, []
         return blocks
+
+    def copy(self) -> Prompt:
+        """What waits now, independent of what is added later."""
+        other = copy(self)
+        other.positions, other._blocks = replace(self.positions), list(self._blocks)
+        return other
+
+    @property
+    def text(self) -> str:
+        """Text behind everything else that waits; it has no ids yet."""
+        return self._text
+
+    def waiting(self) -> tuple[NDArray[np.int64], Ids]:
+        """Tokens int64 [n] and ids int64 [3, n] that wait before `text`."""
+        tokens = [block.tokens for block in self._blocks]
+        ids = [block.positions for block in self._blocks]
+        return np.concatenate([_NO_IDS[0], *tokens]), np.concatenate([_NO_IDS, *ids], axis=1)
+
+    def restore(self, tokens: NDArray[np.int64], ids: Ids, text: str, positions: Positions) -> None:
+        """Waits with these text tokens and marks (`waiting`), `text` and `positions` again.
+
+        Media do not wait from one call of a session to the next, so their embeds are never asked for.
+        """
+        self.reset(positions)
+        if tokens.size:
+            self._append(tokens, ids)
+        self.write(text)
 
     # -- text and turns ----------------------------------------------------------------------------------------
 
     def write(self, text: str) -> None:
         """Appends text."""
-        self._open += text
+        self._text += text
+        self._text_tokens = self._tokenizer.encode(self._text)
 
     def system(self, text: str) -> None:
         """The opening turn."""
@@ -71,45 +105,49 @@ class Prompt:
 
     def end_turn(self) -> None:
         """Closes the open turn."""
-        self.tokens([self._codec.turn_end])
+        self.mark(self._tokenizer.turn_end)
         self.write("\n")
 
-    def tokens(self, tokens: list[int]) -> None:
-        """Appends tokens as they are: marks, or what the Thinker itself wrote."""
+    def mark(self, token: int) -> None:
+        """Appends a special token."""
         self._close_text()
-        if tokens:
-            self._blocks.append(self._text_block(tokens, self.positions.text(len(tokens))))
+        self._append([token], self.positions.text(1))
+
+    def decoded(self, token: int) -> None:
+        """Appends a token that the Thinker wrote; its id follows the highest one, as in the reference's decoding."""
+        self._close_text()
+        self._append([token], self.positions.continued(1))
 
     def _begin(self, role: str) -> None:
-        self.tokens([self._codec.turn_start])
-        self.write(f"{self._text.roles[role]}\n")
+        self.mark(self._tokenizer.turn_start)
+        self.write(f"{self._marks.roles[role]}\n")
 
     def _close_text(self) -> None:
-        tokens = self._codec.encode(self._open)
-        self._open = ""
+        tokens, self._text, self._text_tokens = self._text_tokens, "", []
         if tokens:
-            self.tokens(tokens)
+            self._append(tokens, self.positions.text(len(tokens)))
 
     # -- media -------------------------------------------------------------------------------------------------
 
     def begin_sound(self) -> None:
         """The mark before a sound's blocks."""
-        self.tokens([self._text.audio_start_token])
+        self.mark(self._marks.audio_start_token)
 
     def sound(self, embeds: NDArray[np.float32]) -> None:
         """Audio tokens: embeds float32 [n, hidden]."""
         self._close_text()
-        self._media(self._text.audio_token, embeds, self.positions.text(embeds.shape[0]))
+        count = embeds.shape[0]
+        self._append(np.full(count, self._marks.audio_token), self.positions.text(count), embeds=embeds)
 
     def end_sound(self) -> None:
         """The mark after a sound's blocks."""
-        self.tokens([self._text.audio_end_token])
+        self.mark(self._marks.audio_end_token)
 
     def picture(self, embeds: NDArray[np.float32], height: int, width: int) -> None:
         """A picture of `height` x `width` merged tokens."""
-        self.tokens([self._text.vision_start_token])
-        self._media(self._text.image_token, embeds, self.positions.vision(np.zeros(1, np.int64), height, width))
-        self.tokens([self._text.vision_end_token])
+        self.mark(self._marks.vision_start_token)
+        self._picture(self._marks.image_token, embeds, self.positions.vision(np.zeros(1, np.int64), height, width))
+        self.mark(self._marks.vision_end_token)
 
     def video(
         self,
@@ -120,25 +158,45 @@ class Prompt:
     ) -> None:
         """A video of `grid` (temporal patches, merged rows, merged columns), its sound's embeds interleaved by time."""
         times = time_ids(grid[0], seconds_per_grid, self._scale)
-        text = self._text
+        marks = self._marks
         if sound is None or not len(sound):
-            self.tokens([text.vision_start_token])
-            self._media(text.video_token, embeds, self.positions.vision(times, *grid[1:]))
-            self.tokens([text.vision_end_token])
+            self.mark(marks.vision_start_token)
+            self._picture(marks.video_token, embeds, self.positions.vision(times, *grid[1:]))
+            self.mark(marks.vision_end_token)
             return
         mixed = interleave(vision_grid(times, *grid[1:]), sound.shape[0], self._scale)
         self._close_text()
-        self._blocks.append(
-            self._text_block([text.vision_start_token, text.audio_start_token], self.positions.shared(2))
-        )
+        # Two marks share one id, so the context can be cut only in front of the first and behind the last of them.
+        self._append([marks.vision_start_token, marks.audio_start_token], self.positions.shared(2), INSIDE)
         ids = self.positions.interleaved(mixed)
-        tokens = np.repeat([text.video_token, text.audio_token], [embeds.shape[0], sound.shape[0]])[mixed.order]
-        self._blocks.append(ThinkerBlock(tokens, np.concatenate([embeds, sound])[mixed.order], ids, media=True))
-        self._blocks.append(self._text_block([text.audio_end_token, text.vision_end_token], self.positions.shared(2)))
+        tokens = np.repeat([marks.video_token, marks.audio_token], [embeds.shape[0], sound.shape[0]])[mixed.order]
+        self._append(tokens, ids, INSIDE, np.concatenate([embeds, sound])[mixed.order])
+        closing = self.positions.shared(2)
+        self._append([marks.audio_end_token, marks.vision_end_token], closing, self.positions.next)
 
-    def _media(self, token: int, embeds: NDArray[np.float32], ids: Ids) -> None:
-        self._blocks.append(ThinkerBlock(np.full(embeds.shape[0], token, np.int64), embeds, ids, media=True))
+    def _picture(self, token: int, embeds: NDArray[np.float32], ids: Ids) -> None:
+        self._append(np.full(embeds.shape[0], token, np.int64), ids, self.positions.next, embeds)
 
-    def _text_block(self, tokens: list[int], ids: Ids) -> ThinkerBlock:
-        array = np.array(tokens, np.int64)
-        return ThinkerBlock(array, self._thinker.embed(array), ids)
+    def _append(
+        self,
+        tokens: NDArray[np.int64] | list[int],
+        ids: Ids,
+        last_id: int | None = None,
+        embeds: NDArray[np.float32] | None = None,
+    ) -> None:
+        """Adds a block.
+
+        Args:
+            tokens: int64 [n].
+            ids: int64 [3, n].
+            last_id: where the block cannot be cut: the id that follows it, or INSIDE. None: it can be cut anywhere.
+            embeds: float32 [n, hidden] of media; None: those of the tokens.
+        """
+        tokens = np.asarray(tokens, np.int64)
+        next_ids = ids[0] + 1
+        if last_id is not None:
+            next_ids = np.full(tokens.size, INSIDE)
+            next_ids[-1:] = last_id
+        media = embeds is not None
+        vectors = embeds if embeds is not None else self._thinker.embed(tokens)
+        self._blocks.append(ThinkerBlock(tokens, vectors, ids, next_ids, media))

@@ -1,4 +1,4 @@
-"""One reply: the loop in which the Thinker writes, the Talker follows and the vocoder turns it into samples."""
+"""One reply: the loop that draws a token, appends it, prefills it and speaks it."""
 
 from __future__ import annotations
 
@@ -9,38 +9,30 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from omni_edge.conversation.context import Context
 from omni_edge.conversation.speech import Speech
-from omni_edge.decoders.decoder import KVCache
 from omni_edge.decoders.sampling import Sampler
-from omni_edge.decoders.thinker import TalkerBlock, Thinker, ThinkerBlock
-from omni_edge.decoders.tmrope import Positions
 from omni_edge.decoders.tokenizer import TextStream
 from omni_edge.events import AudioChunk, Event, FinishReason, Metrics, TextDelta, TurnDone
 
 
 @dataclass
 class Reply:
-    """A reply in progress. Whenever it is abandoned, its fields say what the cache holds.
+    """A reply in progress. Whenever it is abandoned, the context holds what was said so far.
 
     Attributes:
-        thinker, cache, positions: the conversation that it continues.
-        logits: float32 [vocabulary], those of the first token.
+        context: the conversation that it continues; its `logits` are those of the first token.
         sampler: draws the tokens.
         limit: tokens at most.
         eos: tokens that close the turn.
         stream: turns tokens into text.
-        speech: speaks along; None for a reply in text only.
-        began: time.perf_counter() at the end of the user's input.
-        prefill_seconds: spent in the Thinker before the first token.
-        tokens: drawn so far, the closing one included.
-        unfed: drawn, but not in the cache.
-        told: what the Talker has to hear of the tokens in the cache before its next turn.
+        speech: speaks the tokens; None for a reply in text only.
+        began: end of the user's input (s, `time.perf_counter`).
+        prefill_seconds: spent in the Thinker before the first token (s).
+        tokens: those drawn so far, the closing one included.
     """
 
-    thinker: Thinker
-    cache: KVCache
-    positions: Positions
-    logits: NDArray[np.float32]
+    context: Context
     sampler: Sampler
     limit: int
     eos: tuple[int, ...]
@@ -49,12 +41,11 @@ class Reply:
     began: float
     prefill_seconds: float
     tokens: list[int] = field(default_factory=list)
-    unfed: list[int] = field(default_factory=list)
-    told: list[TalkerBlock] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._prompt_tokens = self.cache.offset
+        self._prompt_tokens = self.context.prefilled
         self._decode_seconds = 0.0
+        self._steps = 0
         self._first_text: float | None = None
         self._first_audio: float | None = None
 
@@ -65,25 +56,25 @@ class Reply:
             if cancelled():
                 finish = "cancelled"
                 break
-            token = self.sampler.draw(self.logits)
-            self.tokens.append(token)
-            if self._first_text is None:
-                self._first_text = time.perf_counter()
+            token = self._draw()
             if token in self.eos:
                 finish = "stop"
                 break
-            self.unfed.append(token)
+            # A token that finds no room is shown, but not part of the conversation.
+            full = self.context.prefilled >= self.context.capacity
+            if not full:
+                self.context.append(token)
             yield TextDelta(self.stream.push(token), (token,))
             if len(self.tokens) == self.limit:
                 break
-            # Once more: whoever took the text may have cancelled, or let the conversation go on without this reply.
+            # Once more: whoever took the text may have cancelled, or continued the conversation without this reply.
             if cancelled():
                 finish = "cancelled"
                 break
-            if self.cache.offset >= self.cache.capacity:
+            if full:
                 finish = "context_full"
                 break
-            state = self._advance(token)
+            state = self._decode()
             if self.speech is not None:
                 yield from self._playable(self.speech.feed(state))
         if rest := self.stream.close():
@@ -101,16 +92,23 @@ class Reply:
             metrics=self._metrics(),
         )
 
-    def _advance(self, token: int) -> NDArray[np.float32]:
-        """Feeds the Thinker its own token; returns the state [hidden] that the Talker speaks it from."""
+    def _draw(self) -> int:
+        logits = self.context.logits
+        assert logits is not None  # the turn was prefilled
+        token = self.sampler.draw(logits)
+        self.tokens.append(token)
+        if self._first_text is None:
+            self._first_text = time.perf_counter()
+        return token
+
+    def _decode(self) -> NDArray[np.float32]:
+        """Prefills the token that was appended; returns the state [hidden] that the Talker speaks it from."""
         began = time.perf_counter()
-        tokens = np.array([token])
-        block = ThinkerBlock(tokens, self.thinker.embed(tokens), self.positions.continued(1))
-        told, self.logits = self.thinker.step([block], self.cache)
+        block = self.context.prefill(speaking=True)
+        assert block is not None  # a token was appended
         self._decode_seconds += time.perf_counter() - began
-        self.unfed.clear()
-        self.told.append(told)
-        state: NDArray[np.float32] = told.states[0]
+        self._steps += 1
+        state: NDArray[np.float32] = block.states[-1]
         return state
 
     def _playable(self, chunks: Iterator[AudioChunk]) -> Iterator[AudioChunk]:
@@ -121,7 +119,7 @@ class Reply:
 
     def _metrics(self) -> Metrics:
         now = time.perf_counter()
-        steps = len(self.told)
+        steps = self._steps
         speech = self.speech
         talker = speech.talker_seconds if speech else 0.0
         dit = speech.vocoder_state.dit_seconds if speech else 0.0

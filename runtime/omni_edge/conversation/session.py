@@ -1,4 +1,4 @@
-"""A conversation: the one place that owns all of its state and conducts the models.
+"""A conversation: takes what the user says and shows, and answers.
 
 Whatever is pushed is encoded and prefilled as soon as it is complete; what an earlier turn prefilled is never prefilled
 again. Offline is streaming with fresh state.
@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from omni_edge.audio.front_end import AudioBlock, AudioFrontEndState
 from omni_edge.audio.samples import validate_pcm
-from omni_edge.bundle.manifest import SamplingSection
-from omni_edge.conversation.prompt import Prompt
+from omni_edge.conversation import saved
+from omni_edge.conversation.context import Context
 from omni_edge.conversation.reply import Reply
 from omni_edge.conversation.settings import SessionSettings, check_voice
 from omni_edge.conversation.speech import Speech
 from omni_edge.decoders.sampling import Sampler
-from omni_edge.decoders.talker import Talker, TalkerState
-from omni_edge.decoders.thinker import TalkerBlock
-from omni_edge.decoders.tmrope import Positions
 from omni_edge.errors import UsageError
 from omni_edge.events import AudioClip, Event, ImageFrame, Media, PcmBlock, VideoClip
 from omni_edge.model import Model
@@ -32,16 +31,6 @@ from omni_edge.vision.image_processor import ImageProcessor, VisionPatches, with
 _THINKER_STREAM, _TALKER_STREAM = range(2)
 # Positions kept free for closing one turn and opening the next, roles included; generous.
 _MARKS_PER_TURN = 24
-
-
-class _Voice:
-    """What a conversation that speaks has beside one that only writes."""
-
-    def __init__(self, talker: Talker, sampling: SamplingSection, capacity: int) -> None:
-        self.talker = talker
-        self.sampling = sampling
-        positions = min(capacity + sampling.max_new_tokens, talker.decoder.section.max_positions)
-        self.state: TalkerState = talker.state(positions)
 
 
 class Session:
@@ -56,13 +45,22 @@ class Session:
         self._settings = chosen = settings.complete(manifest)
         self._voice = chosen.voice
         self._images = ImageProcessor(within_context(manifest.vision, chosen.context, chosen.max_pixels))
-        self._cache = model.thinker.cache(chosen.context)
-        self._spoken: _Voice | None = None
-        if chosen.talker_sampling is not None and model.talker is not None:
-            self._spoken = _Voice(model.talker, chosen.talker_sampling, chosen.context)
-        self._prompt = Prompt(model.thinker, model.tokenizer, manifest)
+        self._context = Context(model, chosen)
         self._cancelled = False
         self.reset()
+
+    @classmethod
+    def resume(cls, model: Model, path: Path | str) -> Session:
+        """The conversation in a file that `save` wrote; see `OmniEdge.resume`."""
+        file = saved.SavedFile(Path(path), model.bundle.manifest_sha256())
+        header = file.header
+        if len(header.reply_starts) - len(header.reply_stops) != (bool(header.reply_starts) and not header.turn_open):
+            raise file.unusable("its turns do not follow each other")
+        session = cls(model, header.settings)
+        session._context.load(file)
+        session._reply_starts, session._reply_stops = list(header.reply_starts), list(header.reply_stops)
+        session._turn_open = header.turn_open
+        return session
 
     # -- what the caller sees ----------------------------------------------------------------------------------
 
@@ -78,38 +76,33 @@ class Session:
     @property
     def speech(self) -> bool:
         """Whether replies are spoken."""
-        return self._spoken is not None
+        return self._context.talker is not None
 
     @property
     def offset(self) -> int:
-        """Positions of the context in use."""
-        return self._cache.offset + self._prompt.size
+        """Positions of the context in use, those that wait to be prefilled included."""
+        return self._context.offset
 
     @property
     def capacity(self) -> int:
         """Positions that the conversation may use."""
-        return self._cache.capacity
+        return self._context.capacity
 
     @property
     def nbytes(self) -> int:
         """Bytes reserved for this conversation; resident is the part in use."""
-        return self._cache.nbytes + (self._spoken.state.nbytes if self._spoken else 0)
+        return self._context.nbytes
 
     def reset(self) -> None:
         """Starts the conversation anew, with the same settings; the random streams start again too."""
-        self._cache.reset()
-        if self._spoken:
-            self._spoken.state.reset()
-        self._prompt.reset()
-        self._logits: NDArray[np.float32] | None = None
-        self._history: list[NDArray[np.int64]] = []
-        self._backlog: list[TalkerBlock] = []
-        self._unfed: list[int] = []
+        self._context.reset()
+        # Offsets at which replies begin, and at which those end that another turn follows.
+        self._reply_starts: list[int] = []
+        self._reply_stops: list[int] = []
         self._reply: Reply | None = None
         self._sound: AudioFrontEndState | None = None
-        self._sound_heard = False
+        self._sound_begun = False
         self._turn_open = False
-        self._turns = 0
 
     def cancel(self) -> None:
         """Stops the reply in progress at its next step; safe from any thread.
@@ -129,16 +122,16 @@ class Session:
             MediaError: it cannot be used.
             ContextFullError: it does not fit.
         """
-        self._settle()
+        self._reply = None
         if not isinstance(item, PcmBlock):
             self._end_sound()
         match item:
             case str():
                 self._reserve(len(self._model.tokenizer.encode(item)))
-                self._open_turn()
-                self._prompt.write(item)
+                with self._user_turn():
+                    self._context.pending.write(item)
             case PcmBlock():
-                self._hear(item)
+                self._push_piece(item)
             case AudioClip():
                 self._push_clip(item)
             case ImageFrame():
@@ -153,7 +146,7 @@ class Session:
 
         Args:
             max_new_tokens: text tokens at most; None: the bundle's default.
-            max_codec_tokens: codec tokens at most (50 a second of speech); None: the bundle's default.
+            max_codec_tokens: codec tokens at most (50 for each second of speech); None: the bundle's default.
 
         Returns:
             an iterator over `TextDelta`, `AudioChunk` and finally `TurnDone`. Abandoning it ends the reply where it
@@ -165,52 +158,94 @@ class Session:
         """
         began = time.perf_counter()
         self._cancelled = False
-        self._settle()
+        self._reply = None
         self._end_sound()
         if not self._turn_open:
             raise UsageError("There is nothing to answer: push text, sound or a picture first.")
-        self._prompt.end_turn()
-        self._prompt.assistant()
-        self._turn_open = False
-        self._prefill()
+        with self._context.unchanged_on_error():
+            self._context.pending.end_turn()
+            self._context.pending.assistant()
+            self._context.prefill()
         prefilled = time.perf_counter() - began
-        self._turns += 1
+        self._turn_open = False
+        self._reply_starts.append(self._context.prefilled)
         reply = self._reply = self._begin_reply(began, prefilled, max_new_tokens, max_codec_tokens)
         # An iterator that is still held when the conversation goes on must not write into it any more.
         return reply.events(lambda: self._cancelled or self._reply is not reply)
 
+    def trim(self, offset: int) -> None:
+        """Cuts a reply short and forgets everything behind it; the next turn follows as if the reply had ended there.
+
+        Args:
+            offset: positions that stay: within a reply or at its ends. `TurnDone.prompt_tokens + n` keeps the first n
+                tokens of that reply.
+
+        Raises:
+            UsageError: the offset is not within a reply.
+        """
+        spans = list(zip(self._reply_starts, [*self._reply_stops, self.offset], strict=False))
+        reply = next((number for number, (start, stop) in enumerate(spans, 1) if start <= offset <= stop), None)
+        if reply is None:
+            raise UsageError(
+                f"A conversation can be cut within its replies, not at {offset}. They lie at "
+                f"{', '.join(f'{start} to {stop}' for start, stop in spans) or '(none yet)'}."
+            )
+        self._reply = None
+        if offset > self._context.prefilled:
+            self._context.prefill()
+        self._context.trim(offset)
+        self._sound, self._sound_begun, self._turn_open = None, False, False
+        del self._reply_starts[reply:], self._reply_stops[reply - 1 :]
+
+    def save(self, path: Path | str) -> None:
+        """Puts the conversation away in a file, whole or not at all; `OmniEdge.resume` takes it up again.
+
+        A user's turn may be open; of a reply in progress the file holds the tokens so far. The size is that of the
+        positions in use, see `omni-edge info`.
+
+        Raises:
+            UsageError: a live sound is open, or the file cannot be written.
+            ResourceError: the disk is full.
+        """
+        if self._sound is not None:
+            raise UsageError("A live sound is open. Complete it (end=True) before the conversation is saved.")
+        pending = self._context.pending
+        header = saved.Header(
+            bundle=self._model.bundle.manifest_sha256(),
+            settings=self._settings.reusable(self._voice),
+            reply_starts=tuple(self._reply_starts),
+            reply_stops=tuple(self._reply_stops),
+            turn_open=self._turn_open,
+            text=pending.text,
+            next_id=pending.positions.next,
+            highest_id=pending.positions.highest,
+        )
+        saved.write(Path(path), header, self._context.arrays())
+
     # -- the user's turn ---------------------------------------------------------------------------------------
 
-    def _open_turn(self) -> None:
-        if self._turn_open:
-            return
-        if self._turns:
-            self._prompt.tokens(self._unfed)
-            self._unfed = []
-            self._prompt.end_turn()
-        elif not self._cache.offset and not self._prompt.size:
-            self._prompt.system(self._settings.system)
-        self._prompt.user()
-        self._turn_open = True
+    @contextmanager
+    def _user_turn(self) -> Iterator[None]:
+        """Opens the user's turn where it is not open; an error within leaves the conversation as it was."""
+        with self._context.unchanged_on_error():
+            stops = list(self._reply_stops)
+            pending = self._context.pending
+            if not self._turn_open:
+                if self._reply_starts:
+                    stops.append(self._context.offset)
+                    pending.end_turn()
+                elif not self._context.offset:
+                    pending.system(self._settings.system)
+                pending.user()
+            yield
+        self._reply_stops, self._turn_open = stops, True
 
     def _reserve(self, count: int) -> None:
-        """Checks that `count` more positions fit beside what is waiting and the marks around a turn."""
-        opening = 0 if self._turns or self._turn_open else len(self._model.tokenizer.encode(self._settings.system))
-        self._model.thinker.decoder.reserve(self._prompt.size + opening + count + _MARKS_PER_TURN, self._cache)
-
-    def _prefill(self) -> None:
-        """Puts everything that is waiting into the caches."""
-        blocks = self._prompt.take()
-        if not blocks:
-            return
-        told, self._logits = self._model.thinker.step(blocks, self._cache)
-        self._history.extend(block.tokens for block in blocks)
-        if self._spoken:
-            self._backlog.append(told)
-            states = np.concatenate([block.states for block in self._backlog])
-            positions = np.concatenate([block.positions for block in self._backlog], axis=1)
-            self._backlog = []
-            self._spoken.talker.listen(TalkerBlock(states, positions), self._spoken.state)
+        """Checks that `count` more positions fit beside what waits and the marks around a turn."""
+        opening = 0
+        if not self._reply_starts and not self._turn_open:
+            opening = len(self._model.tokenizer.encode(self._settings.system))
+        self._context.reserve(opening + count + _MARKS_PER_TURN)
 
     # -- sound, pictures, videos -------------------------------------------------------------------------------
 
@@ -221,59 +256,63 @@ class Session:
         self._reserve(self._model.audio_front_end.tokens(len(clip.samples), clip.rate))
         blocks = self._model.audio_front_end.clip(clip.samples, clip.rate)
         embeds = self._encode_sound(blocks)
-        self._open_turn()
-        self._prompt.begin_sound()
-        self._prompt.sound(embeds)
-        self._prompt.end_sound()
-        self._prefill()
+        with self._user_turn():
+            pending = self._context.pending
+            pending.begin_sound()
+            pending.sound(embeds)
+            pending.end_sound()
+            self._context.prefill()
 
-    def _hear(self, piece: PcmBlock) -> None:
-        ear = self._model.audio_front_end
+    def _push_piece(self, piece: PcmBlock) -> None:
+        front_end = self._model.audio_front_end
         if self._sound is not None and self._sound.rate != piece.rate:
             raise UsageError(
                 f"This sound came at {self._sound.rate} Hz, and now at {piece.rate}. End it (end=True) before changing."
             )
-        state = self._sound if self._sound is not None else ear.state(piece.rate)
+        state = self._sound if self._sound is not None else front_end.state(piece.rate)
         samples = validate_pcm(piece.samples)
         self._sound = None if piece.end else state
-        blocks = ear.step(samples, state, piece.end)
-        for block in blocks:
+        for block in front_end.step(samples, state, piece.end):
             self._reserve(block.tokens)
             embeds = self._encode_sound([block])
-            self._open_turn()
-            if not self._sound_heard:
-                self._prompt.begin_sound()
-                self._sound_heard = True
-            self._prompt.sound(embeds)
-            self._prefill()
-        if piece.end and self._sound_heard:
-            self._prompt.end_sound()
-            self._sound_heard = False
+            with self._user_turn():
+                if not self._sound_begun:
+                    self._context.pending.begin_sound()
+                self._context.pending.sound(embeds)
+                self._context.prefill()
+            self._sound_begun = True
+        if piece.end and self._sound_begun:
+            self._context.pending.end_sound()
+            self._sound_begun = False
 
     def _end_sound(self) -> None:
         if self._sound is not None:
-            self._hear(PcmBlock(np.zeros(0, np.float32), self._sound.rate, end=True))
+            self._push_piece(PcmBlock(np.zeros(0, np.float32), self._sound.rate, end=True))
 
     def _push_picture(self, picture: VisionPatches) -> None:
         self._reserve(self._tokens(picture))
         embeds = self._model.vision_encoder().encode(picture.patches, picture.grid)
         _, height, width = self._merged(picture)
-        self._open_turn()
-        self._prompt.picture(embeds, height, width)
-        self._prefill()
+        with self._user_turn():
+            self._context.pending.picture(embeds, height, width)
+            self._context.prefill()
 
     def _push_video(self, clip: VideoClip) -> None:
         video = self._images.video(clip.frames, clip.fps)
-        # A track of a few milliseconds, as cutting tools leave behind, is no sound.
-        sound = clip.sound
-        heard = sound is not None and self._model.audio_front_end.tokens(len(sound.samples), sound.rate) > 0
-        blocks = self._model.audio_front_end.clip(sound.samples, sound.rate) if sound is not None and heard else []
-        self._reserve(self._tokens(video) + sum(block.tokens for block in blocks))
+        sound_blocks = self._video_sound(clip.sound)
+        self._reserve(self._tokens(video) + sum(block.tokens for block in sound_blocks))
         embeds = self._model.vision_encoder().encode(video.patches, video.grid)
-        spoken = self._encode_sound(blocks) if blocks else None
-        self._open_turn()
-        self._prompt.video(embeds, self._merged(video), video.seconds_per_grid, spoken)
-        self._prefill()
+        sound_embeds = self._encode_sound(sound_blocks) if sound_blocks else None
+        with self._user_turn():
+            self._context.pending.video(embeds, self._merged(video), video.seconds_per_grid, sound_embeds)
+            self._context.prefill()
+
+    def _video_sound(self, sound: AudioClip | None) -> list[AudioBlock]:
+        """A video's sound; a track of a few milliseconds, as cutting tools leave behind, is none."""
+        front_end = self._model.audio_front_end
+        if sound is None or not front_end.tokens(len(sound.samples), sound.rate):
+            return []
+        return front_end.clip(sound.samples, sound.rate)
 
     def _merged(self, patches: VisionPatches) -> tuple[int, int, int]:
         merge = self._model.manifest.vision.merge_size
@@ -289,51 +328,33 @@ class Session:
         self, began: float, prefilled: float, max_new_tokens: int | None, max_codec_tokens: int | None
     ) -> Reply:
         manifest, settings = self._model.manifest, self._settings
-        assert self._logits is not None  # a turn was prefilled
-        sampler = Sampler(settings.sampling, (settings.seed, _THINKER_STREAM, self._turns), self._logits.size)
-        for tokens in self._history:
-            sampler.observe(tokens)
+        stream = (settings.seed, _THINKER_STREAM, len(self._reply_starts))
+        sampler = Sampler(settings.sampling, stream, manifest.thinker.vocab_size)
+        sampler.observe(self._context.tokens)
         return Reply(
-            thinker=self._model.thinker,
-            cache=self._cache,
-            positions=self._prompt.positions,
-            logits=self._logits,
+            context=self._context,
             sampler=sampler,
             limit=settings.sampling.max_new_tokens if max_new_tokens is None else max_new_tokens,
             eos=manifest.text.eos_tokens,
             stream=self._model.tokenizer.stream(),
-            speech=self._begin_speech(max_codec_tokens) if self._spoken else None,
+            speech=self._begin_speech(max_codec_tokens),
             began=began,
             prefill_seconds=prefilled,
         )
 
-    def _begin_speech(self, max_codec_tokens: int | None) -> Speech:
-        spoken = self._spoken
-        assert spoken is not None
-        limit = spoken.sampling.max_new_tokens if max_codec_tokens is None else max_codec_tokens
-        positions = self._prompt.positions
-        vocoder, settings = self._model.vocoder(), self._settings
+    def _begin_speech(self, max_codec_tokens: int | None) -> Speech | None:
+        settings, talker, talker_state = self._settings, self._model.talker, self._context.talker
+        if talker is None or talker_state is None or settings.talker_sampling is None:
+            return None
+        vocoder, turn = self._model.vocoder(), len(self._reply_starts)
         return Speech(
-            talker=spoken.talker,
-            talker_state=spoken.state,
+            talker=talker,
+            talker_state=talker_state,
             vocoder=vocoder,
-            vocoder_state=vocoder.state(
-                self._voice, (self._settings.seed, self._turns), self._settings.solver, self._settings.chunks
-            ),
+            vocoder_state=vocoder.state(self._voice, (settings.seed, turn), settings.solver, settings.chunks),
             voice=self._model.voice_embed(self._voice),
-            positions=Positions(positions.next, positions.highest),
-            sampling=spoken.sampling,
-            limit=limit,
-            seed=(settings.seed, _TALKER_STREAM, self._turns),
+            positions=self._context.positions,
+            sampling=settings.talker_sampling,
+            limit=settings.talker_sampling.max_new_tokens if max_codec_tokens is None else max_codec_tokens,
+            seed=(settings.seed, _TALKER_STREAM, turn),
         )
-
-    def _settle(self) -> None:
-        """Takes over what the last reply left, finished or not."""
-        reply, self._reply = self._reply, None
-        if reply is None:
-            return
-        fed = reply.tokens[: len(reply.told)]
-        self._history.append(np.array(fed, np.int64))
-        self._unfed = list(reply.unfed)
-        if self._spoken:
-            self._backlog.extend(reply.told)

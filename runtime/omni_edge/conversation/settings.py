@@ -105,6 +105,25 @@ class CompleteSettings:
     chunks: ChunkSchedule
     max_pixels: int | None
 
+    def reusable(self, voice: str) -> SessionSettings:
+        """Settings that start a conversation equal to this one, with another speaker."""
+        return SessionSettings(
+            voice=voice or None,
+            system=self.system,
+            context=self.context,
+            seed=self.seed,
+            speech=self.talker_sampling is not None,
+            sampling=_sampling(self.sampling),
+            talker_sampling=_sampling(self.talker_sampling) if self.talker_sampling is not None else None,
+            solver=self.solver,
+            chunks=self.chunks,
+            max_pixels=self.max_pixels,
+        )
+
+
+def _sampling(section: SamplingSection) -> Sampling:
+    return Sampling(section.temperature, section.top_k, section.top_p, section.repetition_penalty)
+
 
 def check_voice(name: str, manifest: Manifest) -> str:
     """`name`, where a bundle has a speaker of that name.

@@ -60,6 +60,17 @@ class KVCache:
         """Bytes reserved; resident are about `offset / capacity` of them."""
         return sum(array.nbytes for array in (*self.keys, *self.values, self.cos, self.sin))
 
+    def views(self, offset: int) -> dict[str, NDArray[Any]]:
+        """The first `offset` positions of every array, without copies.
+
+        Returns:
+            "cos" and "sin" [offset, head_dim / 2]; "keys.L" and "values.L" [kv_heads, offset, head_dim] of layer L.
+        """
+        views = {"cos": self.cos[:offset], "sin": self.sin[:offset]}
+        for layer, (keys, values) in enumerate(zip(self.keys, self.values, strict=True)):
+            views[f"keys.{layer}"], views[f"values.{layer}"] = keys[0, :, :offset], values[0, :, :offset]
+        return views
+
     def trim(self, offset: int) -> None:
         """Forgets every position from `offset` on."""
         if not 0 <= offset <= self.offset:

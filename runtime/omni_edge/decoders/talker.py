@@ -1,4 +1,4 @@
-"""The Talker: follows the Thinker position by position and speaks codec tokens.
+"""The Talker: the Thinker's states in, position by position; codec tokens out.
 
 Source: transformers `Qwen2_5OmniForConditionalGeneration.generate` (how its input is put together) and
 `Qwen2_5OmniTalkerForConditionalGeneration`.
@@ -14,30 +14,51 @@ from numpy.typing import NDArray
 from omni_edge.bundle.manifest import SamplingSection, TalkerSection
 from omni_edge.decoders.decoder import Decoder, KVCache
 from omni_edge.decoders.sampling import Sampler
-from omni_edge.decoders.thinker import TalkerBlock
+from omni_edge.decoders.thinker import ThinkerStates
 from omni_edge.decoders.tmrope import Ids, Positions
 
 
 @dataclass
 class TalkerState:
-    """One conversation's cache; up to `listened` it holds Thinker positions, behind that the reply being spoken."""
+    """The Talker's cache of one conversation.
+
+    Attributes:
+        cache: first the Thinker's positions, behind them the codec tokens of the reply being spoken.
+        prefilled: number of the Thinker's positions in it.
+    """
 
     cache: KVCache
-    listened: int = 0
+    prefilled: int = 0
 
     @property
     def nbytes(self) -> int:
+        """Bytes reserved."""
         return self.cache.nbytes
+
+    @property
+    def full(self) -> bool:
+        """Whether the cache has no room for another codec token."""
+        return self.cache.offset >= self.cache.capacity
+
+    def trim(self, offset: int) -> None:
+        """Forgets the spoken codec tokens and the Thinker's positions from `offset` on."""
+        self.prefilled = min(self.prefilled, offset)
+        self.cache.trim(self.prefilled)
 
     def reset(self) -> None:
         """Forgets the conversation."""
-        self.cache.reset()
-        self.listened = 0
+        self.trim(0)
 
 
 @dataclass
 class Utterance:
-    """A reply while it is spoken: its sampler, its positions, and the codec token that was drawn last."""
+    """A reply while it is spoken.
+
+    Attributes:
+        sampler: draws its codec tokens.
+        positions: the ids that come next.
+        last: the codec token that was drawn last.
+    """
 
     sampler: Sampler
     positions: Positions
@@ -45,7 +66,7 @@ class Utterance:
 
 
 class Talker:
-    """The Talker step and the rules of what it is fed; immutable.
+    """The Talker step and the rules of its input; immutable.
 
     Args:
         decoder: the `talker` graph.
@@ -65,9 +86,9 @@ class Talker:
     ) -> None:
         self.decoder = decoder
         self.section = section
-        # The reference never suppresses the unused rows behind the codebook, and fails where one is drawn.
-        silent = set(range(codec_limit, decoder.section.vocab_size)) - {section.codec_pad, section.codec_end}
-        self._suppressed = sorted(silent | {section.codec_start})
+        # The reference draws from the unused rows behind the codebook too, and fails when one comes.
+        unused = set(range(codec_limit, decoder.section.vocab_size)) - {section.codec_pad, section.codec_end}
+        self._suppressed = sorted(unused | {section.codec_start})
         self.text_end = text_end
         self.text_pad = text_pad
 
@@ -75,16 +96,16 @@ class Talker:
         """An empty context of `capacity` positions."""
         return TalkerState(KVCache.allocate(self.decoder.section, capacity))
 
-    def listen(self, block: TalkerBlock, state: TalkerState) -> None:
-        """Takes in Thinker positions without speaking; what was spoken since the last call is forgotten.
+    def prefill(self, block: ThinkerStates, state: TalkerState) -> None:
+        """Appends Thinker positions; the codec tokens spoken since the last call are forgotten.
 
-        In a later turn the reference's Talker sees the earlier replies as text positions only: the codec tokens that
-        it spoke then are not part of its context any more.
+        In a later turn the reference's Talker has the earlier replies as text positions only: the codec tokens that it
+        spoke then are no longer part of its context.
         """
-        state.cache.trim(state.listened)
-        codec = np.full((1, block.states.shape[0]), self.section.none_codec, np.int64)
+        state.cache.trim(state.prefilled)
+        codec = np.full((1, len(block)), self.section.none_codec, np.int64)
         self._step(codec, block.states, block.positions, state.cache)
-        state.listened = state.cache.offset
+        state.prefilled = state.cache.offset
 
     def begin(
         self,
@@ -107,7 +128,7 @@ class Talker:
             state: holds the prompt.
         """
         section = self.section
-        state.cache.trim(state.listened)
+        state.cache.trim(state.prefilled)
         sampler = Sampler(sampling, seed, self.decoder.section.vocab_size, self._suppressed)
         # The reference's penalty looks at the prompt's placeholders too.
         sampler.observe(np.array([section.codec_mask, section.codec_pad, section.codec_start]))
@@ -115,10 +136,16 @@ class Talker:
         logits = self._step(codec, np.stack([voice, first]), positions.text(2), state.cache)
         return Utterance(sampler, positions, sampler.draw(logits))
 
-    def speak(self, told: NDArray[np.float32], utterance: Utterance, state: TalkerState) -> int:
-        """The next codec token, given the state [embedding] of the next reply position (or text_end, text_pad)."""
+    def speak(self, thinker_state: NDArray[np.float32], utterance: Utterance, state: TalkerState) -> int:
+        """The next codec token.
+
+        Args:
+            thinker_state: float32 [embedding]; that of the reply's next token, or text_end, then text_pad.
+            utterance: the reply.
+            state: the conversation's cache.
+        """
         codec = np.array([[utterance.last]])
-        logits = self._step(codec, told[None], utterance.positions.continued(1), state.cache)
+        logits = self._step(codec, thinker_state[None], utterance.positions.continued(1), state.cache)
         utterance.last = utterance.sampler.draw(logits)
         return utterance.last
 

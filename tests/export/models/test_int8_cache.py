@@ -57,3 +57,20 @@ def test_greedy_replies_stay_together(fp32_bundle: Path, int8_cache_bundle: Path
         total += len(exact)
     # Before the first difference; after it the two go their own ways.
     assert agreed >= 0.7 * total
+
+
+def test_a_saved_conversation_continues_with_the_same_tokens(int8_cache_bundle: Path, tmp_path: Path) -> None:
+    engine = OmniEdge.load(int8_cache_bundle, threads=1)
+    session = engine.session(seed=2)
+    session.push("Count to ten, slowly.")
+    list(session.reply(max_new_tokens=9, max_codec_tokens=20))
+    session.save(tmp_path / "talk")
+    resumed = engine.resume(tmp_path / "talk")
+    replies = []
+    for each in (session, resumed):
+        each.push("Go on.")
+        replies.append(list(each.reply(max_new_tokens=9, max_codec_tokens=20))[-1])
+    assert isinstance(replies[0], TurnDone)
+    assert isinstance(replies[1], TurnDone)
+    assert replies[0].token_ids == replies[1].token_ids
+    assert replies[0].codec_tokens == replies[1].codec_tokens
