@@ -23,7 +23,7 @@ stdout is the answer, stderr is everything else. Exit codes:
 | 0 | done |
 | 1 | something went wrong while running |
 | 2 | usage: an unknown option, voice or setting |
-| 3 | the checkpoint or the bundle |
+| 3 | the checkpoint, the bundle or a saved conversation |
 | 4 | sound, picture or video |
 | 5 | loudspeaker, microphone or camera |
 | 6 | memory, disk or hardware |

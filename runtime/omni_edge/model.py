@@ -95,7 +95,7 @@ def _load_talker(load: GraphLoader, manifest: Manifest, thinker: Thinker) -> Tal
         return None
     if manifest.talker_decoder is None or manifest.token2wav is None or manifest.talker_sampling is None:
         raise BundleError(
-            "bundle.json: a bundle that speaks needs talker_decoder, talker_sampling and token2wav. Export it again."
+            "bundle.json: a bundle that speaks needs talker_sampling, talker_decoder and token2wav. Export it again."
         )
     decoder = Decoder(load("talker"), manifest.talker_decoder)
     marks = thinker.embed(np.array([manifest.talker.text_end_token, manifest.talker.text_pad_token]))
