@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from omni_edge import ResourceError
-from omni_edge.backend import kernels
+from omni_edge.backend import file_lock, kernels
 from omni_edge.backend.machine import cache_root
 from omni_edge.backend.onnx_runtime import ort
 
@@ -55,6 +57,22 @@ def test_another_processor_or_version_compiles_anew(cache: Path, monkeypatch: py
     assert kernels.compiled() is None
     assert kernels.build() == kernels.compiled()
     assert [path.stem for path in cache.iterdir()] == ["kernels-0123456789abcdef"]
+
+
+def test_two_processes_compile_once(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one waits, and takes what the first has made."""
+    monkeypatch.setenv("CC", compiler(tmp_path / "cc", "echo 'compiled twice' >&2; exit 1"))
+    cache.mkdir()
+    waiting = threading.Event()
+    hold = file_lock.locked
+    monkeypatch.setattr(kernels, "locked", lambda path, on_busy: hold(path, lambda _: waiting.set()))
+    with ThreadPoolExecutor(1) as pool:
+        with hold(cache / "compiling.lock", lambda _: None):
+            second = pool.submit(kernels.build)
+            assert waiting.wait(60)
+            kernels._path().write_bytes(b"library")
+        assert second.result() == kernels._path()
+    assert [path.name for path in cache.iterdir()] == [kernels._path().name]
 
 
 def test_without_a_compiler_standard_operators_do_the_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omni_edge.backend import kernels
+from omni_edge.backend.file_lock import locked
 from omni_edge.backend.graph import prepare_graph, runtime_version
 from omni_edge.backend.machine import cache_root, digest, processor
 from omni_edge.bundle.manifest import MANIFEST_NAME, graph_bytes
@@ -24,6 +25,7 @@ from omni_edge.errors import ResourceError
 
 _READY_NAME = "ready.json"
 _PARTIAL_SUFFIX = ".partial"
+_LOCK_SUFFIX = ".lock"
 # Packed matrices stand beside what they were packed from: measured 2.1 times the graphs' size.
 _SIZE_FACTOR = 2.2
 
@@ -49,19 +51,20 @@ class PreparedGraphs:
 
     def graph(self, role: str) -> Path | None:
         """The prepared graph of `role`; None where there is none, or a damaged one."""
-        try:
-            ready: dict[str, int] = json.loads((self.folder / _READY_NAME).read_text("utf-8"))
-            whole = all((self.folder / name).stat().st_size == size for name, size in ready.items())
-        except (OSError, ValueError):
-            return None
+        ready = self._ready()
         path = self.folder / f"{role}.onnx"
-        return path if whole and path.name in ready else None
+        return path if ready is not None and path.name in ready else None
 
-    def build(self, progress: Callable[[str], None] | None = None) -> int:
+    def build(
+        self,
+        progress: Callable[[str], None] | None = None,
+        on_busy: Callable[[int | None], None] | None = None,
+    ) -> int:
         """Prepares every graph whose weights are not read in place; replaces what other machines or versions left.
 
         Args:
             progress: called with each graph's role before it is packed.
+            on_busy: called with another process's id (None: unknown) before we wait until that has prepared them.
 
         Returns:
             bytes written.
@@ -73,17 +76,29 @@ class PreparedGraphs:
         graphs = {role: self.bundle.file(entry.file) for role, entry in manifest.graphs.items()}
         graphs = {role: path for role, path in graphs.items() if not kernels.read_in_place(path)}
         needed = int(_SIZE_FACTOR * sum(graph_bytes(manifest, role) for role in graphs))
-        partial = self.folder.with_name(self.folder.name + _PARTIAL_SUFFIX)
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
-            self._remove_others()
-            free = shutil.disk_usage(self.folder.parent).free
-            if free < needed:
-                raise ResourceError(
-                    f"Preparing needs about {needed / 1e9:.1f} GB in {self.folder.parent}, which has {free / 1e9:.1f} "
-                    "free. Make room, or set OMNI_EDGE_CACHE to a folder on another disk."
-                )
-            shutil.rmtree(partial, ignore_errors=True)
+            lock = self.folder.with_name(f"{self._bundle_name}{_LOCK_SUFFIX}")
+            with locked(lock, lambda process: on_busy(process) if on_busy else None) as waited:
+                if waited and (sizes := self._ready()) is not None:
+                    return sum(sizes.values())
+                return self._build(graphs, needed, progress)
+        except OSError as error:
+            raise ResourceError(
+                f"Preparing into {self.folder.parent} failed: {error.strerror}. Make room, or set OMNI_EDGE_CACHE."
+            ) from error
+
+    def _build(self, graphs: dict[str, Path], needed: int, progress: Callable[[str], None] | None) -> int:
+        self._remove_others()
+        free = shutil.disk_usage(self.folder.parent).free
+        if free < needed:
+            raise ResourceError(
+                f"Preparing needs about {needed / 1e9:.1f} GB in {self.folder.parent}, which has {free / 1e9:.1f} "
+                "free. Make room, or set OMNI_EDGE_CACHE to a folder on another disk."
+            )
+        partial = self.folder.with_name(self.folder.name + _PARTIAL_SUFFIX)
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
             partial.mkdir()
             for role, path in graphs.items():
                 if progress:
@@ -93,15 +108,25 @@ class PreparedGraphs:
             (partial / _READY_NAME).write_text(json.dumps(sizes), "utf-8")
             shutil.rmtree(self.folder, ignore_errors=True)
             partial.rename(self.folder)
-        except OSError as error:
+        except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
-            raise ResourceError(
-                f"Preparing into {self.folder.parent} failed: {error.strerror}. Make room, or set OMNI_EDGE_CACHE."
-            ) from error
+            raise
         return sum(sizes.values())
 
+    def _ready(self) -> dict[str, int] | None:
+        """The files of complete prepared graphs with their sizes in bytes; None where there are none."""
+        try:
+            ready: dict[str, int] = json.loads((self.folder / _READY_NAME).read_text("utf-8"))
+            whole = all((self.folder / name).stat().st_size == size for name, size in ready.items())
+        except (OSError, ValueError, AttributeError):
+            return None
+        return ready if whole else None
+
+    @property
+    def _bundle_name(self) -> str:
+        return self.folder.name.split("-", 1)[0]
+
     def _remove_others(self) -> None:
-        bundle = self.folder.name.split("-", 1)[0]
-        for other in self.folder.parent.glob(f"{bundle}-*"):
+        for other in self.folder.parent.glob(f"{self._bundle_name}-*"):
             if other != self.folder:
                 shutil.rmtree(other, ignore_errors=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 
 from omni_edge import AudioClip, OmniEdge, ResourceError, Sampling, TurnDone
 from omni_edge.backend import kernels
+from omni_edge.backend.file_lock import locked
 from omni_edge.backend.machine import cache_root
 from omni_edge.backend.prepacked import PreparedGraphs
 from omni_edge.bundle.reader import Bundle
@@ -96,6 +99,35 @@ def test_another_machine_or_version_prepares_anew(bundle: Path, cache: Path, mon
     other.build()
     assert other.graph("thinker") is not None
     assert [path.name for path in cache.iterdir()] == [other.folder.name]
+
+
+def test_two_processes_prepare_once(bundle: Path, cache: Path) -> None:
+    """The second one waits for the first, and takes what that has made."""
+    prepared = PreparedGraphs.of(Bundle(bundle))
+    waiting, packed = threading.Event(), list[str]()
+    cache.mkdir()
+    with ThreadPoolExecutor(1) as pool:
+        lock = cache / f"{prepared.folder.name.partition('-')[0]}.lock"
+        with locked(lock, lambda _: pytest.fail("nobody holds it")):
+            second = pool.submit(prepared.build, packed.append, lambda _: waiting.set())
+            assert waiting.wait(60)
+            prepared.folder.mkdir()
+            (prepared.folder / "thinker.onnx").write_bytes(b"packed")
+            (prepared.folder / "ready.json").write_text('{"thinker.onnx": 6}')
+        assert second.result() == len("packed")
+    assert packed == []
+    assert [path.name for path in cache.iterdir()] == [prepared.folder.name]
+
+
+def test_an_interrupted_preparation_leaves_nothing(bundle: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: Path, target: Path) -> None:
+        target.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("omni_edge.backend.prepacked.prepare_graph", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        PreparedGraphs.of(Bundle(bundle)).build()
+    assert list(cache.iterdir()) == []
 
 
 def test_a_full_disk_is_said_before_anything_is_written(

@@ -15,12 +15,14 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+from omni_edge.backend.file_lock import locked
 from omni_edge.backend.machine import cache_root, digest, processor
 from omni_edge.backend.onnx_runtime import ort
 from omni_edge.errors import ResourceError
 
 _FOLDER = Path(__file__).parent
 _PREFIX = "kernels-"
+_LOCK_NAME = "compiling.lock"
 _SWITCH = "OMNI_EDGE_KERNELS"
 _COMPILERS = ("cc", "gcc", "clang")
 # Nobody asks for errno or floating-point exceptions, so loops that could raise them may be vectorized.
@@ -80,18 +82,25 @@ def build() -> Path | None:
         return None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for other in path.parent.glob(f"{_PREFIX}*"):
-            other.unlink(missing_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            made = Path(folder) / path.name
-            _compile(compiler, made)
-            _register(ort.SessionOptions(), made)
-            made.replace(path)
+        # Another process that compiles them now compiles the same: we wait and take what it has made.
+        with locked(path.parent / _LOCK_NAME, lambda _: None):
+            if not path.is_file():
+                _build(compiler, path)
     except OSError as error:
         raise ResourceError(
             f"Compiling into {path.parent} failed: {error.strerror}. Make room, or set OMNI_EDGE_CACHE."
         ) from error
     return path
+
+
+def _build(compiler: str, path: Path) -> None:
+    for other in path.parent.glob(f"{_PREFIX}*"):
+        other.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        made = Path(folder) / path.name
+        _compile(compiler, made)
+        _register(ort.SessionOptions(), made)
+        made.replace(path)
 
 
 def read_in_place(graph: Path) -> bool:
