@@ -223,6 +223,11 @@ class Manifest:
     token2wav: Token2WavSection | None = None
     voices: VoiceSection | None = None
 
+    def used_files(self) -> list[str]:
+        """The files that sections name: of graphs and their data, the tokenizer and the voices."""
+        graphs = [name for graph in self.graphs.values() for name in (graph.file, graph.data) if name is not None]
+        return [*graphs, self.text.tokenizer, *([self.voices.file] if self.voices else [])]
+
     def to_json(self) -> str:
         """The text of `bundle.json`."""
         return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
