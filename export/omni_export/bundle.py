@@ -1,6 +1,6 @@
 """Checkpoint -> bundle: builds every graph, writes them one by one, and describes the whole in `bundle.json`.
 
-Everything goes into `<out>.partial` (see `workplace`); only a complete bundle is renamed to `<out>`.
+Everything goes into `<out>.partial` (see `output.partial_bundle`); only a complete bundle is renamed to `<out>`.
 """
 
 from __future__ import annotations
@@ -30,18 +30,19 @@ from omni_edge.bundle.manifest import (
     Origin,
     PositionSection,
     TextSection,
-    VoiceSection,
 )
 from omni_edge.errors import CheckpointError, ResourceError, UsageError
 from omni_export.checkpoint.checkpoint import Checkpoint
 from omni_export.checkpoint.config import OmniConfig
-from omni_export.checkpoint.text import TALKER_SAMPLING, sampling_section, text_section, write_tokenizer
+from omni_export.checkpoint.preprocessor import audio_settings, image_settings
+from omni_export.checkpoint.text import TALKER_SAMPLING, read_tokenizer, sampling_section, text_section
 from omni_export.graph.builder import GraphBuilder, GraphFile
 from omni_export.kv_cache_scales import cache_scales
 from omni_export.models import audio_encoder, decoder, vision_encoder
 from omni_export.models.token2wav import bigvgan, dit, dit_time, voices
-from omni_export.output.partial_bundle import Workplace, WrittenGraph
-from omni_export.output.progress import ExportProgress, Meter, Tell
+from omni_export.output.partial_bundle import PartialBundle, WrittenGraph
+from omni_export.output.progress import ExportProgress, OnProgress, ProgressMeter
+from omni_export.output.target import refuse_occupied, refuse_source, resolve_target
 from omni_quant.policy import POLICY, default_precision, formats, needs_calibration
 from omni_quant.precision import GROUP_SIZES, Precision
 
@@ -97,30 +98,35 @@ class GraphRow:
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written."""
+    """What was written; `notes` are sentences for the user."""
 
     path: Path
     graphs: list[GraphRow]
     nbytes: int
+    notes: tuple[str, ...] = ()
 
 
-def export_bundle(checkpoint: str, out: Path, options: ExportOptions, progress: Tell | None = None) -> ExportReport:
+def export_bundle(
+    checkpoint: str, out: Path, options: ExportOptions, progress: OnProgress | None = None
+) -> ExportReport:
     """Writes the bundle of `checkpoint` (a folder, or a hub id that is downloaded first) to folder `out`.
 
     Args:
         checkpoint: what to export.
-        out: the bundle's folder; must not exist, unless `options.force`.
+        out: the bundle's folder; a new or an empty one, or with `options.force` a bundle that is replaced.
         options: see `ExportOptions`.
-        progress: is told how far it is.
+        progress: called with every step.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
-        UsageError: `out` exists, an unknown voice or graph.
-        ResourceError: the disk is full.
+        UsageError: `out` may not be replaced or is being written; an unknown voice or graph.
+        ResourceError: the disk is full, or `out` cannot be written.
     """
-    if out.exists() and not options.force:
-        raise UsageError(f"{out} exists already. Choose another --out, or replace it with --force.")
-    export = _Export(Checkpoint(find_checkpoint(checkpoint)), checkpoint, out, options)
+    target = resolve_target(out)
+    refuse_occupied(out, target, force=options.force)
+    folder = find_checkpoint(checkpoint)
+    refuse_source(out, target, folder)
+    export = _Export(Checkpoint(folder), checkpoint, out, options)
     with _disk_full(out):
         return export.run(progress or (lambda _: None))
 
@@ -164,41 +170,69 @@ class _Export:
         self.source = source
         self.out = out
         self.options = options
-        self.config = OmniConfig.parse(checkpoint.config)
-        if options.text_only:
-            self.config = dataclasses.replace(self.config, talker=None, dit=None, bigvgan=None)
-        self.place = Workplace(out, self._fingerprint())
+        self.config = OmniConfig.parse(checkpoint.config, speech=not options.text_only)
+        if options.voices and self.config.talker is None:
+            raise UsageError(f"{checkpoint.path} is exported without speech, so it has no voice. Leave --voice out.")
+        self.partial = PartialBundle(out, self._fingerprint())
 
-    def run(self, tell: Tell) -> ExportReport:
+    def run(self, on_progress: OnProgress) -> ExportReport:
         # Everything that can be refused is refused before the first weight is written.
         builders = self._builders()
         speakers = voices.read(self.checkpoint, self.config, self.options.voices) if self.config.talker else None
-        written = self.place.open(resume=self.options.resume)
-        tokenizer = write_tokenizer(self.checkpoint, self.place.folder)
-        text = text_section(self.checkpoint, self.config, tokenizer)
+        tokenizer_file = read_tokenizer(self.checkpoint)
+        tokenizer = tokenizer_file.tokenizer
+        manifest = self._manifest(text_section(self.checkpoint, self.config, tokenizer))
+        with self.partial.opened(resume=self.options.resume, force=self.options.force) as written:
+            self._write(builders, written, tokenizer, on_progress)
+            tokenizer_file.write(self.partial.folder)
+            manifest = dataclasses.replace(
+                manifest,
+                voices=speakers.write(self.partial.folder) if speakers else None,
+                graphs={role: written[role].entry for role in builders},
+                files=self.partial.files(written),
+            )
+            self.partial.finish(manifest.to_json())
+        rows = [
+            GraphRow(role, graph.entry.nodes, graph.entry.precision, graph.nbytes, graph.seconds)
+            for role, graph in ((role, written[role]) for role in builders)
+        ]
+        return ExportReport(self.out, rows, sum(entry.bytes for entry in manifest.files.values()), self._notes())
+
+    def _notes(self) -> tuple[str, ...]:
+        if self.config.talker or self.options.text_only:
+            return ()
+        kind = "the Thinker alone" if self.checkpoint.thinker_only else "no Talker"
+        return (f"{self.checkpoint.path} holds {kind}: the bundle is text-only.",)
+
+    def _write(
+        self,
+        builders: dict[str, GraphBuilder],
+        written: dict[str, WrittenGraph],
+        tokenizer: Tokenizer,
+        on_progress: OnProgress,
+    ) -> None:
+        """Writes the graphs that are not in `written` yet, and adds them there."""
         todo = {role: builder for role, builder in builders.items() if role not in written}
-        self.place.require(sum(builder.data_nbytes for builder in todo.values()))
+        self.partial.require(sum(builder.data_nbytes for builder in todo.values()))
         began = time.monotonic()
         if "bigvgan" in todo and self.config.dit and self._calibrates("bigvgan"):
-            tell(ExportProgress("ranges of bigvgan", 0, 0, 0, 0, None))
+            on_progress(ExportProgress("ranges of bigvgan", 0, 0, 0, 0, None))
             mels = [voice.ref_mel for voice in voices.published(self.checkpoint, self.config.dit).values()]
             # It comes first, so that an interruption later on does not cost its ranges.
             todo = {"bigvgan": builders["bigvgan"], **todo, **self._bigvgan(mels)}
         done = sum(graph.nbytes for graph in written.values())
         total = done + sum(builder.data_nbytes for builder in todo.values())
-        meter = Meter(tell, total, sum(builder.weights for builder in todo.values()), done)
+        meter = ProgressMeter(on_progress, total, sum(builder.weights for builder in todo.values()), done)
         for role, builder in todo.items():
             meter.start(role, builder.data_nbytes)
-            saved = builder.save(self.place.folder, meter.wrote)
+            saved = builder.save(self.partial.folder, meter.wrote)
             if role == "thinker" and self.options.int8_cache:
                 meter.start("ranges of the Thinker's cache", 0)
                 saved = self._with_int8_cache(builder, saved, tokenizer)
             ended = time.monotonic()
             written[role] = _written(builder, saved, ended - began)
             began = ended
-            self.place.note(written)
-        spoken = speakers.write(self.place.folder) if speakers else None
-        return self._finish({role: written[role] for role in builders}, text, spoken)
+            self.partial.note(written)
 
     # -- the parts ---------------------------------------------------------------------------------------------
 
@@ -241,23 +275,14 @@ class _Export:
         """Writes the Thinker's graph once more, with an INT8 cache; its weights stay as they are."""
         text, weights = self.config.thinker.text, self.checkpoint.scope("thinker")
         table = weights("model.embed_tokens.weight")
-        scales = cache_scales(self.place.folder, _entry(builder, saved), decoder.section(text), table, tokenizer)
+        scales = cache_scales(self.partial.folder, _entry(builder, saved), decoder.section(text), table, tokenizer)
         small = decoder.build_thinker(weights, text, self.options.precision_for("thinker"), scales)
-        again = small.save(self.place.folder, write_data=False)
+        again = small.save(self.partial.folder, write_data=False)
         return dataclasses.replace(again, sha256={**saved.sha256, **again.sha256})
 
-    def _finish(self, graphs: dict[str, WrittenGraph], text: TextSection, spoken: VoiceSection | None) -> ExportReport:
-        manifest = self._manifest(graphs, text, spoken)
-        self.place.finish(manifest.to_json())
-        rows = [
-            GraphRow(role, graph.entry.nodes, graph.entry.precision, graph.nbytes, graph.seconds)
-            for role, graph in graphs.items()
-        ]
-        return ExportReport(self.out, rows, sum(entry.bytes for entry in manifest.files.values()))
-
-    def _manifest(self, graphs: dict[str, WrittenGraph], text: TextSection, spoken: VoiceSection | None) -> Manifest:
+    def _manifest(self, text: TextSection) -> Manifest:
+        """The manifest without what is known only once everything is written: files, graphs, voices."""
         config, checkpoint = self.config, self.checkpoint
-        preprocessor = checkpoint.read_json("preprocessor_config.json", optional=True)
         talker = config.talker
         thinker = config.thinker
         return Manifest(
@@ -265,19 +290,20 @@ class _Export:
             format_version=FORMAT_VERSION,
             generator=f"omni-export {version('omni-edge')}",
             origin=self._origin(),
-            files=self.place.files(graphs),
-            graphs={role: graph.entry for role, graph in graphs.items()},
+            files={},
+            graphs={},
             text=text,
             thinker=decoder.section(thinker.text, int8_cache=self.options.int8_cache),
             positions=PositionSection(thinker.position_id_per_seconds, thinker.seconds_per_chunk),
-            audio=audio_encoder.section(thinker.audio, preprocessor),
-            vision=vision_encoder.section(thinker.vision, preprocessor, max_positions=thinker.text.max_positions),
+            audio=audio_encoder.section(thinker.audio, audio_settings(checkpoint)),
+            vision=vision_encoder.section(
+                thinker.vision, image_settings(checkpoint), max_positions=thinker.text.max_positions
+            ),
             sampling=sampling_section(checkpoint),
             talker_decoder=decoder.section(talker.decoder) if talker else None,
             talker=decoder.talker_section(talker) if talker else None,
             talker_sampling=TALKER_SAMPLING if talker else None,
             token2wav=dit.section(config.dit, config.bigvgan) if config.dit and config.bigvgan else None,
-            voices=spoken,
         )
 
     def _origin(self) -> Origin:
@@ -290,13 +316,12 @@ class _Export:
 
     def _fingerprint(self) -> dict[str, Any]:
         """What must be equal for finished graphs to be taken over."""
-        index = self.checkpoint.path / "model.safetensors.index.json"
-        weights = index if index.exists() else self.checkpoint.path / "model.safetensors"
+        files = [(path, path.stat()) for path in self.checkpoint.weight_files]
         options = dataclasses.asdict(dataclasses.replace(self.options, force=False, resume=False))
         return {
             "checkpoint": str(self.checkpoint.path.resolve()),
             "config": hashlib.sha256(json.dumps(self.checkpoint.config, sort_keys=True).encode()).hexdigest(),
-            "weights": [weights.stat().st_size, weights.stat().st_mtime_ns],
+            "weights": [[path.name, stat.st_size, stat.st_mtime_ns] for path, stat in files],
             "options": options,
             "generator": version("omni-edge"),
         }

@@ -80,13 +80,13 @@ def test_the_report_and_the_manifest_agree(source: Path, tmp_path: Path) -> None
     assert manifest.graphs["thinker"].precision == "int4 g32"
     assert report.nbytes == sum(entry.bytes for entry in manifest.files.values())
     assert sorted(path.name for path in out.iterdir()) == sorted([*manifest.files, "bundle.json"])
-    assert [news.stage for news in told] == sorted((news.stage for news in told), key=ROLES.index)
+    assert [news.item for news in told] == sorted((news.item for news in told), key=ROLES.index)
     for role in ROLES:
-        steps = [news for news in told if news.stage == role]
-        assert steps[0].stage_done == 0
-        assert steps[-1].stage_done == steps[-1].stage_total > 0
-        assert manifest.files[f"{role}.onnx.data"].bytes >= steps[-1].stage_total
-    assert told[-1].done == told[-1].total == sum(news.stage_total for news in told if news.stage_done == 0)
+        steps = [news for news in told if news.item == role]
+        assert steps[0].item_done == 0
+        assert steps[-1].item_done == steps[-1].item_total > 0
+        assert manifest.files[f"{role}.onnx.data"].bytes >= steps[-1].item_total
+    assert told[-1].done == told[-1].total == sum(news.item_total for news in told if news.item_done == 0)
     assert told[-1].remaining == 0
     assert not list(out.parent.glob("*.partial"))
 

@@ -44,7 +44,7 @@ def steps(sizes: LayerSizes) -> list[Array]:
 def layer(sizes: LayerSizes, precision: Precision, folder: Path, dtype: str = "float32") -> Path:
     parts = formats("thinker", precision)
     g = GraphBuilder("layer", parts)
-    stored = {name: LazyTensor.of(value) for name, value in weights(sizes).items()}
+    stored = {name: LazyTensor.wrap(value) for name, value in weights(sizes).items()}
     x, normed = (g.input(name, [1, "S", None]) for name in ("x", "normed"))
     matrix = {name: g.matrix(stored[name], name, "layers") for name in MATRICES}
     vector = {name: g.weight(stored[name], name) for name in ("bias", "middle", "next")}

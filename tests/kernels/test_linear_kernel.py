@@ -27,7 +27,7 @@ def random(*shape: int, seed: int = 0) -> Array:
 def layer(weight: Array, bias: Array | None, precision: Precision, folder: Path) -> Path:
     g = GraphBuilder("layer", formats("thinker", precision))
     x = g.input("x", [1, "rows", weight.shape[1]])
-    y = g.linear(x, LazyTensor.of(weight), "/layer", "layers", bias=None if bias is None else LazyTensor.of(bias))
+    y = g.linear(x, LazyTensor.wrap(weight), "/layer", "layers", bias=None if bias is None else LazyTensor.wrap(bias))
     g.output(y, "y", [1, "rows", len(weight)])
     return g.save(folder).graph
 

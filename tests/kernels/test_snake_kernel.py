@@ -32,7 +32,7 @@ class _Snake:
         self._values = np.random.default_rng(channels).normal(0, 0.5, (2, channels)).astype(np.float32)
 
     def __call__(self, name: str) -> LazyTensor:
-        return LazyTensor.of(self._values[int(name == "act.beta")], name)
+        return LazyTensor.wrap(self._values[int(name == "act.beta")], name)
 
 
 def activation(kind: str, channels: int, folder: Path) -> Path:

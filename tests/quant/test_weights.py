@@ -113,7 +113,7 @@ def test_the_kernel_computes_with_what_was_packed(tmp_path: Path, kind: Kind, bl
     weight, bias = random(24, columns), random(1, 24, 1)[0]
     builder = GraphBuilder("product", formats("thinker", Precision(kind, block)))
     x = builder.input("x", ["n", columns])
-    y = builder.linear(x, LazyTensor.of(weight), "/product", "layers", bias=LazyTensor.of(bias))
+    y = builder.linear(x, LazyTensor.wrap(weight), "/product", "layers", bias=LazyTensor.wrap(bias))
     builder.output(y, "y", ["n", 24])
     values = random(5, columns, 2)
     actual = Graph(builder.save(tmp_path).graph).run({"x": values})[0]
@@ -128,7 +128,7 @@ def test_the_gather_kernel_reads_what_was_packed(tmp_path: Path, kind: Kind, col
     table = random(30, columns)
     builder = GraphBuilder("table", {"table": WeightFormat(kind, Scales.GROUP, Activations.NONE, 16)})
     ids = builder.input("ids", ["n"], "int64")
-    builder.output(builder.embedding(ids, LazyTensor.of(table), "/table", "table"), "rows", ["n", columns])
+    builder.output(builder.embedding(ids, LazyTensor.wrap(table), "/table", "table"), "rows", ["n", columns])
     chosen = np.array([3, 0, 29, 3])
     actual = Graph(builder.save(tmp_path).graph).run({"ids": chosen})[0]
     packed = quantize_blockwise(table, bits=kind.bits, block_size=16)

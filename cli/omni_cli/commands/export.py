@@ -88,8 +88,8 @@ def export(
     progress = Progress()
 
     def show(news: ExportProgress) -> None:
-        note = overall(news.done, news.total, news.remaining, bar=progress.live) if news.stage_total else ""
-        progress(news.stage, news.stage_done, news.stage_total, note)
+        note = overall(news.done, news.total, news.remaining, bar=progress.live) if news.item_total else ""
+        progress(news.item, news.item_done, news.item_total, note)
 
     began = time.monotonic()
     try:
@@ -101,6 +101,8 @@ def export(
         for row in report.graphs
     ]
     typer.echo(table(["graph", "nodes", "precision", "size", "seconds"], rows, right=(1, 3, 4)))
+    for note in report.notes:
+        typer.echo(f"note: {note}", err=True)
     typer.echo(f"\n{report.path}  {human_bytes(report.nbytes)}  in {human_seconds(time.monotonic() - began)}")
 
 

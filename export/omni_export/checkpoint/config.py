@@ -11,18 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from omni_edge.errors import CheckpointError
+from omni_export.checkpoint.json_object import JsonObject
 
-
-def _pick(raw: dict[str, Any], default: Any, *names: str) -> Any:
-    """The value under the first of `names` that `raw` has and that is not null."""
-    for name in names:
-        if raw.get(name) is not None:
-            return raw[name]
-    return default
-
-
-def _rope(raw: dict[str, Any]) -> dict[str, Any]:
-    return {**(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
+_MROPE_SECTION = (16, 24, 24)
+_ROPE_THETA = 1_000_000.0
+_ENCODER_ROPE_THETA = 10_000.0
 
 
 @dataclass(frozen=True)
@@ -45,33 +38,41 @@ class DecoderConfig:
     max_positions: int
 
     @classmethod
-    def parse(cls, raw: dict[str, Any], where: str) -> DecoderConfig:
-        hidden, heads = int(raw["hidden_size"]), int(raw["num_attention_heads"])
-        head_dim = int(_pick(raw, hidden // heads, "head_dim"))
+    def parse(cls, raw: JsonObject) -> DecoderConfig:
+        hidden = raw.integer("hidden_size", minimum=1)
+        heads = raw.integer("num_attention_heads", minimum=1)
+        kv_heads = raw.integer("num_key_value_heads", default=heads, minimum=1)
+        if heads % kv_heads:
+            raise raw.wrong("num_key_value_heads", f"a divisor of num_attention_heads = {heads}")
+        head_dim = raw.integer("head_dim", default=hidden // heads, minimum=2)
         rope = _rope(raw)
-        kind = _pick(rope, "default", "rope_type", "type")
+        kind = rope.text("rope_type", rope.text("type", "default"))
         if kind not in ("default", "mrope"):
-            raise CheckpointError(f"{where} asks for rope type {kind!r}; supported are 'default' and 'mrope'.")
-        if raw.get("use_sliding_window"):
-            raise CheckpointError(f"{where} asks for sliding-window attention, which Qwen2.5-Omni does not use.")
-        section = tuple(int(n) for n in rope.get("mrope_section", (16, 24, 24)))
-        if len(section) != 3 or sum(section) != head_dim // 2:
             raise CheckpointError(
-                f"{where}.mrope_section is {list(section)}: it must be three numbers that sum to head_dim / 2 = "
-                f"{head_dim // 2}."
+                f"{raw.named('rope_parameters')} has type {kind!r}; supported are 'default' and 'mrope'."
+            )
+        if raw.flag("use_sliding_window", False):
+            raise CheckpointError(
+                f"{raw.named('use_sliding_window')} is true: Qwen2.5-Omni does not use sliding-window attention."
+            )
+        section = rope.integers("mrope_section", _MROPE_SECTION)
+        if len(section) != 3 or 2 * sum(section) != head_dim:
+            raise CheckpointError(
+                f"{raw.named('mrope_section')} is {list(section)}: it must be three numbers that sum to head_dim / 2 = "
+                f"{head_dim / 2:g}."
             )
         return cls(
             hidden_size=hidden,
-            intermediate_size=int(raw["intermediate_size"]),
-            num_layers=int(raw["num_hidden_layers"]),
+            intermediate_size=raw.integer("intermediate_size", minimum=1),
+            num_layers=raw.integer("num_hidden_layers", minimum=1),
             num_heads=heads,
-            num_kv_heads=int(_pick(raw, heads, "num_key_value_heads")),
+            num_kv_heads=kv_heads,
             head_dim=head_dim,
-            vocab_size=int(raw["vocab_size"]),
-            rms_norm_eps=float(_pick(raw, 1e-6, "rms_norm_eps")),
-            rope_theta=float(_pick(rope, _pick(raw, 1_000_000.0, "rope_theta"), "rope_theta")),
+            vocab_size=raw.integer("vocab_size", minimum=1),
+            rms_norm_eps=raw.number("rms_norm_eps", default=1e-6),
+            rope_theta=rope.number("rope_theta", default=raw.number("rope_theta", default=_ROPE_THETA), minimum=1),
             mrope_section=(section[0], section[1], section[2]),
-            max_positions=int(_pick(raw, 32768, "max_position_embeddings")),
+            max_positions=raw.integer("max_position_embeddings", default=32768, minimum=1),
         )
 
 
@@ -181,7 +182,7 @@ class TalkerConfig:
 
 @dataclass(frozen=True)
 class OmniConfig:
-    """Everything that the exporters need to know; `talker`, `dit` and `bigvgan` are None for a mute checkpoint."""
+    """A whole configuration; `talker`, `dit` and `bigvgan` are None where there is no speech."""
 
     thinker: ThinkerConfig
     talker: TalkerConfig | None
@@ -190,90 +191,130 @@ class OmniConfig:
     raw: dict[str, Any] = field(repr=False)
 
     @classmethod
-    def parse(cls, raw: dict[str, Any]) -> OmniConfig:
+    def parse(cls, raw: dict[str, Any], *, speech: bool = True) -> OmniConfig:
         """Normalises a `config.json` object.
 
+        Args:
+            raw: the object.
+            speech: read the sections of the Talker and of token2wav, if there are any.
+
         Raises:
-            CheckpointError: a key without a default is missing or a value contradicts another.
+            CheckpointError: a key without a default is missing, or a value is wrong or contradicts another.
         """
-        try:
-            thinker = _thinker(raw["thinker_config"], raw.get("talker_config") or {})
-            if not raw.get("enable_audio_output", True) or "talker_config" not in raw:
-                return cls(thinker, None, None, None, raw)
-            token2wav = raw["token2wav_config"]
-            return cls(
-                thinker,
-                _talker(raw["talker_config"]),
-                _dit(token2wav["dit_config"]),
-                _fill(BigVGANConfig, token2wav["bigvgan_config"]),
-                raw,
-            )
-        except KeyError as error:
-            raise CheckpointError(f"config.json has no {error}. Is it the config of a Qwen2.5-Omni model?") from None
+        config = JsonObject(raw, "config.json")
+        thinker = _thinker(config)
+        if not speech or not config.flag("enable_audio_output", True) or "talker_config" not in config:
+            return cls(thinker, None, None, None, raw)
+        token2wav = config.section("token2wav_config")
+        return cls(
+            thinker,
+            _talker(config.section("talker_config"), thinker),
+            _dit(token2wav.section("dit_config")),
+            _bigvgan(token2wav.section("bigvgan_config")),
+            raw,
+        )
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+def _rope(raw: JsonObject) -> JsonObject:
+    """Both spellings of the rotary parameters as one object; transformers' own wins."""
+    scaling, parameters = raw.optional_section("rope_scaling"), raw.optional_section("rope_parameters")
+    own = {key: value for key, value in parameters.raw.items() if value is not None}
+    return JsonObject({**scaling.raw, **own}, "config.json", raw.named("rope_parameters"))
 
 
-def _fill(kind: type[Any], raw: dict[str, Any], **known: Any) -> Any:
-    """`kind` from the keys of `raw` that carry its field names; `known` wins."""
-    values = {name: _tuples(raw[name]) for name in kind.__dataclass_fields__ if raw.get(name) is not None}
-    return kind(**{**values, **known})
-
-
-def _thinker(raw: dict[str, Any], talker: dict[str, Any]) -> ThinkerConfig:
-    audio = _fill(AudioConfig, raw["audio_config"])
+def _thinker(config: JsonObject) -> ThinkerConfig:
+    raw = config.section("thinker_config")
+    audio_raw, vision_raw = raw.section("audio_config"), raw.section("vision_config")
+    audio = audio_raw.fill(AudioConfig)
     if audio.n_window % 2:
-        raise CheckpointError(f"audio_config.n_window is {audio.n_window}; it must be even, or blocks would overlap.")
-    vision_raw = raw["vision_config"]
-    vision = _fill(
+        raise audio_raw.wrong("n_window", "even, or blocks would overlap")
+    if audio.d_model % audio.encoder_attention_heads:
+        raise audio_raw.wrong("d_model", f"a multiple of encoder_attention_heads = {audio.encoder_attention_heads}")
+    vision = vision_raw.fill(
         VisionConfig,
-        vision_raw,
-        num_heads=int(_pick(vision_raw, 16, "num_heads", "num_attention_heads")),
-        depth=int(_pick(vision_raw, 32, "depth", "num_hidden_layers")),
-        in_channels=int(_pick(vision_raw, 3, "in_channels", "in_chans")),
-        rope_theta=float(_rope(vision_raw).get("rope_theta", 10_000.0)),
+        num_heads=vision_raw.integer("num_heads", "num_attention_heads", default=16, minimum=1),
+        depth=vision_raw.integer("depth", "num_hidden_layers", default=32, minimum=1),
+        in_channels=vision_raw.integer("in_channels", "in_chans", default=3, minimum=1),
+        rope_theta=_rope(vision_raw).number("rope_theta", default=_ENCODER_ROPE_THETA, minimum=1),
     )
-    # The reference's Thinker reads the vision marks from its config where they are present and the Talker always has
-    # them: the published files agree.
+    merged = vision.patch_size * vision.spatial_merge_size
+    if vision.window_size < merged:
+        raise vision_raw.wrong("window_size", f"at least patch_size * spatial_merge_size = {merged}")
+    text = DecoderConfig.parse(raw.section("text_config"))
+
+    def token(*names: str, default: int) -> int:
+        value = raw.integer(*names, default=default)
+        if value >= text.vocab_size:
+            raise CheckpointError(
+                f"config.json: {raw.named(names[0])} is {value}, and text_config.vocab_size is {text.vocab_size}. "
+                "The files do not belong together: download the checkpoint again."
+            )
+        return value
+
+    def vision_mark(name: str, default: int) -> int:
+        # The reference's Thinker reads them from its config where they are present, and the Talker always has them.
+        if name in raw or "talker_config" not in config:
+            return token(name, default=default)
+        return token(name, default=config.section("talker_config").integer(name, default=default))
+
     return ThinkerConfig(
-        text=DecoderConfig.parse(raw["text_config"], "thinker_config.text_config"),
+        text=text,
         audio=audio,
         vision=vision,
-        audio_token=int(_pick(raw, 151646, "audio_token_index", "audio_token_id")),
-        image_token=int(_pick(raw, 151655, "image_token_index", "image_token_id")),
-        video_token=int(_pick(raw, 151656, "video_token_index", "video_token_id")),
-        audio_start_token=int(_pick(raw, 151647, "audio_start_token_id")),
-        audio_end_token=int(_pick(raw, 151648, "audio_end_token_id")),
-        vision_start_token=int(_pick(raw, _pick(talker, 151652, "vision_start_token_id"), "vision_start_token_id")),
-        vision_end_token=int(_pick(raw, _pick(talker, 151653, "vision_end_token_id"), "vision_end_token_id")),
-        position_id_per_seconds=int(_pick(raw, 25, "position_id_per_seconds")),
-        seconds_per_chunk=float(_pick(raw, 2, "seconds_per_chunk")),
+        audio_token=token("audio_token_index", "audio_token_id", default=151646),
+        image_token=token("image_token_index", "image_token_id", default=151655),
+        video_token=token("video_token_index", "video_token_id", default=151656),
+        audio_start_token=token("audio_start_token_id", default=151647),
+        audio_end_token=token("audio_end_token_id", default=151648),
+        vision_start_token=vision_mark("vision_start_token_id", 151652),
+        vision_end_token=vision_mark("vision_end_token_id", 151653),
+        position_id_per_seconds=raw.integer("position_id_per_seconds", default=25, minimum=1),
+        seconds_per_chunk=raw.number("seconds_per_chunk", default=2.0, minimum=1e-3),
     )
 
 
-def _talker(raw: dict[str, Any]) -> TalkerConfig:
+def _talker(raw: JsonObject, thinker: ThinkerConfig) -> TalkerConfig:
+    embedding = raw.integer("embedding_size", minimum=1)
+    if embedding != thinker.text.hidden_size:
+        raise CheckpointError(
+            f"config.json: {raw.named('embedding_size')} is {embedding}, and thinker_config.text_config.hidden_size is "
+            f"{thinker.text.hidden_size}. They do not belong together: download the checkpoint again."
+        )
     return TalkerConfig(
-        decoder=DecoderConfig.parse(raw, "talker_config"),
-        embedding_size=int(raw["embedding_size"]),
-        codec_start_token=int(_pick(raw, 8293, "tts_codec_start_token_id")),
-        codec_end_token=int(_pick(raw, 8294, "tts_codec_end_token_id")),
-        codec_pad_token=int(_pick(raw, 8292, "tts_codec_pad_token_id")),
-        codec_mask_token=int(_pick(raw, 8296, "tts_codec_mask_token_id")),
-        text_start_token=int(_pick(raw, 151860, "tts_text_start_token_id")),
-        text_end_token=int(_pick(raw, 151861, "tts_text_end_token_id")),
-        text_pad_token=int(_pick(raw, 151859, "tts_text_pad_token_id")),
+        decoder=DecoderConfig.parse(raw),
+        embedding_size=embedding,
+        codec_start_token=raw.integer("tts_codec_start_token_id", default=8293),
+        codec_end_token=raw.integer("tts_codec_end_token_id", default=8294),
+        codec_pad_token=raw.integer("tts_codec_pad_token_id", default=8292),
+        codec_mask_token=raw.integer("tts_codec_mask_token_id", default=8296),
+        text_start_token=raw.integer("tts_text_start_token_id", default=151860),
+        text_end_token=raw.integer("tts_text_end_token_id", default=151861),
+        text_pad_token=raw.integer("tts_text_pad_token_id", default=151859),
     )
 
 
-def _dit(raw: dict[str, Any]) -> DiTConfig:
-    config: DiTConfig = _fill(
+def _dit(raw: JsonObject) -> DiTConfig:
+    theta = raw.number("rope_theta", default=_ENCODER_ROPE_THETA, minimum=1)
+    config: DiTConfig = raw.fill(
         DiTConfig,
-        raw,
-        hidden_size=int(_pick(raw, 1024, "hidden_size", "dim")),
-        num_layers=int(_pick(raw, 22, "num_hidden_layers", "depth")),
-        num_heads=int(_pick(raw, 16, "num_attention_heads", "heads")),
-        rope_theta=float(_rope(raw).get("rope_theta", _pick(raw, 10_000.0, "rope_theta"))),
+        hidden_size=raw.integer("hidden_size", "dim", default=1024, minimum=1),
+        num_layers=raw.integer("num_hidden_layers", "depth", default=22, minimum=1),
+        num_heads=raw.integer("num_attention_heads", "heads", default=16, minimum=1),
+        rope_theta=_rope(raw).number("rope_theta", default=theta, minimum=1),
     )
+    for name in ("look_ahead_layers", "look_backward_layers"):
+        if any(layer >= config.num_layers for layer in getattr(config, name)):
+            raise raw.wrong(name, f"indices of the {config.num_layers} layers")
+    lengths = {len(config.enc_channels), len(config.enc_kernel_sizes), len(config.enc_dilations)}
+    if len(lengths) > 1 or not config.enc_channels:
+        raise raw.wrong("enc_channels", "as long as enc_kernel_sizes and enc_dilations")
+    return config
+
+
+def _bigvgan(raw: JsonObject) -> BigVGANConfig:
+    config: BigVGANConfig = raw.fill(BigVGANConfig)
+    if len(config.upsample_rates) != len(config.upsample_kernel_sizes) or not config.upsample_rates:
+        raise raw.wrong("upsample_rates", "as long as upsample_kernel_sizes")
+    if len(config.resblock_kernel_sizes) != len(config.resblock_dilation_sizes) or not config.resblock_kernel_sizes:
+        raise raw.wrong("resblock_kernel_sizes", "as long as resblock_dilation_sizes")
     return config

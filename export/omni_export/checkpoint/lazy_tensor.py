@@ -1,4 +1,4 @@
-"""Weights that are read when they are written: what keeps an export in bounded memory."""
+"""Weights that are read when they are written, which keeps an export in bounded memory."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """A float32 tensor that exists only while somebody uses it.
+    """A float32 tensor that is read whenever it is needed and kept nowhere.
 
     Attributes:
-        name: where it comes from, for messages.
+        name: the tensor's name in the checkpoint, for messages.
         shape: known without reading.
         read: reads rows [start, stop) of the first axis, converted to float32.
     """
@@ -34,8 +34,8 @@ class LazyTensor:
         return LazyTensor(self.name, shape or self.shape, lambda start, stop: function(self.load())[start:stop])
 
     @staticmethod
-    def of(array: Array, name: str = "constant") -> LazyTensor:
-        """Wraps values that are in memory already."""
+    def wrap(array: Array, name: str = "constant") -> LazyTensor:
+        """The tensor of values that are in memory already."""
         return LazyTensor(name, array.shape, lambda start, stop: array[start:stop])
 
     @staticmethod

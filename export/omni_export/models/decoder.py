@@ -105,7 +105,7 @@ def build_talker(weights: Scope, config: TalkerConfig, precision: Precision) -> 
     ids = graph.input("codec_ids", [1, "S"], "int64")
     states = graph.input("states", [1, "S", config.embedding_size])
     table = weights("model.embed_tokens.weight", (decoder.vocab_size, config.embedding_size))
-    nothing = LazyTensor.of(np.zeros((1, config.embedding_size), np.float32), "no codec token")
+    nothing = LazyTensor.wrap(np.zeros((1, config.embedding_size), np.float32), "no codec token")
     codec = graph.embedding(ids, LazyTensor.stack([table, nothing]), "/embed_tokens", "codec_table")
     projected = graph.linear(
         graph.op("Add", [codec, states], "/embed_tokens"),

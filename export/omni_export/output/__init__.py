@@ -1,1 +1,1 @@
-"""The folder that an export writes, and how far it has come."""
+"""The folder that an export writes, and its progress."""

@@ -1,4 +1,4 @@
-"""The reference implementation's modules with a checkpoint's weights, one at a time: what a bundle is verified against.
+"""The reference implementation's modules with a checkpoint's weights, one at a time.
 
 Loading a whole model would need all of its float32 weights at once; a verification looks at one graph at a time.
 """
@@ -13,18 +13,25 @@ import transformers
 from transformers import Qwen2_5OmniConfig
 from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as modeling
 
+from omni_edge.errors import CheckpointError
 from omni_export.checkpoint.checkpoint import Checkpoint
 from omni_export.checkpoint.config import OmniConfig
 from omni_export.models.token2wav import bigvgan, dit
+from omni_export.verify.weights import ReferenceWeights
 
 Module = TypeVar("Module", bound=torch.nn.Module)
 
 
 class ReferenceModules:
-    """Builds float32 modules of the reference from a checkpoint in the published layout."""
+    """Builds float32 modules of the reference.
+
+    Attributes:
+        weights: the checkpoint's tensors, read independently of the exporter.
+        config: the reference's configuration.
+    """
 
     def __init__(self, checkpoint: Checkpoint, config: OmniConfig) -> None:
-        self._checkpoint = checkpoint
+        self.weights = ReferenceWeights(checkpoint.path)
         # It warns of every text token beyond the Talker's own vocabulary, for the published configuration as well.
         transformers.logging.set_verbosity_error()
         self.config = Qwen2_5OmniConfig(**_transformers_spelling(config))
@@ -64,14 +71,23 @@ class ReferenceModules:
         state = module.state_dict()
         with torch.no_grad():
             for name, value in state.items():
-                tensor = self._checkpoint.tensor(f"{prefix}.{name}", tuple(value.shape))
-                value.copy_(torch.from_numpy(tensor.load()))
+                tensor = self.weights.tensor(f"{prefix}.{name}")
+                if tensor.shape != value.shape:
+                    raise CheckpointError(
+                        f"{prefix}.{name} has shape {list(tensor.shape)}, the config asks for {list(value.shape)}. "
+                        "config.json and the weights do not belong together."
+                    )
+                value.copy_(tensor)
         return module.eval()
 
 
 def _transformers_spelling(config: OmniConfig) -> dict[str, Any]:
     """config.json as transformers 5 spells it; it reads the published spelling of all but the DiT's sizes."""
     raw = copy.deepcopy(config.raw)
+    if config.talker is None:
+        for section in ("talker_config", "token2wav_config"):
+            raw.pop(section, None)
+        raw["enable_audio_output"] = False
     if config.dit is not None:
         entry = raw["token2wav_config"]["dit_config"]
         for published in ("dim", "depth", "heads"):

@@ -34,6 +34,7 @@ from omni_edge.vision.encoder import VisionEncoder
 from omni_edge.vocoder.bigvgan import BigVgan, BigVganState
 from omni_export.checkpoint.checkpoint import Checkpoint
 from omni_export.checkpoint.config import OmniConfig
+from omni_export.models import decoder
 from omni_export.models.token2wav.voices import published
 from omni_export.verify.reference import ReferenceModules
 from omni_quant.precision import Kind
@@ -47,6 +48,8 @@ _PROMPT, _STEPS = 40, 8
 _PICTURE_GRID = (2, 12, 20)
 _MEL_FRAMES = 300
 _TIME = 0.37
+
+_EMBEDDING, _HEAD = "thinker.model.embed_tokens.weight", "thinker.lm_head.weight"
 
 Array = NDArray[np.float32]
 Pair = tuple[Array, Array]
@@ -97,9 +100,10 @@ class _Verification:
         self.bundle = bundle
         self.manifest = bundle.manifest
         self.checkpoint = checkpoint
-        self.config = OmniConfig.parse(checkpoint.config)
-        if self.config.thinker.text.hidden_size != self.manifest.thinker.hidden_size:
-            raise BundleError(f"{bundle.path} was not exported from {checkpoint.path}: their sizes differ.")
+        self.config = OmniConfig.parse(checkpoint.config, speech=self.manifest.talker is not None)
+        int8_cache = self.manifest.thinker.cache_dtype == "int8"
+        if decoder.section(self.config.thinker.text, int8_cache=int8_cache) != self.manifest.thinker:
+            raise self._another()
         self.modules = ReferenceModules(checkpoint, self.config)
         self.random = np.random.default_rng(_SEED)
         self.pairs: dict[str, Callable[[], Iterator[Pair]]] = {
@@ -116,7 +120,9 @@ class _Verification:
     def row(self, role: str) -> VerifyRow:
         if role not in self.pairs:
             raise BundleError(f"{self.bundle.path} has a graph {role}, which has no reference. Export it again.")
-        pairs = self.pairs[role]()
+        pairs = list(self.pairs[role]())
+        if any(actual.shape != expected.shape for actual, expected in pairs):
+            raise self._another()
         errors, signals = zip(*((actual - expected, expected) for actual, expected in pairs), strict=True)
         worst = max(range(len(errors)), key=lambda index: _rms(errors[index]) / _rms(signals[index]))
         error, signal = errors[worst], _rms(signals[worst])
@@ -133,6 +139,9 @@ class _Verification:
             tolerance=tolerance,
             passed=snr >= tolerance,
         )
+
+    def _another(self) -> BundleError:
+        return BundleError(f"{self.bundle.path} was not exported from {self.checkpoint.path}: their sizes differ.")
 
     def _graph(self, role: str) -> Graph:
         return Graph.from_bundle(self.bundle, role)
@@ -164,15 +173,13 @@ class _Verification:
 
     def token_embedding(self) -> Iterator[Pair]:
         ids = self.random.integers(0, self.manifest.thinker.vocab_size, (1, 200))
-        table = self.checkpoint.tensor("thinker.model.embed_tokens.weight")
-        expected = np.concatenate([table.read(token, token + 1) for token in ids[0].tolist()])
+        expected = self.modules.weights.rows(_EMBEDDING, ids[0].tolist()).numpy()
         yield self._graph("token_embedding").run({"ids": ids})[0][0], expected
 
     def thinker(self) -> Iterator[Pair]:
-        weights = self.checkpoint.scope("thinker")
-        table = weights("model.embed_tokens.weight")
+        weights = self.modules.weights
         tokens = self.random.integers(0, self.manifest.thinker.vocab_size, _PROMPT + _STEPS).tolist()
-        embeds = np.concatenate([table.read(token, token + 1) for token in tokens])[None]
+        embeds = weights.rows(_EMBEDDING, tokens).numpy()[None]
         positions = self._positions()
         hidden, logits = self._steps(
             Decoder(self._graph("thinker"), self.manifest.thinker), {"embeds": embeds}, positions
@@ -186,8 +193,8 @@ class _Verification:
             )
         del model
         yield hidden, expected
-        head = weights("lm_head.weight") if "lm_head.weight" in weights else table
-        yield logits, _product(head.read, head.shape[0], expected[-1])
+        head = _HEAD if _HEAD in weights else _EMBEDDING
+        yield logits, _product(lambda rows: weights.rows(head, rows).numpy(), len(logits), expected[-1])
 
     def talker(self) -> Iterator[Pair]:
         config, section = self.config.talker, self.manifest.talker
@@ -310,6 +317,6 @@ def _rms(array: Array) -> float:
     return float(np.sqrt(np.mean(np.square(array, dtype=np.float64))))
 
 
-def _product(read: Callable[[int, int], Array], rows: int, vector: Array, piece: int = 8192) -> Array:
+def _product(read: Callable[[slice], Array], rows: int, vector: Array, piece: int = 8192) -> Array:
     """A matrix product that reads a few rows at a time."""
-    return np.concatenate([read(start, min(rows, start + piece)) @ vector for start in range(0, rows, piece)])
+    return np.concatenate([read(slice(start, min(rows, start + piece))) @ vector for start in range(0, rows, piece)])

@@ -37,7 +37,7 @@ class Encoders:
 def build_encoders(case: Case, folder: Path, precision: Precision) -> Encoders:
     checkpoint = Checkpoint(case.path)
     config = OmniConfig.parse(checkpoint.config).thinker
-    preprocessor = checkpoint.read_json("preprocessor_config.json")
+    preprocessor = checkpoint.json("preprocessor_config.json").raw
     audio = audio_encoder.build(checkpoint.scope(audio_encoder.PREFIX), config.audio, precision).save(folder)
     vision = vision_encoder.build(checkpoint.scope(vision_encoder.PREFIX), config.vision, precision).save(folder)
     vision_section = vision_encoder.section(config.vision, preprocessor, max_positions=config.text.max_positions)

@@ -313,7 +313,7 @@ class _StateDict:
     def __call__(self, name: str, shape: tuple[int, ...] | None = None) -> LazyTensor:
         array = self.weights[self.prefix + name].numpy()
         assert shape is None or array.shape == shape
-        return LazyTensor.of(array, name)
+        return LazyTensor.wrap(array, name)
 
     def scope(self, name: str) -> _StateDict:
         return _StateDict(self.weights, f"{self.prefix}{name}.")

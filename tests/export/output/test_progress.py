@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from omni_export.output.progress import ExportProgress, Meter
+from omni_export.output.progress import ExportProgress, ProgressMeter
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_the_rest_is_estimated_by_weights_and_not_by_their_bytes(clock: list[float]) -> None:
     told: list[ExportProgress] = []
     # 4 million weights in INT4, and 1 million in float32 that are twice as many bytes.
-    meter = Meter(told.append, total=6_000_000, weights=5_000_000)
+    meter = ProgressMeter(told.append, total=6_000_000, weights=5_000_000)
     meter.start("thinker", 2_000_000)
     assert told[-1] == ExportProgress("thinker", 0, 2_000_000, 0, 6_000_000, None)
     clock[0] += 8
@@ -35,7 +35,7 @@ def test_the_rest_is_estimated_by_weights_and_not_by_their_bytes(clock: list[flo
 
 def test_what_was_there_before_and_what_writes_nothing_leaves_the_rate_alone(clock: list[float]) -> None:
     told: list[ExportProgress] = []
-    meter = Meter(told.append, total=90, weights=60, done=30)
+    meter = ProgressMeter(told.append, total=90, weights=60, done=30)
     meter.start("thinker", 40)
     assert (told[-1].done, told[-1].total) == (30, 90)
     clock[0] += 10
@@ -48,7 +48,7 @@ def test_what_was_there_before_and_what_writes_nothing_leaves_the_rate_alone(clo
 
 def test_there_is_no_estimate_before_the_rate_has_settled(clock: list[float]) -> None:
     told: list[ExportProgress] = []
-    meter = Meter(told.append, total=90, weights=60)
+    meter = ProgressMeter(told.append, total=90, weights=60)
     meter.start("thinker", 90)
     clock[0] += 0.5
     meter.wrote(30, 20)

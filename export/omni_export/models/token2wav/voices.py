@@ -21,6 +21,7 @@ from omni_edge.bundle.manifest import Voice, VoiceSection
 from omni_edge.errors import CheckpointError, UsageError
 from omni_export.checkpoint.checkpoint import Checkpoint
 from omni_export.checkpoint.config import DiTConfig, OmniConfig
+from omni_export.checkpoint.json_object import refuse_lfs_pointer, unreadable
 from omni_export.models.token2wav.dit import PREFIX
 
 SPEAKER_FILE = "spk_dict.pt"
@@ -113,11 +114,15 @@ def published(checkpoint: Checkpoint, config: DiTConfig) -> dict[str, PublishedV
     """`spk_dict.pt`, checked."""
     path = checkpoint.path / SPEAKER_FILE
     try:
+        with path.open("rb") as file:
+            refuse_lfs_pointer(path, file.read(64))
         raw = torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError:
         raise CheckpointError(
             f"{path} is missing: it holds the voices. Download it beside the weights, or export with --text-only."
         ) from None
+    except OSError as error:
+        raise unreadable(path, error) from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         reason = str(error).splitlines()[0][:120] if str(error) else "it ends early"
         raise CheckpointError(f"{path} cannot be read ({reason}). Download it again.") from None
