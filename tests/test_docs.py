@@ -12,6 +12,7 @@ import tomllib
 
 from omni_cli import app
 from omni_edge.conversation.settings import DEFAULT_CONTEXT
+from omni_edge.media.load import LONGEST_SOUND_SECONDS
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -67,7 +68,15 @@ def test_earlier_results_have_a_line_each_in_their_index() -> None:
 
 
 def test_pages_state_the_default_context() -> None:
-    assert f"A session reserves {DEFAULT_CONTEXT} positions" in read("docs/streaming.md")
+    text = " ".join(" ".join(page.read_text("utf-8").split()) for page in PAGES)
+    stated = re.findall(r"(?:session reserves|default context of) ([\d,]+) positions", text)
+    assert len(stated) >= 2
+    assert {int(number.replace(",", "")) for number in stated} == {DEFAULT_CONTEXT}
+
+
+def test_pages_state_the_longest_file() -> None:
+    stated = re.findall(r"[Ff]iles of more than (\d+) minutes", " ".join(read("docs/streaming.md").split()))
+    assert [60 * int(minutes) for minutes in stated] == [LONGEST_SOUND_SECONDS]
 
 
 def test_the_changelog_begins_with_the_version_of_the_package() -> None:
@@ -81,3 +90,21 @@ def test_the_readme_lists_every_command() -> None:
     assert len(commands) >= 5
     listed = set(re.findall(r"^\| `(omni-edge [a-z]+)", read("README.md"), re.MULTILINE))
     assert listed == commands
+
+
+def test_the_names_of_the_architecture_page_exist() -> None:
+    sources = [path.read_text("utf-8") for path in (ROOT / "runtime" / "omni_edge").rglob("*.py")]
+    text = read("docs/architecture.md")
+    methods = re.findall(r"`([A-Z]\w+)\.(\w+)`", text)
+    assert len(methods) >= 20
+    missing = [
+        f"{owner}.{method}"
+        for owner, method in methods
+        if not any(re.search(rf"^class {owner}\b", code, re.M) and f"def {method}(" in code for code in sources)
+    ]
+    assert missing == []
+    types = set(re.findall(r"`((?:[A-Z][a-z]+){2,}|Dit\w+|Utterance)`", text)) - {"OmniEdge"}
+    assert len(types) >= 15
+    assert [
+        name for name in sorted(types) if not any(re.search(rf"^class {name}\b", code, re.M) for code in sources)
+    ] == []
