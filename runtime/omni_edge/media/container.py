@@ -14,7 +14,10 @@ from omni_edge.media.source import Source
 COMPLETE_PART = 0.9
 # Of all other containers FFmpeg guesses the length from the first bit rates that it sees.
 _DECLARES_LENGTH = frozenset(
-    {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "asf", "flac", "aiff", "caf", "wav", "w64", "ape", "tta", "wv"}
+    {
+        *("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "asf", "flac", "ogg"),
+        *("aiff", "caf", "wav", "w64", "ape", "tta", "wv"),
+    }
 )
 # Broadcasts are cut together: a jump in their time stamps is no pause.
 _BROADCASTS = frozenset({"mpegts", "mpeg", "mpegtsraw"})

@@ -22,7 +22,7 @@ from omni_edge.media.picture import decode_picture
 from omni_edge.media.sound_track import decode_sound
 from omni_edge.media.source import open_source
 from omni_edge.media.video_track import decode_frames, survey
-from omni_edge.media.wav import check_complete, read_wave
+from omni_edge.media.wav import check_complete, read_layout, read_wave
 
 # Half an hour is more than any context of this family of models holds. The session has its own, smaller limit; this
 # one keeps a wrong file (a day of radio) from filling the memory first.
@@ -46,9 +46,7 @@ def load_audio(origin: Path | str | IO[bytes], *, longest: float = LONGEST_SOUND
     """
     with open_source(origin) as source:
         check_complete(source, COMPLETE_PART)
-        try:
-            import av  # noqa: F401, PLC0415
-        except ImportError:
+        if read_layout(source.file) or not _has_pyav():
             samples, rate = read_wave(source.file, longest, source.name)
         else:
             track = decode_sound(source, longest)
@@ -58,6 +56,14 @@ def load_audio(origin: Path | str | IO[bytes], *, longest: float = LONGEST_SOUND
                 raise MediaError(f"{source.name} has a sound track without a single sample. Record it again.")
             samples, rate = track.samples, track.rate
     return AudioClip(validate_pcm(samples), validate_rate(rate))
+
+
+def _has_pyav() -> bool:
+    try:
+        import av  # noqa: F401, PLC0415
+    except ImportError:
+        return False
+    return True
 
 
 def load_image(origin: Path | str | IO[bytes]) -> ImageFrame:

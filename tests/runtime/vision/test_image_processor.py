@@ -14,7 +14,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize as reference_smart_resize
 
 from omni_edge.errors import MediaError
-from omni_edge.vision.image_processor import ImageProcessor, sample_frames, smart_resize, video_size
+from omni_edge.vision.image_processor import ImageProcessor, sample_frames, sample_moments, smart_resize, video_size
 from omni_edge.vision.resize import resize
 from support.perception import VISION
 
@@ -123,6 +123,40 @@ def test_frames_are_sampled_evenly(total: int, fps: float, count: int, sampled: 
     indices, rate = sample_frames(total, fps, VISION)
     assert rate == pytest.approx(sampled)
     assert indices.tolist() == np.linspace(0, total - 1, count).round().astype(int).tolist()
+
+
+@pytest.mark.parametrize(
+    ("fps", "jitter"), [(25.0, 0.0), (25.0, 0.0005), (25.0, 0.015), (None, 0.0005), (24.0, 0.0), (24.0, 0.0005)]
+)
+def test_a_constant_rate_is_sampled_by_number(fps: float | None, jitter: float) -> None:
+    """Rounded or slightly uneven time stamps are a constant rate, and so is one that the header states wrongly."""
+    times = 3.0 + np.arange(1000) / 25 + np.random.default_rng(0).uniform(-jitter, jitter, 1000)
+    indices, rate = sample_moments(np.sort(times), fps, VISION)
+    wanted, wanted_rate = sample_frames(1000, 25.0, VISION)
+    np.testing.assert_array_equal(indices, wanted)
+    assert rate == pytest.approx(wanted_rate, rel=1e-4)
+
+
+def test_without_time_stamps_the_stated_rate_counts() -> None:
+    indices, rate = sample_moments(np.zeros(75), 25.0, VISION)
+    assert (indices.tolist(), rate) == ([0, 15, 30, 44, 59, 74], 2.0)
+    with pytest.raises(MediaError, match="neither times nor a rate"):
+        sample_moments(np.zeros(75), None, VISION)
+
+
+@pytest.mark.parametrize(
+    ("times", "indices", "fps"),
+    [
+        ([0, 3, 3.5], [0, 0, 0, 0, 0, 0, 1, 2], 2.0),  # 4 s: the last frame lasts as long as the one before it
+        ([5, 5.1, 9], [0, 1, 1, 1, 1, 1, 1, 1, 2, 2], 2.0),  # 5 s: it lasts 1 s at most
+        ([0, 0.01, 0.1], [0, 1, 1, 2], 4 / 0.19),  # never fewer than 4
+        ([0, 0.1, 10_000], [0, *[1] * 767], 768 / 10_001),  # never more than 768
+    ],
+)
+def test_a_variable_rate_is_sampled_by_time(times: list[float], indices: list[int], fps: float) -> None:
+    found, rate = sample_moments(np.array(times), 25.0, VISION)
+    assert found.tolist() == indices
+    assert rate == pytest.approx(fps, rel=1e-4)
 
 
 @pytest.mark.parametrize(
