@@ -1,4 +1,4 @@
-"""What the scripts that time the reference share: their checkpoint, and the threads that torch may use."""
+"""The common part of the scripts that time the reference: arguments, checkpoint, threads."""
 
 from __future__ import annotations
 

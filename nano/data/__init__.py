@@ -1,1 +1,1 @@
-"""What it is trained on: texts, voices, sounds, and how they become tokens."""
+"""The training data: texts, voices, sounds, and their sequences of tokens."""

@@ -1,1 +1,1 @@
-"""How well it does, on what it was never trained on."""
+"""The evaluation on held-out data."""

@@ -68,7 +68,7 @@ _MOST_WORKERS = 2
 
 @dataclass(frozen=True)
 class Plan:
-    """How many exercises are evaluated.
+    """The number of exercises that are evaluated.
 
     Attributes:
         counts: exercises of each set.

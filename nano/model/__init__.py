@@ -1,1 +1,1 @@
-"""The small model in torch: its sizes, a fast forward pass, and its checkpoint taken apart."""
+"""The small model in torch: its architecture, a fast forward pass, and its checkpoint."""

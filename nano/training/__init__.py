@@ -1,1 +1,1 @@
-"""One file a training stage, and what the stages share."""
+"""A file for each training stage, and what the stages share."""

@@ -1,4 +1,4 @@
-"""What the training stages share: the device, the learning rate, averaged weights, a CSV log and a state on disk.
+"""The common part of the training stages: device, learning rate, averaged weights, a CSV log and a state on disk.
 
 A stage that was interrupted continues from its state."""
 
@@ -126,7 +126,7 @@ class Journal:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How `train_part` optimizes a module with AdamW.
+    """AdamW's settings in `train_part`.
 
     Attributes:
         rate: largest learning rate.

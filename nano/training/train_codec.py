@@ -82,7 +82,7 @@ class Codec(nn.Module):
         self.usage = nn.Buffer(torch.ones(CODEBOOK - 1))
 
     def vectors(self, mel: Tensor, speaker: Tensor) -> Tensor:
-        """What is quantized: float32 [batch, frames / 2, VECTOR]."""
+        """The vectors before quantization, float32 [batch, frames / 2, VECTOR]."""
         found: Tensor = self.encoder(normalized(mel) + self.speaker_bias(speaker)[:, :, None])
         return found.transpose(1, 2)
 
@@ -178,7 +178,7 @@ def write_codes(work: Path, codec: Codec) -> None:
 
 
 def codes_file(work: Path) -> Path:
-    """Where the corpus's codec tokens are kept."""
+    """The file of the corpus's codec tokens."""
     return work / "speech_corpus" / "codes.i16"
 
 

@@ -47,7 +47,7 @@ _FIXED = (
 
 @dataclass(frozen=True)
 class Plan:
-    """How to train.
+    """Lengths and rates of the training.
 
     Attributes:
         steps: steps in all.

@@ -66,7 +66,7 @@ def test_a_build_that_was_cut_off_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
     index, sound = (tmp_path / "cut" / "data" / name for name in ("speech.jsonl", "speech.s16"))
     lines = index.read_text().splitlines(keepends=True)
     index.write_text("".join(lines[:12]) + lines[12][:20])
-    # More sound was written than the index knows of.
+    # More sound was written than the index lists.
     sound.write_bytes(sound.read_bytes()[: 2 * json.loads(lines[14])["start"] + 7])
     assert len(speech_cache.SpeechCache(tmp_path / "cut")) == 12
     speech_cache.build(tmp_path / "cut")

@@ -34,7 +34,7 @@ from nano.training.loop import parse
 from nano.training.train_thinker import Plan
 from nano.world import wording
 
-# A device that torch knows, that no build can compute on, and whose gradients are computed in the calling thread.
+# A device that exists in torch, computes in no build, and has its gradients in the calling thread.
 _AWAY = torch.device("lazy")
 _COPIES = (torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default)
 
