@@ -156,11 +156,16 @@ class Graph:
 
     def input_name(self, role: str, layer: int | None = None) -> str:
         """The tensor name of an input role; `layer` fills a per-layer name."""
-        return self._input_names[role].format(layer=layer)
+        return self._name(self._input_names, role, layer)
 
     def output_name(self, role: str, layer: int | None = None) -> str:
         """The tensor name of an output role; `layer` fills a per-layer name."""
-        return self._output_names[role].format(layer=layer)
+        return self._name(self._output_names, role, layer)
+
+    def _name(self, names: Mapping[str, str], role: str, layer: int | None) -> str:
+        if role not in names:
+            raise BundleError(f"The manifest names no tensor {role!r} of {self.path.name}. Export the bundle again.")
+        return names[role].format(layer=layer)
 
     def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None) -> list[NDArray[Any]]:
         """Runs once. `feeds` maps input roles to arrays; `outputs` names output roles (None: all, in order)."""

@@ -54,7 +54,10 @@ class Origin:
 
 @dataclass(frozen=True)
 class TextSection:
-    """The tokenizer, the marks of a conversation (ChatML) and the ids that stand for media."""
+    """The tokenizer, the marks of a conversation (ChatML) and the ids that stand for media.
+
+    `default_system` "" means that a conversation has no system turn by default.
+    """
 
     tokenizer: str
     vocab_size: int

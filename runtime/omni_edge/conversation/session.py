@@ -234,7 +234,7 @@ class Session:
                 if self._reply_starts:
                     stops.append(self._context.offset)
                     pending.end_turn()
-                elif not self._context.offset:
+                elif not self._context.offset and self._settings.system:
                     pending.system(self._settings.system)
                 pending.user()
             yield

@@ -23,6 +23,7 @@ class SessionSettings:
     Attributes:
         voice: name of the speaker.
         system: the system prompt. None: the one that speech requires, or without speech the checkpoint's default.
+            "": no system turn.
         context: positions that the conversation may use: one for each text token, 25 for each second of sound, one for
             each 28 x 28 pixels. None: 8192, or the model's limit where that is lower.
         seed: makes everything reproducible, except the samples where `chunks` are paced. None: a random seed.

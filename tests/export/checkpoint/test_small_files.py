@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from omni_edge import OmniEdge, TurnDone
 from omni_edge.errors import CheckpointError
 from omni_export.checkpoint.chat_template import default_system
 from omni_export.checkpoint.checkpoint import Checkpoint
@@ -58,8 +60,6 @@ def test_sections_of_processor_config_win(tmp_path: Path) -> None:
 
 def test_the_bundle_has_the_pixel_limits_that_transformers_writes(checkpoint: Path, tmp_path: Path) -> None:
     """`save_pretrained` of the installed transformers writes the file."""
-    import shutil
-
     from transformers import Qwen2VLImageProcessor
 
     folder = Path(shutil.copytree(checkpoint, tmp_path / "checkpoint"))
@@ -144,3 +144,16 @@ def test_the_bundle_keeps_the_templates_system_prompt(checkpoint: Path, tmp_path
     files = cast("Checkpoint", SimpleNamespace(json=source.json, text=source.text, path=source.path))
     section = text_section(files, OmniConfig.parse(source.config), read_tokenizer(source).tokenizer)
     assert section.default_system == "You are a helpful assistant."
+
+
+def test_a_template_without_a_system_turn_gives_a_conversation_without_one(checkpoint: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "checkpoint"))
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": NO_SYSTEM}))
+    assert run_export(folder, "--out", tmp_path / "bundle", "--precision", "int8", "--text-only").exit_code == 0
+    session = OmniEdge.load(tmp_path / "bundle", threads=1).session()
+    session.push("Hi")
+    done = list(session.reply(max_new_tokens=1))[-1]
+    assert isinstance(done, TurnDone)
+    # A byte is a token, and so is a mark.
+    marks = ["<|im_start|>", *"user\nHi", "<|im_end|>", "\n", "<|im_start|>", *"assistant\n"]
+    assert done.prompt_tokens == len(marks)

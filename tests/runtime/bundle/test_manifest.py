@@ -61,6 +61,8 @@ def test_what_is_written_is_what_is_read(bundle: Path) -> None:
         (lambda m: m["vision"].update(std=[0.0, 1.0, 1.0]), r"bundle\.vision\.std"),
         (lambda m: m["sampling"].update(top_p=1.5), r"bundle\.sampling\.top_p"),
         (lambda m: m["voices"].update(default="Bob"), r"bundle\.voices\.default"),
+        (lambda m: m["graphs"]["dit"].update(data=""), "without listing it under 'files'"),
+        (lambda m: m["text"].update(tokenizer="tokens.json"), "without listing it under 'files'"),
         (lambda m: m["graphs"]["thinker"]["inputs"].update(past_key="past.{x}"), r"graphs\.thinker\.inputs\.past_key"),
     ],
 )
