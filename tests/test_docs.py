@@ -51,6 +51,8 @@ def test_every_file_that_a_page_links_or_names_exists(page: Path) -> None:
     folders = "|".join(path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith("."))
     named = re.findall(rf"`((?:{folders})/[\w./-]+\.(?:py|md|c|h|svg|json|jsonl|flac|wav))`", text)
     assert [name for name in named if not (ROOT / name).exists()] == []
+    modules = [name.replace(".", "/") for name in re.findall(r"python -m (nano[\w.]*)", text)]
+    assert [name for name in modules if not ((ROOT / f"{name}.py").exists() or (ROOT / name).is_dir())] == []
 
 
 def test_current_results_are_those_that_the_tables_name() -> None:

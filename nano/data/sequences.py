@@ -18,7 +18,7 @@ from transformers import Qwen2_5OmniConfig
 
 from nano import world
 from nano.data.exercises import Exercise
-from nano.model.architecture import PREPROCESSOR, config_of, tokenizer_of
+from nano.model.architecture import PREPROCESSOR, load_tokenizer, make_config
 from nano.world.scenes import FRAMES_PER_SECOND
 from omni_edge.audio.front_end import AudioFrontEnd, audio_tokens
 from omni_edge.bundle.manifest import AudioSection, Manifest, PositionSection, TextSection, VisionSection
@@ -80,8 +80,8 @@ class Composer:
     """
 
     def __init__(self, work: Path) -> None:
-        tokenizer = self._tokenizer = tokenizer_of(work)
-        self.config: Qwen2_5OmniConfig = config_of(tokenizer)
+        tokenizer = self._tokenizer = load_tokenizer(work)
+        self.config: Qwen2_5OmniConfig = make_config(tokenizer)
         thinker = self.config.thinker_config
         text = TextSection(
             tokenizer="tokenizer.json",

@@ -60,7 +60,7 @@ def item(part: dict[str, Any]) -> str | Media:
 def converse(session: Session, exercise: Exercise) -> Answer:
     """Runs the exercise in a fresh session, turn by turn; the session continues from its own earlier replies.
 
-    Open the session with the system prompt `system_of(exercise)`.
+    Open the session with the system prompt `system_prompt(exercise)`.
     """
     turns = [message["content"] for message in exercise.messages if message["role"] == "user"]
     for turn in turns[:-1]:
@@ -69,7 +69,7 @@ def converse(session: Session, exercise: Exercise) -> Answer:
     return Answer(done, samples, len(turns))
 
 
-def system_of(exercise: Exercise) -> str:
+def system_prompt(exercise: Exercise) -> str:
     """The system prompt that the exercise opens with."""
     return str(exercise.messages[0]["content"][0]["text"])
 

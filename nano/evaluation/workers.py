@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from nano import world
 from nano.data.exercises import Exercise
 from nano.data.word_errors import word_errors
-from nano.evaluation.dialogue import CONTEXT, GREEDY, MOST_CODEC_TOKENS, WHOLE, converse, system_of, vocode
+from nano.evaluation.dialogue import CONTEXT, GREEDY, MOST_CODEC_TOKENS, WHOLE, converse, system_prompt, vocode
 from nano.evaluation.metrics import median_pitch
 from nano.evaluation.recognizer import Recognizer
 from nano.evaluation.shuffle import Shuffle, shuffled_times
@@ -114,7 +114,7 @@ class SpokenReply:
 def understand(engine: OmniEdge, question: Question) -> str:
     """The text of the last reply, greedy, from a fresh session."""
     exercise = question.exercise
-    session = engine.session(system=system_of(exercise), speech=False, sampling=GREEDY, seed=0, context=CONTEXT)
+    session = engine.session(system=system_prompt(exercise), speech=False, sampling=GREEDY, seed=0, context=CONTEXT)
     shuffled: AbstractContextManager[None] = nullcontext()
     if question.shuffle is not None:
         shuffled = shuffled_times(question.shuffle, question.seed)
@@ -126,7 +126,7 @@ def speak(engine: OmniEdge, request: Request) -> SpokenReply:
     """The last reply in speech, from a fresh session, recognized and compared with the model's own text."""
     session = engine.session(
         voice=request.voice,
-        system=system_of(request.exercise),
+        system=system_prompt(request.exercise),
         sampling=GREEDY,
         talker_sampling=GREEDY if request.greedy else None,
         seed=request.seed,

@@ -86,7 +86,7 @@ the omni-edge repository.
 """
 
 
-def config_of(tokenizer: Tokenizer) -> Qwen2_5OmniConfig:
+def make_config(tokenizer: Tokenizer) -> Qwen2_5OmniConfig:
     """The configuration; special ids and the vocabulary are the tokenizer's."""
 
     def token(name: str) -> int:
@@ -205,7 +205,7 @@ def load_part(work: Path, part: str) -> dict[str, torch.Tensor] | None:
     return load_file(path) if path.exists() else None
 
 
-def tokenizer_of(work: Path) -> Tokenizer:
+def load_tokenizer(work: Path) -> Tokenizer:
     """The tokenizer that the data stage trained."""
     return Tokenizer.from_file(str(work / "tokenizer" / "tokenizer.json"))
 
@@ -223,10 +223,10 @@ def write_checkpoint(work: Path, out: Path) -> list[str]:
         the parts that are not trained yet.
 
     Raises:
-        RuntimeError: a part does not have the shapes of `config_of`.
+        RuntimeError: a part does not have the shapes of `make_config`.
     """
-    tokenizer = tokenizer_of(work)
-    config = config_of(tokenizer)
+    tokenizer = load_tokenizer(work)
+    config = make_config(tokenizer)
     model = empty_model(config)
     missing = []
     for part, prefix in PARTS.items():

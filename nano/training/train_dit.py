@@ -22,7 +22,7 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import (
 
 from nano.data.mel24 import HOP
 from nano.data.speech_corpus import VOICES, Corpus
-from nano.model.architecture import SPEAKER_FILE, SPEAKER_WIDTH, SPEAKERS, TOKEN2WAV, save_part, tokenizer_of
+from nano.model.architecture import SPEAKER_FILE, SPEAKER_WIDTH, SPEAKERS, TOKEN2WAV, load_tokenizer, save_part
 from nano.training.loop import Journal, Recipe, stage_arguments, train_part
 from nano.training.train_codec import CodedClip, load_codes
 from omni_edge.vocoder.solver import SolverSettings
@@ -63,7 +63,7 @@ def speakers(work: Path) -> dict[str, dict[str, int | Tensor]]:
     path = work / "weights" / SPEAKER_FILE
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        corpus, tokenizer = Corpus.load(work), tokenizer_of(work)
+        corpus, tokenizer = Corpus.load(work), load_tokenizer(work)
         generator = torch.Generator().manual_seed(SEED)
         entries = {}
         for name, token in SPEAKERS.items():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from nano.world import wording
 from nano.world.scenes import COLOURS, DIRECTIONS, RELATIONS, SHAPES, WORDS, Figure, PictureScene, VideoScene
-from nano.world.sentences import Split, follow_ups, is_held_out, requests_of
+from nano.world.sentences import Split, find_requests, follow_ups, is_held_out
 
 # The system prompts of the published model, with speech and without.
 SPEECH_SYSTEM = (
@@ -121,7 +121,7 @@ def draw(
         turns = (_sound_and_picture(rng, split, spoken),)
     else:
         # The few kinds of small talk are the same in both splits.
-        request = rng.choice(requests_of(family, "train" if family == "small_talk" else split))
+        request = rng.choice(find_requests(family, "train" if family == "small_talk" else split))
         turns = (Turn((_words(request.text, spoken),), request.reply),)
     return Exchange(family, turns, SPEECH_SYSTEM if rng.random() < 0.75 else TEXT_SYSTEM)
 
@@ -132,7 +132,7 @@ def _words(text: str, spoken: bool) -> Part:
 
 def _conversation(rng: random.Random, split: Split, spoken: bool) -> tuple[Turn, ...]:
     while True:
-        first = rng.choice(requests_of(rng.choice(("timer", "light", "sum")), "train"))
+        first = rng.choice(find_requests(rng.choice(("timer", "light", "sum")), "train"))
         following = follow_ups(first)
         if not following or rng.random() < 0.35:
             text, reply = rng.choice(wording.REPEAT), wording.repeat_reply(first.text)

@@ -94,7 +94,7 @@ def requests() -> tuple[Request, ...]:
 
 
 @lru_cache(maxsize=32)
-def requests_of(family: str, split: Split) -> tuple[Request, ...]:
+def find_requests(family: str, split: Split) -> tuple[Request, ...]:
     """The requests of one family and split."""
     return tuple(request for request in requests() if request.family == family and request.split == split)
 

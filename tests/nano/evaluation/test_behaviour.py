@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from nano.data.exercises import Exercise, evaluation_set
-from nano.evaluation.dialogue import GREEDY, WHOLE, converse, system_of, vocode
+from nano.evaluation.dialogue import GREEDY, WHOLE, converse, system_prompt, vocode
 from nano.evaluation.held_out_sets import HeldOutSets
 from omni_edge import AudioChunk, ChunkSchedule, OmniEdge, PcmBlock, Session, TurnDone
 from omni_edge.media.load import load_audio
@@ -50,7 +50,7 @@ def exercises() -> list[Exercise]:
 def answers(engine: OmniEdge, exercises: list[Exercise]) -> list[str]:
     found = []
     for exercise in exercises:
-        session = engine.session(context=2048, speech=False, sampling=GREEDY, system=system_of(exercise))
+        session = engine.session(context=2048, speech=False, sampling=GREEDY, system=system_prompt(exercise))
         found.append(converse(session, exercise).done.text)
     return found
 

@@ -13,7 +13,7 @@ from nano import world
 from nano.data import mel24
 from nano.data.exercises import EVALUATION_SETS, Exercise, evaluation_set
 from nano.data.voices import RATE
-from nano.evaluation.dialogue import GREEDY, WHOLE, converse, item, system_of, vocode
+from nano.evaluation.dialogue import GREEDY, WHOLE, converse, item, system_prompt, vocode
 from nano.evaluation.evaluate import SOLVERS, compared
 from nano.evaluation.held_out_sets import QUICK_COUNTS, HeldOutSets, mixed
 from nano.evaluation.metrics import Distance, Share, VoiceClassifier, WordErrors, log_mel, median_pitch
@@ -204,7 +204,7 @@ def test_an_exercise_is_driven_turn_by_turn_and_its_last_reply_counts() -> None:
     assert session.done == ["ImageFrame", "VideoClip", "AudioClip", "reply", "and now", "reply"]
     assert (answer.done.text, answer.turn) == ("answer 2", 2)
     assert answer.samples.tolist() == [2.0] * 4
-    assert system_of(_exercise()) == "be kind"
+    assert system_prompt(_exercise()) == "be kind"
 
 
 def test_parts_become_what_a_session_takes() -> None:
@@ -222,7 +222,7 @@ def test_parts_become_what_a_session_takes() -> None:
 
 def test_a_real_session_goes_on_from_its_own_replies(engine: OmniEdge, kept: HeldOutSets) -> None:
     exercise = next(iter(evaluation_set("conversation", kept.cache, 1)))
-    session = engine.session(system=system_of(exercise), speech=False, sampling=GREEDY, seed=0, context=2048)
+    session = engine.session(system=system_prompt(exercise), speech=False, sampling=GREEDY, seed=0, context=2048)
     answer = converse(session, exercise)
     assert answer.turn == 2
     # The first turn, its reply and the second turn precede the second reply.
