@@ -1,6 +1,6 @@
-"""Checkpoint -> bundle: builds every graph, writes them one by one, and describes the whole in `bundle.json`.
+"""Checkpoint to bundle: builds every graph, writes one after the other, and describes all in `bundle.json`.
 
-Everything goes into `<out>.partial` (see `output.partial_bundle`); only a complete bundle is renamed to `<out>`.
+Everything is written to `<out>.partial` (`output.partial_bundle`). Only a complete bundle is renamed to `<out>`.
 """
 
 from __future__ import annotations
@@ -55,13 +55,16 @@ class ExportOptions:
     """What to export and how.
 
     Attributes:
-        precision: of every graph that `precision_of` does not name, as far as `omni_quant.policy` follows it.
+        precision: of every graph that `precision_of` does not name; `omni_quant.policy` says what becomes of it.
         precision_of: role -> precision.
-        voices: speakers to keep; None: all.
-        text_only: leave the Talker and token2wav out.
-        force: replace an existing bundle.
-        resume: go on from an interrupted export of the same checkpoint with the same options.
-        int8_cache: the Thinker keeps keys and values as INT8: a quarter of the memory.
+        voices: names of the voices to keep; None: all.
+        text_only: the Talker and token2wav are left out.
+        force: an existing bundle is replaced.
+        resume: graphs that an interrupted export has finished are kept, if checkpoint and options are the same.
+        int8_cache: the Thinker's keys and values are INT8, a quarter of the memory.
+
+    Raises:
+        UsageError: an unknown graph in `precision_of`, or an unsupported group size.
     """
 
     precision: Precision
@@ -87,7 +90,15 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class GraphRow:
-    """A line of the export's table; `seconds` is what writing the graph took."""
+    """A line of the export's table.
+
+    Attributes:
+        role: of the graph.
+        nodes: the number of nodes.
+        precision: what the manifest states.
+        nbytes: of all its files.
+        seconds: the time that writing the graph took.
+    """
 
     role: str
     nodes: int
@@ -98,7 +109,14 @@ class GraphRow:
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written; `notes` are sentences for the user."""
+    """The bundle that was written.
+
+    Attributes:
+        path: the bundle's folder.
+        graphs: a row per graph.
+        nbytes: of all files.
+        notes: sentences for the user.
+    """
 
     path: Path
     graphs: list[GraphRow]
@@ -109,17 +127,17 @@ class ExportReport:
 def export_bundle(
     checkpoint: str, out: Path, options: ExportOptions, progress: OnProgress | None = None
 ) -> ExportReport:
-    """Writes the bundle of `checkpoint` (a folder, or a hub id that is downloaded first) to folder `out`.
+    """Writes the bundle of a checkpoint.
 
     Args:
-        checkpoint: what to export.
+        checkpoint: a folder, or an id on the hub, which is downloaded first.
         out: the bundle's folder; a new or an empty one, or with `options.force` a bundle that is replaced.
         options: see `ExportOptions`.
-        progress: called with every step.
+        progress: called at every step.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
-        UsageError: `out` may not be replaced or is being written; an unknown voice or graph.
+        UsageError: `out` may not be replaced or is being written; an unknown voice.
         ResourceError: the disk is full, or `out` cannot be written.
     """
     target = resolve_target(out)
@@ -133,7 +151,7 @@ def export_bundle(
 
 @contextmanager
 def _disk_full(out: Path) -> Iterator[None]:
-    """Inside, a full disk is a ResourceError."""
+    """Turns the error of a full disk into a ResourceError."""
     try:
         yield
     except OSError as error:
@@ -146,7 +164,11 @@ def _disk_full(out: Path) -> Iterator[None]:
 
 
 def find_checkpoint(checkpoint: str) -> Path:
-    """The folder of `checkpoint`, downloading it from the hub where it is an id."""
+    """The folder of `checkpoint`; an id on the hub is downloaded.
+
+    Raises:
+        CheckpointError: there is no such folder, and the download failed.
+    """
     path = Path(checkpoint).expanduser()
     if path.exists() or checkpoint.count("/") != 1 or checkpoint.startswith((".", "/", "~")):
         return path
@@ -218,7 +240,7 @@ class _Export:
         if "bigvgan" in todo and self.config.dit and self._calibrates("bigvgan"):
             on_progress(ExportProgress("ranges of bigvgan", 0, 0, 0, 0, None))
             mels = [voice.ref_mel for voice in voices.published(self.checkpoint, self.config.dit).values()]
-            # It comes first, so that an interruption later on does not cost its ranges.
+            # First, so that a later interruption does not cost the ranges.
             todo = {"bigvgan": builders["bigvgan"], **todo, **self._bigvgan(mels)}
         done = sum(graph.nbytes for graph in written.values())
         total = done + sum(builder.data_nbytes for builder in todo.values())
@@ -255,12 +277,12 @@ class _Export:
             builders["talker"] = decoder.build_talker(weights("talker"), config.talker, precision("talker"))
             builders["dit"] = dit.build(weights(dit.PREFIX), config.dit, precision("dit"))
             builders["dit_time"] = dit_time.build(weights(dit.PREFIX), config.dit, precision("dit_time"))
-            # Stands in for its INT8 form, whose ranges take a while to measure.
+            # In float32 for now: the ranges of its INT8 form take a while to measure.
             builders |= self._bigvgan()
         return builders
 
     def _bigvgan(self, mels: Sequence[NDArray[np.float32]] = ()) -> dict[str, GraphBuilder]:
-        """BigVGAN where there is speech; in INT8, where that is wanted, only with `mels` to measure its ranges on."""
+        """BigVGAN, where there is speech. Its INT8 form needs `mels` to measure the ranges on."""
         config = self.config.bigvgan
         if config is None:
             return {}
@@ -268,11 +290,11 @@ class _Export:
         return {"bigvgan": bigvgan.build(weights, config, self.options.precision_for("bigvgan"), mels)}
 
     def _calibrates(self, role: str) -> bool:
-        """Whether graph `role` needs ranges that are measured on data."""
+        """Whether the format of graph `role` needs ranges that are measured on data."""
         return needs_calibration(formats(role, self.options.precision_for(role)))
 
     def _with_int8_cache(self, builder: GraphBuilder, saved: GraphFile, tokenizer: Tokenizer) -> GraphFile:
-        """Writes the Thinker's graph once more, with an INT8 cache; its weights stay as they are."""
+        """Writes the Thinker's graph again, with an INT8 cache and the same data file."""
         text, weights = self.config.thinker.text, self.checkpoint.scope("thinker")
         table = weights("model.embed_tokens.weight")
         scales = cache_scales(self.partial.folder, _entry(builder, saved), decoder.section(text), table, tokenizer)
@@ -281,7 +303,7 @@ class _Export:
         return dataclasses.replace(again, sha256={**saved.sha256, **again.sha256})
 
     def _manifest(self, text: TextSection) -> Manifest:
-        """The manifest without what is known only once everything is written: files, graphs, voices."""
+        """The manifest before anything is written: without files, graphs and voices."""
         config, checkpoint = self.config, self.checkpoint
         talker = config.talker
         thinker = config.thinker
@@ -315,7 +337,7 @@ class _Export:
         )
 
     def _fingerprint(self) -> dict[str, Any]:
-        """What must be equal for finished graphs to be taken over."""
+        """What must be equal for finished graphs to be kept."""
         files = [(path, path.stat()) for path in self.checkpoint.weight_files]
         options = dataclasses.asdict(dataclasses.replace(self.options, force=False, resume=False))
         return {
@@ -345,7 +367,7 @@ def _written(builder: GraphBuilder, saved: GraphFile, seconds: float) -> Written
 
 
 def _roles(names: list[str]) -> dict[str, str]:
-    """Tensor names by role: a name is its own role; numbered ones, as past.3.key, share one with a {layer} in it."""
+    """Role -> tensor name. A name is its own role; past.3.key and its like share the name past.{layer}.key."""
     roles = {}
     for name in names:
         parts = name.split(".")
@@ -357,7 +379,7 @@ def _roles(names: list[str]) -> dict[str, str]:
 
 
 def _licence(folder: Path) -> str:
-    """What the checkpoint says of its licence: the model card's field, else the licence file's first line."""
+    """The licence that the checkpoint states: the model card's field, otherwise the licence file's first line."""
     card = folder / "README.md"
     if card.exists():
         lines = card.read_text("utf-8", "replace").splitlines()

@@ -1,7 +1,7 @@
-"""Finds the steps of an INT8 KV cache: the exported Thinker reads a text, and the extremes of its cache are taken.
+"""The quantization steps of an INT8 KV cache, from the extremes that a calibration text leaves in the Thinker's cache.
 
-A key channel rotates with its partner, so both get the largest radius of the pair: the range then does not depend on
-the positions that the calibration text happens to have.
+A key channel rotates together with its partner, so both take the largest radius of the pair. The range then does not
+depend on the positions in the calibration text.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TEXT = (
     "three, four, five, six, seven, eight, nine, ten, eleven, twelve. Red, green, blue, yellow, black. "
     "Au revoir, auf Wiedersehen, さようなら.<|im_end|>\n"
 )
-# Other texts, sounds and pictures reach further than this one; what lies beyond is clipped.
+# Other texts, sounds and pictures reach further than this text. Values beyond the range are clipped.
 _MARGIN = 1.5
 _LEVELS = 127
 
@@ -35,14 +35,14 @@ _LEVELS = 127
 def cache_scales(
     folder: Path, entry: GraphEntry, section: DecoderSection, table: LazyTensor, tokenizer: Tokenizer
 ) -> CacheScales:
-    """Runs the Thinker graph `entry` in `folder` (with its float32 cache) over a text.
+    """Runs the Thinker, with its float32 cache, over the calibration text.
 
     Args:
-        folder: where the graph is.
-        entry: its tensors.
-        section: its sizes.
-        table: the text embeddings, [vocabulary, hidden].
-        tokenizer: the checkpoint's.
+        folder: the folder of the graph.
+        entry: the graph's entry in the manifest.
+        section: the Thinker's sizes.
+        table: text embeddings, float32 [vocabulary, hidden].
+        tokenizer: the checkpoint's tokenizer.
     """
     tokens = tokenizer.encode(_TEXT, add_special_tokens=False).ids
     embeds = np.concatenate([table.read(token, token + 1) for token in tokens])[None]
@@ -55,14 +55,14 @@ def cache_scales(
 
 
 def _pair_radius(keys: Array) -> Array:
-    """Largest radius of each rotary pair over time: [kv_heads, positions, head_dim] -> [kv_heads, head_dim]."""
+    """The largest radius of each rotary pair: [kv_heads, positions, head_dim] -> [kv_heads, head_dim]."""
     first, second = np.split(keys, 2, axis=-1)
     radius = np.sqrt(first**2 + second**2).max(axis=1)
     return np.concatenate([radius, radius], axis=-1)
 
 
 def _steps(extremes: Array) -> Array:
-    """[layers, kv_heads, head_dim] -> steps [layers, kv_heads * head_dim]; a channel that is always 0 keeps step 1."""
+    """Steps [layers, kv_heads * head_dim] of extremes [layers, kv_heads, head_dim]; 1 where all are 0."""
     steps = (extremes * np.float32(_MARGIN / _LEVELS)).reshape(len(extremes), -1)
     steps[steps == 0] = 1
     return np.ascontiguousarray(steps, np.float32)

@@ -13,18 +13,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-# Weights quantized at a time: few enough that the temporaries stay in a processor's cache (2x as fast as pieces of 4
-# million), many enough that threads seldom wait for each other's Python (pieces a quarter as large: slower with two
-# threads than with one).
+# Weights quantized at a time. Pieces of 4 million leave the processor's cache (half as fast). Pieces a quarter as large
+# make two threads wait for each other's Python (slower than one thread).
 _CHUNK_VALUES = 1 << 18
-# Parts of the largest magnitude tried as 4-bit scales. Clipping the extreme values of a group makes all others
-# finer: +0.4 dB for groups of 128 of normal values, +0.6 dB with heavy tails; more candidates add less than 0.1 dB.
+# Candidates for 4-bit scales, as parts of the full scale. Clipping a group's extreme value makes all others finer:
+# +0.4 dB for groups of 128 normal values, +0.6 dB with heavy tails. More candidates add less than 0.1 dB.
 _CLIPS = (1.0, 0.9, 0.8)
 
 
 @dataclass(frozen=True)
 class BlockwiseWeight:
-    """A quantized matrix of `rows` x `columns`.
+    """A quantized matrix.
 
     Attributes:
         packed: uint8 `[rows, blocks, block_size * bits / 8]`; for 4 bits the even column is the low nibble.
@@ -42,11 +41,11 @@ class BlockwiseWeight:
 
 
 def quantize_blockwise(weight: NDArray[np.float32], *, bits: int, block_size: int) -> BlockwiseWeight:
-    """Quantizes `weight` [rows, columns] float32 to `bits` (4 or 8), padding columns with zeros to whole blocks.
+    """Quantizes `weight` float32 [rows, columns] to `bits` (4 or 8); columns are padded with zeros to whole blocks.
 
-    The value of the largest magnitude in a block maps to the most negative code, which uses the whole signed range
-    (llama.cpp's Q4_0 does the same): 1.1 dB better than scaling by the maximum magnitude over 2**(bits-1) - 1. With 4
-    bits, scales that clip this value are tried as well, and the one with the least squared error is taken.
+    The value of the largest magnitude in a block maps to the most negative code, so the whole signed range is used
+    (llama.cpp's Q4_0 does the same). That is 1.1 dB better than scaling by the maximum magnitude / (2**(bits-1) - 1).
+    With 4 bits, scales that clip this value are tried as well; the one with the least squared error is taken.
     """
     return quantize_blockwise_rows(
         lambda start, stop: weight[start:stop], weight.shape[0], weight.shape[1], bits=bits, block_size=block_size
@@ -62,9 +61,14 @@ def quantize_blockwise_rows(
     block_size: int,
     threads: int = 1,
 ) -> BlockwiseWeight:
-    """As `quantize_blockwise`, for a matrix that `read(start, stop)` yields a few rows at a time.
+    """Quantizes a matrix that is read a few rows at a time. See `quantize_blockwise`.
 
-    With several `threads`, `read` is called from all of them; the result does not depend on their number.
+    Args:
+        read: (start, stop) -> float32 [stop - start, columns]; called from all threads.
+        rows, columns: the matrix's shape.
+        bits: 4 or 8.
+        block_size: weights that share a scale.
+        threads: the result does not depend on their number.
     """
     blocks = -(-columns // block_size)
     packed = np.empty((rows, blocks, block_size * bits // 8), np.uint8)
@@ -106,7 +110,7 @@ def _quantize_rows(
 
 
 def _pack_pairs(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Two codes below 16 into each byte, the even one in the low nibble; the last axis is even."""
+    """Packs two codes below 16 into a byte, the even column in the low nibble; the last axis is even."""
     pairs = values.view("<u2")
     packed: NDArray[np.uint8] = (pairs | (pairs >> 4)).astype(np.uint8)
     return packed
@@ -115,7 +119,7 @@ def _pack_pairs(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _least_error(
     grouped: NDArray[np.float32], full: NDArray[np.float32], half: int, codes: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """The scale of each block with the least squared error among the `_CLIPS` of `full`; `codes` is overwritten."""
+    """The scale of each block with the least squared error, among `_CLIPS` times `full`; `codes` is overwritten."""
     difference = np.empty_like(grouped)
     scales, least = full, np.full_like(full, np.inf)
     for clip in _CLIPS:
@@ -130,14 +134,14 @@ def _least_error(
 
 
 def _encode(grouped: NDArray[np.float32], scales: NDArray[np.float32], half: int, codes: NDArray[np.float32]) -> None:
-    """Writes signed codes, as float32 in [-half, half - 1], into `codes`."""
+    """Writes signed codes into `codes`, as float32 in [-half, half - 1]."""
     np.multiply(grouped, (1.0 / scales)[..., None], out=codes)
     np.rint(codes, out=codes)
     np.clip(codes, -half, half - 1, out=codes)
 
 
 def dequantize_blockwise(quantized: BlockwiseWeight) -> NDArray[np.float32]:
-    """The float32 matrix [rows, columns] that the packed weights stand for."""
+    """The matrix of packed weights, float32 [rows, columns]."""
     packed = quantized.packed
     if quantized.bits == 4:
         packed = np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:2], -1)

@@ -1,4 +1,4 @@
-"""Symmetric INT8 per output channel: what integer matrix products and integer convolutions take."""
+"""Symmetric INT8 with a scale per output channel, for integer matrix products and convolutions."""
 
 from __future__ import annotations
 
@@ -10,14 +10,19 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class ChannelwiseWeight:
-    """`codes` int8 of the weight's own shape [out, ...]; `scales` float32 [out]."""
+    """A quantized weight.
+
+    Attributes:
+        codes: int8 [out, ...], of the weight's shape.
+        scales: float32 [out].
+    """
 
     codes: NDArray[np.int8]
     scales: NDArray[np.float32]
 
 
 def quantize_channelwise(weight: NDArray[np.float32]) -> ChannelwiseWeight:
-    """Quantizes [out, ...] float32 with one scale for each output channel; zero stays exactly zero."""
+    """Quantizes `weight` float32 [out, ...] with one scale per output channel; zero stays exactly zero."""
     flat = weight.reshape(weight.shape[0], -1)
     scales = (np.abs(flat).max(-1) / 127).astype(np.float32)
     scales[scales == 0] = 1.0

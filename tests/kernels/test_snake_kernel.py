@@ -16,7 +16,7 @@ from omni_export.checkpoint.config import OmniConfig
 from omni_export.checkpoint.lazy_tensor import LazyTensor
 from omni_export.graph.builder import GraphBuilder
 from omni_export.models.token2wav import bigvgan, snake
-from omni_export.models.token2wav.stream_state import Boundary, Carried
+from omni_export.models.token2wav.stream_state import Boundary, StreamState
 from omni_quant.precision import Precision
 from support.vocoders import prepared_kinds, snr
 
@@ -43,16 +43,16 @@ def activation(kind: str, channels: int, folder: Path) -> Path:
     g.input("begin", [1], "bool")
     boundary = Boundary(g, g.input("ahead", [1], "int64"))
     boundary.at(x, "/x")
-    carried = Carried(g, boundary, 0, channels)
+    state = StreamState(g, boundary, 0, channels)
     weights: Any = _Snake(channels)
     if kind == "Snake":
-        y = snake.activation(g, x, carried, "begin", weights, "/act", degree=snake.EXACT_DEGREE)
+        y = snake.activation(g, x, state, "begin", weights, "/act", degree=snake.EXACT_DEGREE)
     else:
         affine = (g.const(np.asarray(SCALE)), g.const(np.asarray(ZERO)))
         y = snake.quantized_activation(
             g,
             x,
-            carried,
+            state,
             "begin",
             weights,
             "/act",
@@ -61,7 +61,7 @@ def activation(kind: str, channels: int, folder: Path) -> Path:
             y=affine,
             quantized_x=affine if quantized else None,
         )
-    carried.close()
+    state.close()
     g.output(y, "y", [1, channels, 1, "samples"], "float32" if kind == "Snake" else "uint8")
     return g.save(folder).graph
 

@@ -1,1 +1,1 @@
-"""How ONNX graphs are built, whatever they compute."""
+"""Building ONNX graphs: nodes, functions, weights, and the files that they become."""

@@ -1,8 +1,7 @@
-"""Builds one ONNX graph node by node, its large weights streamed to an external data file.
+"""Builds one ONNX graph node by node, with its large weights in an external data file.
 
-Graphs are written out operator by operator instead of being traced from torch: the operators that are fast on a CPU
-(block-quantized products, grouped-query attention over a shared cache, skip-normalization) are chosen, not hoped for,
-and no weight is in memory for longer than it takes to quantize and write it.
+Graphs are written operator by operator, not traced from torch. The export so chooses the operators that are fast on a
+CPU: block-quantized products, grouped-query attention over a shared cache, skip-normalization.
 
 Node names are paths in the model (`/model/layers.0/attn/qkv_proj/MatMul`), so that a profile reads like the source.
 """
@@ -26,7 +25,7 @@ from omni_export.checkpoint.lazy_tensor import LazyTensor
 from omni_export.graph.data_file import ELEMENT_TYPES, DataFile, Produce, TensorSpec
 from omni_export.graph.function import CONTRIB, DOMAINS, OWN, Function
 from omni_export.graph.linear import linear_nodes
-from omni_export.graph.node_order import briefly_named, ordered
+from omni_export.graph.node_order import reorder, shorten_names
 from omni_quant import quantize_blockwise_rows, quantize_channelwise
 from omni_quant.policy import stated_precision
 from omni_quant.precision import Activations, Kind, Precision, Scales, WeightFormat
@@ -40,8 +39,14 @@ _EXTERNAL_FROM_BYTES = 1024
 
 @dataclass(frozen=True)
 class GraphFile:
-    """What was written: the graph's file, its data file (None where there is no large weight), and the SHA-256 (hex) of
-    the bytes that were written, by file name.
+    """The files of a graph.
+
+    Attributes:
+        graph: `<name>.onnx`.
+        data: `<name>.onnx.data`; None where there is no large weight.
+        nodes: the number of nodes.
+        precision: what the manifest states.
+        sha256: file name -> SHA-256 (hex) of the bytes that were written.
     """
 
     graph: Path
@@ -88,7 +93,7 @@ class GraphBuilder:
 
     @property
     def precision(self) -> Precision:
-        """What the manifest states of this graph."""
+        """The precision that the manifest states of this graph."""
         return stated_precision(self.formats) if self.formats else Precision()
 
     # -- the graph's edges -------------------------------------------------------------------------------------
@@ -126,9 +131,15 @@ class GraphBuilder:
         outputs: Sequence[str] | None = None,
         **attributes: Any,
     ) -> str:
-        """Adds a node `kind` at path `name`; returns its first output (`outputs` names them where there are more).
+        """Adds a node; returns its first output.
 
-        An empty string among `inputs` or `outputs` leaves an optional one out.
+        Args:
+            kind: the operator.
+            inputs: values; "" leaves an optional input out.
+            name: path of the node.
+            domain: of the operator.
+            outputs: names of the outputs, where there are several; "" leaves an optional output out.
+            attributes: of the operator.
         """
         names = list(outputs) if outputs is not None else [f"{name}/{kind}_output"]
         node = helper.make_node(kind, list(inputs), names, name=f"{name}/{kind}", domain=domain, **attributes)
@@ -136,7 +147,7 @@ class GraphBuilder:
         return names[0]
 
     def call(self, function: Function, inputs: Sequence[str], name: str, **attributes: Any) -> list[str]:
-        """Adds a node that calls `function`, which joins the model; returns its outputs."""
+        """Adds a node that calls `function`, and the function to the model; returns its outputs."""
         proto = self._joined(function)
         names = [f"{name}/{function.name}_{output}" for output in proto.output]
         self.op(function.name, inputs, name, domain=OWN, outputs=names, **attributes)
@@ -150,9 +161,12 @@ class GraphBuilder:
     def const(
         self, value: NDArray[Any] | Sequence[int] | float | int, name: str | None = None, *, inline: bool = False
     ) -> str:
-        """A constant. Python ints become int64, floats float32; equal unnamed constants are stored once.
+        """A constant. Equal constants without a name are stored once.
 
-        `inline` keeps a large one inside the graph's file.
+        Args:
+            value: Python ints become int64, floats float32.
+            name: of the initializer; required above some twenty values.
+            inline: a large constant stays in the graph's file.
         """
         array = np.asarray(value)
         if name is None:
@@ -169,13 +183,13 @@ class GraphBuilder:
         return name
 
     def weight(self, tensor: LazyTensor, name: str) -> str:
-        """A float32 weight as it is."""
+        """A weight that is stored in float32."""
         if name not in self._initializers:
             self._external([(name, np.dtype(np.float32), tensor.shape)], lambda: [tensor.load()])
         return name
 
     def computed(self, tensors: Sequence[TensorSpec], produce: Produce) -> list[str]:
-        """Weights that `produce` makes, all together, when the graph is written; returns their names."""
+        """Weights that `produce` computes together when the graph is written; returns their names."""
         self._external(tensors, produce)
         return [name for name, _, _ in tensors]
 
@@ -198,7 +212,7 @@ class GraphBuilder:
         weights = self.formats[part]
         if weights.scales is Scales.OUTPUT:
             return self._dynamic_linear(x, weight, name, bias)
-        # Which of the two comes first in the data file is kept, so that bundles stay the same byte for byte.
+        # The order of matrix and bias in the data file is historical: it keeps bundles equal byte for byte.
         weight_only = weights.scales is Scales.GROUP and weights.activations is Activations.FLOAT32
         early = self.matrix(weight, f"{name}.weight", part) if weight_only else None
         bias_name = self.weight(bias, f"{name}.bias") if bias is not None else ""
@@ -307,14 +321,14 @@ class GraphBuilder:
         return outputs[0], outputs[3]
 
     def silu(self, x: str, name: str) -> str:
-        """x * sigmoid(x), one kernel."""
+        """x * sigmoid(x), in one kernel."""
         return self.op("QuickGelu", [x], name, domain=CONTRIB, alpha=1.0)
 
     # -- writing -----------------------------------------------------------------------------------------------
 
     @property
     def data_nbytes(self) -> int:
-        """Bytes of all external weights, known before anything is read (for progress)."""
+        """Bytes of all external weights, known before anything is read."""
         return self._data.nbytes
 
     @property
@@ -330,7 +344,7 @@ class GraphBuilder:
         Args:
             directory: an existing folder.
             progress: called with the number of bytes just written, and of weights that they stand for.
-            write_data: False: the data file is there already, from a graph with the same large weights.
+            write_data: False where the data file exists already, from a graph with the same large weights.
 
         Raises:
             ResourceError: the disk is full or not writable.
@@ -343,7 +357,7 @@ class GraphBuilder:
             if self._data and write_data:
                 sha256[data_path.name] = self._data.write(data_path, progress or (lambda *_: None))
             outputs = {value.name for value in self._outputs}
-            nodes = briefly_named(ordered(self._nodes, outputs), outputs)
+            nodes = shorten_names(reorder(self._nodes, outputs), outputs)
             graph = helper.make_graph(nodes, self.name, self._inputs, self._outputs, list(self._initializers.values()))
             model = helper.make_model(
                 graph,

@@ -1,7 +1,6 @@
-"""The external data file of a graph: where each large weight lies, and how it is written in bounded memory.
+"""The external data file of a graph: the place of each large weight, and writing in bounded memory.
 
-A weight is read and converted when its turn comes, while the one before is hashed and written. Nothing stays in memory
-for longer than that.
+A weight is read and converted while the previous one is hashed and written. At most two are in memory at a time.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ ELEMENT_TYPES: dict[str, int] = {
     "uint8": TensorProto.UINT8,
     "bool": TensorProto.BOOL,
 }
-# onnxruntime maps a tensor from its file where it starts on a page; small ones are copied anyway and stay packed.
+# onnxruntime maps a tensor from its file where it starts on a page. It copies small ones anyway: these stay packed.
 _PAGE_BYTES = 4096
 _ALIGNMENT_BYTES = 64
 _PAGE_ALIGNED_FROM_BYTES = 16 * _PAGE_BYTES
@@ -93,7 +92,7 @@ class DataFile:
         return protos
 
     def lay_out(self, location: str) -> None:
-        """Gives every tensor its place in the file `location`; sizes are known before anything is read."""
+        """Gives every tensor its place in the file `location`. Nothing is read for it."""
         end = 0
         for group in self._groups:
             group.offsets.clear()

@@ -24,11 +24,11 @@ _ATTRIBUTE_TYPES = {
 class Function:
     """The definition of an operator in the domain `OWN`.
 
-    onnxruntime puts the definition in the place of each call, unless somebody has registered a kernel for an operator
-    of that name; kernels know their tensors as `Input0`, `Output0` and so on.
+    onnxruntime puts the definition in the place of each call, unless a kernel is registered for an operator of that
+    name. Kernels find their tensors under the names `Input0`, `Output0` and so on.
 
     Attributes:
-        called: the functions that its nodes call, which a model needs as well.
+        called: the functions that its nodes call; a model needs them as well.
     """
 
     def __init__(self, name: str) -> None:
@@ -53,16 +53,14 @@ class Function:
             node.output[:] = [name if each == value else each for each in node.output]
 
     def attribute(self, name: str) -> None:
-        """Declares an attribute; those that nodes are `given` are declared with them."""
+        """Declares an attribute that a call sets. Attributes in `given` of a node are declared with the node."""
         if name not in self._attributes:
             self._attributes.append(name)
 
     def op(
         self, kind: str, inputs: Sequence[str], *, given: Mapping[str, type] | None = None, **attributes: Any
     ) -> str:
-        """Adds a node; returns its first output. Attributes `given` (name -> int, float or tuple of int) come with
-        a call.
-        """
+        """Adds a node; returns its first output. See `ops`."""
         return self.ops(kind, inputs, 1, given=given, **attributes)[0]
 
     def ops(
@@ -76,7 +74,17 @@ class Function:
         given: Mapping[str, type] | None = None,
         **attributes: Any,
     ) -> list[str]:
-        """Adds a node; returns its `count` outputs, those `without` a name left out."""
+        """Adds a node; returns its outputs.
+
+        Args:
+            kind: the operator.
+            inputs: values; "" leaves an optional input out.
+            count: the number of outputs.
+            domain: of the operator.
+            without: indices of optional outputs that are left out.
+            given: attributes whose values come with a call: name -> int, float or tuple (of int).
+            attributes: attributes with their values.
+        """
         outputs = ["" if index in without else f"{kind}{len(self._nodes)}_{index}" for index in range(count)]
         node = helper.make_node(kind, list(inputs), outputs, domain=domain, **attributes)
         for name, type_ in (given or {}).items():
@@ -99,6 +107,6 @@ class Function:
         return self.op("Constant", [], value=numpy_helper.from_array(array))
 
     def proto(self) -> onnx.FunctionProto:
-        """As a model carries it."""
+        """The function as a model stores it."""
         opsets = [helper.make_opsetid(domain, version) for domain, version in DOMAINS.items()]
         return helper.make_function(OWN, self.name, self._inputs, self._outputs, self._nodes, opsets, self._attributes)

@@ -1,4 +1,4 @@
-"""The order of a graph's nodes: values are used soon after they are computed, so that few are in memory at a time."""
+"""The order of a graph's nodes. Values are used soon after they are computed, so that few are in memory at a time."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from collections.abc import Collection, Sequence
 import onnx
 
 
-def ordered(nodes: Sequence[onnx.NodeProto], outputs: Collection[str]) -> list[onnx.NodeProto]:
-    """`nodes` of a graph with `outputs` in the order in which little memory is in use at a time.
+def reorder(nodes: Sequence[onnx.NodeProto], outputs: Collection[str]) -> list[onnx.NodeProto]:
+    """The nodes of a graph with `outputs`, in an order that needs little memory.
 
-    onnxruntime computes whatever the last node without a successor needs, then what the last but one needs beyond that,
-    and so on. So these nodes come last, the first one at the very end: a state that is read off an early layer is then
-    read as soon as that layer is computed, instead of keeping its values until everything else is done (BigVGAN over
-    119 frames: 0.12 GB instead of 1.8).
+    onnxruntime computes what the last node without a successor needs, then what the last but one needs, and so on. So
+    these nodes come last, in reverse order. A state that depends on an early layer is then computed as soon as that
+    layer is. Otherwise the layer's values stay in memory until the end (BigVGAN over 119 frames: 1.8 GB, not 0.12).
     """
     nodes = _without_renaming(nodes, outputs)
     used = {value for node in nodes for value in node.input}
@@ -23,10 +22,10 @@ def ordered(nodes: Sequence[onnx.NodeProto], outputs: Collection[str]) -> list[o
     return inner + ends[::-1]
 
 
-def briefly_named(nodes: Sequence[onnx.NodeProto], outputs: Collection[str]) -> list[onnx.NodeProto]:
-    """`nodes` with short names for what only they exchange: BigVGAN's file of thousands of nodes shrinks by a third.
+def shorten_names(nodes: Sequence[onnx.NodeProto], outputs: Collection[str]) -> list[onnx.NodeProto]:
+    """The nodes with short names for the values between them: BigVGAN's file shrinks by a third.
 
-    Nodes, weights, inputs and `outputs` keep their names, which profiles and readers go by.
+    Nodes, weights, inputs and `outputs` keep their names: profiles and readers refer to them.
     """
     inner = (value for node in nodes for value in node.output if value and value not in outputs)
     names = {value: f"v{index}" for index, value in enumerate(inner)}
@@ -34,7 +33,7 @@ def briefly_named(nodes: Sequence[onnx.NodeProto], outputs: Collection[str]) -> 
 
 
 def _without_renaming(nodes: Sequence[onnx.NodeProto], outputs: Collection[str]) -> list[onnx.NodeProto]:
-    """The nodes without those that only give a value the name of an output: its producer does that itself."""
+    """The nodes without the Identity nodes that rename a value: the producer writes the output itself."""
     uses = Counter(value for node in nodes for value in node.input)
     produced = {value for node in nodes for value in node.output}
     names: dict[str, str] = {}

@@ -3,7 +3,7 @@
     mel [blocks, mels, frames] -> conv, GELU -> conv (stride 2), GELU -> + sinusoids -> layers -> mean of pairs
         -> norm -> projection -> embeds [blocks, tokens, hidden]
 
-Nothing crosses a block, so blocks of one length are a batch; a shorter block is a run of its own and needs no mask.
+Nothing crosses a block. Blocks of one length are a batch; a shorter block is a run of its own and needs no mask.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from omni_quant.precision import Precision
 ROLE = "audio_encoder"
 PREFIX = "thinker.audio_tower"
 
-# Strides of the second convolution and of the pooling: the reference's code has them, its configuration has not.
+# Strides of the second convolution and of the pooling, from the reference's code: its configuration lacks them.
 _CONV_STRIDE = 2
 _POOL = 2
 _KERNEL = 3
@@ -37,10 +37,14 @@ _HOP_LENGTH = 160
 
 
 def section(config: AudioConfig, preprocessor: dict[str, Any]) -> AudioSection:
-    """The manifest's audio section; `preprocessor` is `preprocessor_config.json` ({} takes the reference's defaults).
+    """The manifest's audio section.
+
+    Args:
+        config: the encoder's sizes.
+        preprocessor: `preprocessor_config.json`; {} takes the reference's defaults.
 
     Raises:
-        CheckpointError: the preprocessor makes other mel bins than the encoder takes.
+        CheckpointError: the preprocessor's mel bins are not those of the encoder.
     """
     n_mels = int(preprocessor.get("feature_size") or config.num_mel_bins)
     if n_mels != config.num_mel_bins:
@@ -58,7 +62,7 @@ def section(config: AudioConfig, preprocessor: dict[str, Any]) -> AudioSection:
 
 
 def sinusoids(length: int, channels: int) -> NDArray[np.float32]:
-    """Position embeddings [length, channels]: sines, then cosines (reference: `SinusoidsPositionEmbedding`)."""
+    """Position embeddings float32 [length, channels]: sines, then cosines (`SinusoidsPositionEmbedding`)."""
     increment = np.log(_MAX_TIMESCALE) / (channels // 2 - 1)
     frequencies = np.exp(np.float32(-increment) * np.arange(channels // 2, dtype=np.float32))
     angles = np.arange(length, dtype=np.float32)[:, None] * frequencies
@@ -68,8 +72,8 @@ def sinusoids(length: int, channels: int) -> NDArray[np.float32]:
 def build(weights: Scope, config: AudioConfig, precision: Precision) -> GraphBuilder:
     """The graph `audio_encoder`.
 
-    Input `mel` float32 [blocks, mels, frames], 1 <= frames <= 2 * n_window (at least 3 give a token); output `embeds`
-    float32 [blocks, tokens, output_dim] with tokens = ((frames - 1) // 2 + 1) // 2.
+    Input: `mel` float32 [blocks, mels, frames], 1 <= frames <= 2 * n_window; from 3 frames on there is a token.
+    Output: `embeds` float32 [blocks, tokens, output_dim], tokens = ((frames - 1) // 2 + 1) // 2.
 
     Args:
         weights: the checkpoint's part below `PREFIX`.
@@ -123,7 +127,7 @@ def _layer(graph: GraphBuilder, part: Scope, config: AudioConfig, x: str, path: 
         return graph.layer_norm(value, scale, shift, f"{path}/{name}")
 
     normed = norm(x, "self_attn_layer_norm")
-    # Three products, not one with a Split behind it: equally fast (measured), and k keeps having no bias.
+    # Three products are as fast as one and a Split (measured), and k has no bias.
     q, k, v = (
         _linear(
             graph, part.scope(f"self_attn.{n}"), normed, f"{path}/self_attn/{n}", (width, width), bias=n != "k_proj"
@@ -146,9 +150,9 @@ def _layer(graph: GraphBuilder, part: Scope, config: AudioConfig, x: str, path: 
 
 
 def _pool(graph: GraphBuilder, x: str, path: str) -> str:
-    """Means of pairs of rows; an odd last row is dropped."""
+    """The means of pairs of rows; an odd last row is dropped."""
     axes, steps = graph.const([1]), graph.const([_POOL])
-    # Ending one before the last row gives the first slice as many rows as the second has, whatever the length.
+    # The first slice ends before the last row: it then has as many rows as the second, whatever the length.
     first = graph.op("Slice", [x, graph.const([0]), graph.const([-1]), axes, steps], f"{path}/first")
     end = graph.const([np.iinfo(np.int64).max])
     second = graph.op("Slice", [x, graph.const([1]), end, axes, steps], f"{path}/second")

@@ -2,10 +2,11 @@
 
 One graph serves prefill (many positions) and decode (one position):
 
-- A layer is one operator (`decoder_layer`). Its attention rotates Q and K, and appends to the cache in place when past
-  and present are bound to the same memory. The cos/sin tables are graph inputs indexed by cache slot; the runtime
-  writes each slot's row already mixed from time, height and width angles, so TMRoPE costs nothing here.
-- Only the last position meets the output head.
+- A layer is one operator (`decoder_layer`). Its attention rotates Q and K, and appends to the cache. It does so in
+  place where past and present are bound to the same memory.
+- The cos and sin tables are graph inputs, indexed by cache slot. The runtime's rows mix time, height and width angles
+  already, so the graph needs nothing for TMRoPE.
+- The output head is applied to the last position only.
 
 Source: transformers `Qwen2_5OmniThinkerTextModel`, `Qwen2_5OmniTalkerForConditionalGeneration`.
 """
@@ -35,21 +36,26 @@ _HALF_HEAD_MULTIPLE = 8
 
 
 def padded_head_dim(config: DecoderConfig) -> int:
-    """The cache's head width: `head_dim` with each rotary half padded to what the attention kernel takes."""
+    """The cache's head width: `head_dim` with each rotary half padded to the attention kernel's multiple."""
     half = config.head_dim // 2
     return 2 * (-(-half // _HALF_HEAD_MULTIPLE) * _HALF_HEAD_MULTIPLE)
 
 
 @dataclass(frozen=True)
 class CacheScales:
-    """Steps of an INT8 cache: float32 [layers, kv_heads * head_dim], one per channel, for keys (rotated) and values."""
+    """Quantization steps of an INT8 cache, one per channel.
+
+    Attributes:
+        keys: float32 [layers, kv_heads * head_dim], of rotated keys.
+        values: float32 [layers, kv_heads * head_dim].
+    """
 
     keys: Array
     values: Array
 
 
 def section(config: DecoderConfig, *, int8_cache: bool = False) -> DecoderSection:
-    """What the runtime needs to know of a decoder."""
+    """The manifest's section of a decoder."""
     return DecoderSection(
         hidden_size=config.hidden_size,
         num_layers=config.num_layers,
@@ -65,7 +71,7 @@ def section(config: DecoderConfig, *, int8_cache: bool = False) -> DecoderSectio
 
 
 def talker_section(config: TalkerConfig) -> TalkerSection:
-    """The Talker's special codec tokens; the row after the vocabulary is the one of no codec token."""
+    """The manifest's section of the Talker; `none_codec` is the row after the vocabulary, all zeros."""
     return TalkerSection(
         codec_start=config.codec_start_token,
         codec_end=config.codec_end_token,
@@ -80,25 +86,39 @@ def talker_section(config: TalkerConfig) -> TalkerSection:
 def build_thinker(
     weights: Scope, config: DecoderConfig, precision: Precision, cache_scales: CacheScales | None = None
 ) -> GraphBuilder:
-    """The Thinker step. `weights` is the scope `thinker`; `cache_scales` makes its cache INT8.
+    """The graph `thinker`: one step of the Thinker.
 
-    Inputs: embeds [1, S, hidden], cache and tables (see `_Layers`). Outputs: hidden [1, S, hidden] after the final
-    norm, logits [1, 1, vocabulary] of the last position. With and without scales the large weights are the same.
+    Inputs: `embeds` float32 [1, S, hidden], cache and tables (see `_Layers`).
+    Outputs: `hidden` float32 [1, S, hidden] after the final norm; `logits` float32 [1, 1, vocabulary] of the last
+        position.
+
+    Args:
+        weights: the checkpoint's part below `thinker`.
+        config: the decoder's sizes.
+        precision: what the export asks for; `omni_quant.policy` says what becomes of it.
+        cache_scales: make the cache INT8. The large weights are the same with and without them.
     """
     graph = GraphBuilder(THINKER, formats(THINKER, precision))
     embeds = graph.input("embeds", [1, "S", config.hidden_size])
     hidden = _Layers(graph, weights.scope("model"), config, cache_scales).build(embeds)
-    # Tied checkpoints store no output head: the embedding is used once more.
+    # A tied checkpoint stores no output head: the embedding table is the head.
     head = "lm_head.weight" if "lm_head.weight" in weights else "model.embed_tokens.weight"
     _outputs(graph, hidden, weights(head, (config.vocab_size, config.hidden_size)), "/lm_head")
     return graph
 
 
 def build_talker(weights: Scope, config: TalkerConfig, precision: Precision) -> GraphBuilder:
-    """The Talker step. `weights` is the scope `talker`.
+    """The graph `talker`: one step of the Talker.
 
-    Inputs: codec_ids int64 [1, S] (`none_codec` where a position carries no codec token), states [1, S, embedding]
-    (the Thinker's embedding + hidden of the position), cache and tables. Output: logits [1, 1, vocabulary].
+    Inputs: `codec_ids` int64 [1, S], `none_codec` where a position has no codec token; `states` float32
+        [1, S, embedding], the Thinker's embedding + hidden of each position; cache and tables (see `_Layers`).
+    Outputs: `hidden` float32 [1, S, hidden] after the final norm; `logits` float32 [1, 1, vocabulary] of the last
+        position.
+
+    Args:
+        weights: the checkpoint's part below `talker`.
+        config: the Talker's sizes.
+        precision: what the export asks for; `omni_quant.policy` says what becomes of it.
     """
     decoder = config.decoder
     graph = GraphBuilder(TALKER, formats(TALKER, precision))
@@ -120,7 +140,13 @@ def build_talker(weights: Scope, config: TalkerConfig, precision: Precision) -> 
 
 
 def build_token_embedding(weights: Scope, config: DecoderConfig, precision: Precision) -> GraphBuilder:
-    """Text tokens -> embeds: ids int64 [1, S] -> embeds [1, S, hidden]. `weights` is the scope `thinker.model`."""
+    """The graph `token_embedding`: `ids` int64 [1, S] -> `embeds` float32 [1, S, hidden].
+
+    Args:
+        weights: the checkpoint's part below `thinker.model`.
+        config: the decoder's sizes.
+        precision: what the export asks for; `omni_quant.policy` says what becomes of it.
+    """
     graph = GraphBuilder(TOKEN_EMBEDDING, formats(TOKEN_EMBEDDING, precision))
     ids = graph.input("ids", [1, "S"], "int64")
     table = weights("embed_tokens.weight", (config.vocab_size, config.hidden_size))
@@ -138,11 +164,16 @@ def _outputs(graph: GraphBuilder, hidden: str, head: LazyTensor, name: str) -> N
 
 
 class _Layers:
-    """The decoder layers of one model, with the graph inputs they share.
+    """The decoder layers of one model, with the graph inputs that they share.
 
-    Cache: past.{i}.key / past.{i}.value [1, kv_heads, capacity, head_dim], present.* likewise. last_slot int32 [1]: the
-    slot of the last position of this call. total int32 [1]: positions in the cache after this call. cos, sin
-    [capacity, head_dim / 2]: one row per slot.
+    Inputs:
+        past.{i}.key, past.{i}.value: float32 or int8 [1, kv_heads, capacity, head_dim], the cache of layer i.
+        last_slot: int32 [1], the slot of the last position of this call.
+        total: int32 [1], positions in the cache after this call.
+        cos, sin: float32 [capacity, head_dim / 2], one row per slot.
+
+    Outputs:
+        present.{i}.key, present.{i}.value: the cache of layer i after this call, as the past.
     """
 
     def __init__(
@@ -181,7 +212,7 @@ class _Layers:
         return normed
 
     def _layer(self, x: str, normed: str, index: int) -> tuple[str, str]:
-        """The layer's result, and the norm of that for the next layer, or for the output head."""
+        """The layer's result, and its norm for the next layer or the output head."""
         graph, sizes = self.graph, self.sizes
         path = f"/layers.{index}"
         shape: Shape = [1, sizes.kv_heads, "capacity", sizes.head_dim]
@@ -196,7 +227,7 @@ class _Layers:
         return y, normed
 
     def _layer_weights(self, index: int, path: str) -> list[str]:
-        """In the order in which the operator takes them."""
+        """The layer's initializers, in the operator's order."""
         graph, sizes = self.graph, self.sizes
         attention, mlp = (self.weights.scope(f"layers.{index}.{part}") for part in ("self_attn", "mlp"))
         qkv, bias = self._qkv(attention)
@@ -225,7 +256,7 @@ class _Layers:
         return self.weights(f"{name}.weight", (self.config.hidden_size,))
 
     def _qkv(self, weights: Scope) -> tuple[LazyTensor, LazyTensor]:
-        """Weight and bias of Q, K and V, one after the other, padded to the cache's head width."""
+        """Stacked weight and bias of Q, K and V, padded to the cache's head width."""
         config = self.config
         heads, kv_heads = config.num_heads, config.num_kv_heads
         parts = []
@@ -236,7 +267,7 @@ class _Layers:
         return LazyTensor.stack([weight for weight, _ in parts]), LazyTensor.stack([bias for _, bias in parts])
 
     def _pad_rows(self, tensor: LazyTensor, rotated: bool) -> LazyTensor:
-        """Zero rows up to the cache's head width: after each rotary half, or after the head where nothing rotates."""
+        """Adds zero rows up to the cache's head width: after each rotary half, or after a head that is not rotated."""
         if self.head_dim == self.config.head_dim:
             return tensor
         groups = 2 if rotated else 1
@@ -250,6 +281,7 @@ class _Layers:
         return tensor.map(pad, (count * padded, *tensor.shape[1:]))
 
     def _pad_columns(self, tensor: LazyTensor) -> LazyTensor:
+        """Adds zero columns after each head, up to the cache's head width."""
         if self.head_dim == self.config.head_dim:
             return tensor
         rows, heads = tensor.shape[0], self.config.num_heads

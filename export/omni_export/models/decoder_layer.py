@@ -1,11 +1,16 @@
-"""A layer of a decoder as one operator, by standard ones: where our kernel is compiled, it is one dispatch to threads.
+"""A layer of a decoder as one operator, defined by standard ones. Our compiled kernel needs one dispatch to threads.
 
-    h = x + attention(normed),  n = norm(h),  y = h + down(silu(gate(n)) * up(n)),  and norm(y) for the layer behind it
+    h = x + attention(normed),  n = norm(h),  y = h + down(silu(gate(n)) * up(n)),  next_normed = norm(y)
 
-Inputs: x and its norm `normed` [1, S, hidden]; the matrix of Q, K and V packed, and its bias; the matrix of the
-attention's output; the weight of the norm of h; the matrix of gate and, behind it, up; the one of down; the weight of
-the norm of y; past keys and values, last slot, total, cos and sin; with a cache in int8 the steps of keys and of
-values. A matrix is as many inputs as `GraphBuilder.matrix` gives. Outputs: y and its norm, present keys and values.
+Inputs, in this order; a matrix is as many inputs as `GraphBuilder.matrix` returns:
+    x, normed: float32 [1, S, hidden].
+    qkv, its bias, out: the attention's matrices.
+    norm of h, gate_up, down, norm of y: weights; gate_up is gate's rows followed by up's.
+    past keys, past values: float32 or int8 [1, kv_heads, capacity, head_dim].
+    last slot, total: int32 [1].
+    cos, sin: float32 [capacity, head_dim / 2].
+    steps of keys, steps of values: float32 [kv_heads * head_dim], for a cache in INT8 only.
+Outputs: y, next_normed, present keys, present values.
 """
 
 from __future__ import annotations
@@ -23,7 +28,16 @@ CACHE_INPUTS = 6
 
 @dataclass(frozen=True)
 class LayerSizes:
-    """Sizes of one layer; `head_dim` is the cache's, `scale` the factor of attention scores."""
+    """Sizes of one layer.
+
+    Attributes:
+        hidden: width of the layer's values.
+        intermediate: width between gate, up and down.
+        heads, kv_heads: of queries, and of keys and values.
+        head_dim: the cache's head width.
+        scale: factor of attention scores.
+        epsilon: of the norms.
+    """
 
     hidden: int
     intermediate: int
@@ -40,21 +54,21 @@ class LayerSizes:
 
     @property
     def out(self) -> tuple[int, int]:
-        """Of the attention's output."""
+        """Shape [out, in] of the attention's output matrix."""
         return self.hidden, self.heads * self.head_dim
 
     @property
     def gate_up(self) -> tuple[int, int]:
-        """Of gate and up."""
+        """Shape [out, in] of gate and up, stacked."""
         return 2 * self.intermediate, self.hidden
 
     @property
     def down(self) -> tuple[int, int]:
-        """Of down."""
+        """Shape [out, in] of the matrix down."""
         return self.hidden, self.intermediate
 
     def attributes(self, weights: WeightFormat) -> dict[str, Any]:
-        """The operator's attributes; the definition needs those of the matrices only where a kernel may take them."""
+        """The operator's attributes. Those of the matrices are for the compiled kernel, where there is one."""
         attributes = {
             "num_heads": self.heads,
             "kv_num_heads": self.kv_heads,
@@ -67,9 +81,9 @@ class LayerSizes:
 
 
 def decoder_layer(sizes: LayerSizes, weights: WeightFormat, dtype: str) -> Function:
-    """The layer over a cache in `dtype`."""
+    """The operator for matrices in the format `weights` and a cache in `dtype`, "float32" or "int8"."""
     int8 = dtype == "int8"
-    # Only matrices that our operators take have a kernel; it goes by the name.
+    # A kernel is found by the operator's name: other matrices need another name.
     compiled = has_compiled_operator(weights)
     f = Function(("DecoderLayer" if compiled else "PlainDecoderLayer") + ("Int8" if int8 else ""))
     for name in ("bits", "block_size") if compiled else ():
@@ -84,7 +98,7 @@ def decoder_layer(sizes: LayerSizes, weights: WeightFormat, dtype: str) -> Funct
     cache = [f.input() for _ in range(CACHE_INPUTS + 2 * int8)]
 
     def added(x: str, delta: str, weight: str) -> tuple[str, str]:
-        """x + delta and its norm."""
+        """The sum x + delta, and its norm."""
         outputs = f.ops(
             "SkipSimplifiedLayerNormalization",
             [x, delta, weight],
@@ -108,9 +122,11 @@ def decoder_layer(sizes: LayerSizes, weights: WeightFormat, dtype: str) -> Funct
 
 
 def cached_attention(dtype: str = "float32") -> Function:
-    """Q, K and V as one, past keys, past values, last slot, total, cos, sin -> attended, keys, values.
+    """The operator `CachedAttention`: rotates Q and K, appends to the cache, attends.
 
-    With a cache in "int8", the steps of keys and of values are two more inputs.
+    Inputs: packed Q, K and V, past keys, past values, last slot, total, cos, sin; with a cache in "int8" the steps of
+        keys and of values.
+    Outputs: attended values, present keys, present values.
     """
     int8 = dtype == "int8"
     f = Function("CachedAttentionInt8" if int8 else "CachedAttention")

@@ -3,7 +3,7 @@
     patches [temporal, patches, values] -> linear -> window order -> layers (attention in windows, or over the whole
         temporal patch) -> merger (2 x 2 patches to one token) -> picture order -> embeds [temporal, tokens, hidden]
 
-What depends on the grid alone (order, angles, windows) comes from the host: `omni_edge.vision.encoder.window_plan`.
+Order, angles and windows depend on the grid alone and are inputs: see `omni_edge.vision.encoder.window_plan`.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from omni_quant.precision import Precision
 ROLE = "vision_encoder"
 PREFIX = "thinker.visual"
 
-# The reference's code has it, its configuration has not.
+# From the reference's code: its configuration lacks it.
 _NORM_EPSILON = 1e-6
-# What the reference's image processor (Qwen2VLImageProcessor) assumes where preprocessor_config.json is silent.
+# Defaults of the reference's image processor (Qwen2VLImageProcessor), for what preprocessor_config.json lacks.
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _STD = (0.26862954, 0.26130258, 0.27577711)
 _MIN_PIXELS = 3136
 _MAX_PIXELS = 12_845_056
 # Defaults of qwen-omni-utils 0.0.9, the reference's loader of videos: tokens per frame pair, frames, and the part of
-# the context that a video may fill. It assumes a context of 128000 tokens unless told the model's.
+# the context that a video may fill.
 _VIDEO_MIN_TOKENS = 128
 _VIDEO_MAX_TOKENS = 768
 _VIDEO_CONTEXT_SHARE = 0.9
@@ -45,13 +45,13 @@ def section(config: VisionConfig, preprocessor: dict[str, Any], *, max_positions
 
     Args:
         config: the encoder's sizes.
-        preprocessor: `preprocessor_config.json` ({} takes the reference's defaults); both spellings of the pixel
-            limits are read, `min_pixels` / `max_pixels` and `size: {shortest_edge, longest_edge}`. `video_min_pixels`
-            is ours: a checkpoint that was trained on smaller frames than the reference's loader gives says so.
+        preprocessor: `preprocessor_config.json`; {} takes the reference's defaults. Both spellings of the pixel limits
+            are read: `min_pixels`, `max_pixels`, and `size: {shortest_edge, longest_edge}`. `video_min_pixels` is an
+            extension, for checkpoints trained on smaller frames than the reference's loader gives.
         max_positions: the Thinker's context, of which one video may fill 90 %.
 
     Raises:
-        CheckpointError: the preprocessor cuts other patches than the encoder takes.
+        CheckpointError: the preprocessor's patches are not those of the encoder.
     """
     for key, expected in (
         ("patch_size", config.patch_size),
@@ -99,7 +99,7 @@ def _head_dim(config: VisionConfig) -> int:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What every layer shares: graph inputs made by the host and shapes computed once."""
+    """The values that all layers share: graph inputs, and shapes that are computed once."""
 
     cos: str
     sin: str
@@ -118,15 +118,15 @@ def build(weights: Scope, config: VisionConfig, precision: Precision) -> GraphBu
         patches: float32 [temporal, patches, channels * temporal_patch * patch * patch], in merge-group order.
         order: int64 [patches], window order -> merge-group order.
         cos, sin: float32 [patches, head_dim / 2], rotary angles in window order.
-        slots: int64 [windows, slots], the patch (in window order) at every place of a window; the places beyond a
-            window's length hold any valid index.
+        slots: int64 [windows, slots], the patch (in window order) at every place of a window. Places beyond a window's
+            length hold any valid index.
         unslots: int64 [patches], the place in `slots`, flattened, of every patch.
         lengths: int32 [temporal * windows], patches of every window.
         restore: int64 [tokens], picture order -> window order of the merged tokens.
     Output: `embeds` float32 [temporal, tokens, out_hidden_size] in the reference's (picture) order.
 
-    Window attention pads windows at the right and bottom edge to the size of the largest; full attention has neither
-    mask nor bias, which lets the kernel work in tiles: memory grows with the patches, not with their square.
+    Window attention pads windows at the right and bottom edge to the size of the largest. Full attention has neither
+    mask nor bias, so the kernel works in tiles: memory grows with the patches, not with their square.
 
     Args:
         weights: the checkpoint's part below `PREFIX`.

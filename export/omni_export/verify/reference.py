@@ -1,6 +1,6 @@
 """The reference implementation's modules with a checkpoint's weights, one at a time.
 
-Loading a whole model would need all of its float32 weights at once; a verification looks at one graph at a time.
+Verification looks at one graph at a time: a whole model would need all float32 weights in memory.
 """
 
 from __future__ import annotations
@@ -32,37 +32,37 @@ class ReferenceModules:
 
     def __init__(self, checkpoint: Checkpoint, config: OmniConfig) -> None:
         self.weights = ReferenceWeights(checkpoint.path)
-        # It warns of every text token beyond the Talker's own vocabulary, for the published configuration as well.
+        # transformers warns of text tokens beyond the Talker's vocabulary, even for the published configuration.
         transformers.logging.set_verbosity_error()
         self.config = Qwen2_5OmniConfig(**_transformers_spelling(config))
 
     def audio_encoder(self) -> modeling.Qwen2_5OmniAudioEncoder:
-        """`thinker.audio_tower`."""
+        """The audio encoder, `thinker.audio_tower`."""
         config = self.config.thinker_config.audio_config
         return self._load(modeling.Qwen2_5OmniAudioEncoder._from_config(config), "thinker.audio_tower")
 
     def vision_encoder(self) -> modeling.Qwen2_5OmniVisionEncoder:
-        """`thinker.visual`."""
+        """The vision encoder, `thinker.visual`."""
         config = self.config.thinker_config.vision_config
         return self._load(modeling.Qwen2_5OmniVisionEncoder._from_config(config), "thinker.visual")
 
     def thinker(self) -> modeling.Qwen2_5OmniThinkerTextModel:
-        """`thinker.model`: the text model, without its output head."""
+        """The Thinker's text model without output head, `thinker.model`."""
         config = self.config.thinker_config.text_config
         return self._load(modeling.Qwen2_5OmniThinkerTextModel._from_config(config), "thinker.model")
 
     def talker(self) -> modeling.Qwen2_5OmniTalkerForConditionalGeneration:
-        """`talker`, with its projection and head."""
+        """The Talker with projection and head, `talker`."""
         config = self.config.talker_config
         return self._load(modeling.Qwen2_5OmniTalkerForConditionalGeneration._from_config(config), "talker")
 
     def dit(self) -> modeling.Qwen2_5OmniToken2WavDiTModel:
-        """token2wav's DiT."""
+        """The DiT of token2wav."""
         config = self.config.token2wav_config.dit_config
         return self._load(modeling.Qwen2_5OmniToken2WavDiTModel._from_config(config), dit.PREFIX)
 
     def bigvgan(self) -> modeling.Qwen2_5OmniToken2WavBigVGANModel:
-        """token2wav's BigVGAN."""
+        """The BigVGAN of token2wav."""
         config = self.config.token2wav_config.bigvgan_config
         return self._load(modeling.Qwen2_5OmniToken2WavBigVGANModel._from_config(config), bigvgan.PREFIX)
 
@@ -82,7 +82,7 @@ class ReferenceModules:
 
 
 def _transformers_spelling(config: OmniConfig) -> dict[str, Any]:
-    """config.json as transformers 5 spells it; it reads the published spelling of all but the DiT's sizes."""
+    """config.json in the spelling of transformers 5, which does not read the published names of the DiT's sizes."""
     raw = copy.deepcopy(config.raw)
     if config.talker is None:
         for section in ("talker_config", "token2wav_config"):

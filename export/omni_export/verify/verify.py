@@ -1,7 +1,7 @@
-"""Holds every graph of a bundle against the reference implementation, on seeded inputs.
+"""Compares every graph of a bundle with the reference implementation, on seeded inputs.
 
-The runtime's own code runs the graphs, so what is verified is what will run. Errors are relative to the root mean
-square of the reference's output; the verdict is by signal-to-noise ratio:
+The runtime's code runs the graphs. Errors are relative to the root mean square of the reference's output. The verdict
+is by signal-to-noise ratio:
 
 | precision of the graph | SNR at least |
 | --- | --- |
@@ -11,7 +11,8 @@ square of the reference's output; the verdict is by signal-to-noise ratio:
 | int8, BigVGAN | 10 dB |
 | any, with an INT8 cache | 20 dB, or less as above |
 
-The quantized bounds catch a wrong graph, not a poor quantization: on trained weights expect far better than on random.
+The bounds of quantized graphs catch a wrong graph, not a poor quantization. Trained weights do far better than random
+ones.
 """
 
 from __future__ import annotations
@@ -57,14 +58,14 @@ Pair = tuple[Array, Array]
 
 @dataclass(frozen=True)
 class VerifyRow:
-    """How far one graph is from the reference.
+    """The difference of one graph from the reference.
 
     Attributes:
-        graph: its role.
+        graph: role of the graph.
         maximum, mean: absolute errors / RMS of the reference.
-        snr: dB.
-        tolerance: the SNR it must reach, dB.
-        passed: whether it does.
+        snr: signal-to-noise ratio, dB.
+        tolerance: the least SNR that passes, dB.
+        passed: whether the graph passes.
     """
 
     graph: str
@@ -141,7 +142,16 @@ class _Verification:
         )
 
     def _another(self) -> BundleError:
-        return BundleError(f"{self.bundle.path} was not exported from {self.checkpoint.path}: their sizes differ.")
+        return BundleError(
+            f"{self.bundle.path} was not exported from {self.checkpoint.path}: their sizes differ. Give the checkpoint "
+            "that it was exported from."
+        )
+
+    def _one_speaks(self) -> BundleError:
+        return BundleError(
+            f"One of {self.bundle.path} and {self.checkpoint.path} has speech, the other has not. Give the checkpoint "
+            "that the bundle was exported from."
+        )
 
     def _graph(self, role: str) -> Graph:
         return Graph.from_bundle(self.bundle, role)
@@ -199,7 +209,7 @@ class _Verification:
     def talker(self) -> Iterator[Pair]:
         config, section = self.config.talker, self.manifest.talker
         if config is None or section is None or self.manifest.talker_decoder is None:
-            raise BundleError(f"{self.bundle.path} speaks and {self.checkpoint.path} does not, or the reverse.")
+            raise self._one_speaks()
         count = _PROMPT + _STEPS
         states = self.random.standard_normal((1, count, config.embedding_size)).astype(np.float32)
         codec = self.random.integers(0, config.decoder.vocab_size, (1, count))
@@ -209,10 +219,10 @@ class _Verification:
         _, logits = self._steps(decoder, {"codec_ids": codec, "states": states}, positions)
         model = self.modules.talker()
         with torch.no_grad():
-            told = torch.from_numpy(states.copy())
-            told[0, _PROMPT // 2 :] += model.model.embed_tokens(torch.from_numpy(codec[0, _PROMPT // 2 :]))
+            embeds = torch.from_numpy(states.copy())
+            embeds[0, _PROMPT // 2 :] += model.model.embed_tokens(torch.from_numpy(codec[0, _PROMPT // 2 :]))
             hidden = model.model(
-                inputs_embeds=model.thinker_to_talker_proj(told),
+                inputs_embeds=model.thinker_to_talker_proj(embeds),
                 position_ids=torch.from_numpy(positions)[:, None],
             ).last_hidden_state
             expected = model.codec_head(hidden[0, -1])
@@ -226,7 +236,7 @@ class _Verification:
     def dit(self) -> Iterator[Pair]:
         config, section, voices = self.config.dit, self.manifest.token2wav, self.manifest.voices
         if config is None or section is None or voices is None:
-            raise BundleError(f"{self.bundle.path} speaks and {self.checkpoint.path} does not, or the reverse.")
+            raise self._one_speaks()
         frames = 3 * section.block_frames - section.frames_per_codec
         padded = 3 * section.block_frames
         mel = np.zeros((2, padded, section.mel_dim), np.float32)
@@ -272,8 +282,8 @@ class _Verification:
     def bigvgan(self) -> Iterator[Pair]:
         section = self.manifest.token2wav
         if section is None or self.config.dit is None:
-            raise BundleError(f"{self.bundle.path} speaks and {self.checkpoint.path} does not, or the reverse.")
-        # A voice's reference mel: what an INT8 graph is calibrated for.
+            raise self._one_speaks()
+        # A voice's reference mel, because an INT8 graph is calibrated on these.
         voice = next(iter(published(self.checkpoint, self.config.dit).values()))
         mel = voice.ref_mel[:_MEL_FRAMES]
         samples = BigVgan(self._graph("bigvgan"), section).step(mel, mel[:0], BigVganState(), end=True)
@@ -283,7 +293,7 @@ class _Verification:
 
     @staticmethod
     def _time_tables(model: Any, times: Array) -> tuple[Array, Array]:
-        """The reference's modulation at `times`, scales as 1 + scale: what the `dit_time` graph yields."""
+        """The reference's outputs of the graph `dit_time` at `times`; scales are 1 + scale."""
         with torch.no_grad():
             embedding = torch.nn.functional.silu(model.time_embed(torch.from_numpy(times)))
             layers = torch.stack([block.attn_norm.linear(embedding) for block in model.transformer_blocks], dim=1)
@@ -294,7 +304,7 @@ class _Verification:
         return modulation, final
 
     def _positions(self) -> NDArray[np.int64]:
-        """Ids [3, n] as a picture amid text has them: the axes differ."""
+        """Position ids [3, n] with a picture in the text, so that the axes differ."""
         ids = np.tile(np.arange(_PROMPT + _STEPS), (3, 1))
         middle = slice(_PROMPT // 4, _PROMPT // 2)
         ids[1:, middle] = _PROMPT // 4 + self.random.integers(0, 5, (2, _PROMPT // 2 - _PROMPT // 4))
@@ -303,7 +313,7 @@ class _Verification:
     def _steps(
         self, decoder: Decoder, inputs: dict[str, NDArray[np.generic]], positions: NDArray[np.int64]
     ) -> tuple[Array, Array]:
-        """Hidden states [n, hidden] and the last logits: a prefill, then one position at a time."""
+        """Hidden states [n, hidden] and the last logits, by a prefill and then one position at a time."""
         cache = KVCache.allocate(decoder.section, _PROMPT + _STEPS)
         hidden = []
         for start, stop in [(0, _PROMPT), *((at, at + 1) for at in range(_PROMPT, _PROMPT + _STEPS))]:
@@ -318,5 +328,5 @@ def _rms(array: Array) -> float:
 
 
 def _product(read: Callable[[slice], Array], rows: int, vector: Array, piece: int = 8192) -> Array:
-    """A matrix product that reads a few rows at a time."""
+    """The product of a matrix, of which `piece` rows are read at a time, and `vector`."""
     return np.concatenate([read(slice(start, min(rows, start + piece))) @ vector for start in range(0, rows, piece)])

@@ -1,9 +1,10 @@
 """token2wav's second half: BigVGAN, log-mel frames to samples (reference: `Qwen2_5OmniToken2WavBigVGANModel`).
 
-The function is the reference's to rounding (98 dB and above); the form is one a CPU likes: see `snake` for the
-activations, which are most of the nodes. The division by the number of residual blocks lives in the next layer's
-weights. To the left every filter continues what the run before left it (see `carried`); to the right a run is given
-frames to look ahead at, cut after every level to what later levels can still see.
+The graph equals the reference to rounding (98 dB and above). Activations, most of the nodes, are operators of our own
+(`snake`). The division by the number of residual blocks is part of the next layer's weights.
+
+To the left, every filter continues from the previous run (`stream_state`). To the right, a run looks ahead at some
+frames; each level cuts them to what later levels can still see.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from omni_export.graph.builder import GraphBuilder
 from omni_export.models.token2wav.bigvgan_int8 import Int8, measure
 from omni_export.models.token2wav.bigvgan_residual import Convolution, Residual, Unit
 from omni_export.models.token2wav.snake import ACTIVATION_REACH, EXACT_DEGREE, FAST_DEGREE, activation
-from omni_export.models.token2wav.stream_state import Boundary, Carried
+from omni_export.models.token2wav.stream_state import Boundary, StreamState
 from omni_quant.policy import formats, needs_calibration
 from omni_quant.precision import Kind, Precision, WeightFormat
 
@@ -40,19 +41,19 @@ _REFERENCE_DB = 20.0
 
 @dataclass(frozen=True)
 class Reach:
-    """How far the network sees to the right: what a run must look ahead at to equal the whole utterance.
+    """The look-ahead with which a run equals the whole utterance.
 
     Attributes:
         frames: mel frames.
-        levels: samples that must survive each level, at that level's rate.
+        levels: samples that each level must pass on, at that level's rate.
     """
 
     frames: int
     levels: tuple[int, ...]
 
     @classmethod
-    def of(cls, config: BigVGANConfig) -> Reach:
-        """The nominal receptive field; the outermost taps are so small that half of it is good for 100 dB."""
+    def from_config(cls, config: BigVGANConfig) -> Reach:
+        """The nominal receptive field; the outermost taps are so small that half of it gives 100 dB."""
         need = ACTIVATION_REACH + (_POST_KERNEL - 1) // 2
         levels = [need]
         for rate, kernel in list(zip(config.upsample_rates, config.upsample_kernel_sizes, strict=True))[::-1]:
@@ -68,31 +69,37 @@ class Reach:
 
 
 def samples_per_frame(config: BigVGANConfig) -> int:
-    """Samples that one mel frame becomes."""
+    """Audio samples per mel frame."""
     return prod(config.upsample_rates)
 
 
 def build(
     weights: Scope, config: BigVGANConfig, precision: Precision, calibration: Sequence[Array] = ()
 ) -> GraphBuilder:
-    """The vocoder graph.
+    """The graph `bigvgan`.
 
-    Inputs: `mel` float32 [1, mel, T], natural logarithm; `ahead` int64 [1], how many of the T frames are only looked
-    ahead at and give no samples (0: the utterance ends here); `keep` int64 [levels], how many samples of these survive
-    each level (`Reach.levels`, or less where speed matters more than the last decibel); `begin` bool [1], the utterance
-    begins here; `state.<i>` float32, what the run before put out as `next_state.<i>`, zeros at the beginning.
-    Outputs: `samples` float32 [(T - ahead) * samples_per_frame] in [-1, 1], and the state after these T - ahead frames.
+    Inputs:
+        mel: float32 [1, mel, T], natural logarithm.
+        ahead: int64 [1], look-ahead frames at the end of the T, which give no samples; 0: the utterance ends here.
+        keep: int64 [levels], look-ahead samples that each level passes on: `Reach.levels`, or fewer, which is faster
+            and costs some decibels.
+        begin: bool [1], the utterance begins here.
+        state.<i>: float32, `next_state.<i>` of the previous run; zeros at the beginning.
+
+    Outputs:
+        samples: float32 [(T - ahead) * samples_per_frame] in [-1, 1].
+        next_state.<i>: float32, the state after these T - ahead frames.
 
     Args:
         weights: the part of the checkpoint below `PREFIX`.
         config: sizes.
         precision: what the export asks for; `omni_quant.policy` says what becomes of it. Without `calibration` all
             stays in float32.
-        calibration: mels of speech, float32 [frames, mel_dim] (the voices' reference mels); the float32 graph runs over
-            them here and now, from a temporary folder.
+        calibration: mels of speech, float32 [frames, mel_dim], such as the voices' reference mels. The float32 graph
+            is written to a temporary folder and run over them.
 
     Raises:
-        CheckpointError: the config describes up-samplers whose output is no multiple of their rate.
+        CheckpointError: an up-sampler's output is no multiple of its rate.
     """
     for rate, kernel in zip(config.upsample_rates, config.upsample_kernel_sizes, strict=True):
         if (kernel - rate) % 2:
@@ -109,7 +116,7 @@ def build(
 def _assemble(
     weights: Scope, config: BigVGANConfig, residual: Residual, parts: Mapping[str, WeightFormat]
 ) -> GraphBuilder:
-    """The graph, with `residual` making the units of the residual blocks."""
+    """The graph; `residual` builds the units of the residual blocks."""
     g = GraphBuilder(ROLE, parts)
     mel = g.input("mel", [1, config.mel_dim, "frames"])
     boundary = Boundary(g, g.input("ahead", [1], "int64"))
@@ -117,43 +124,43 @@ def _assemble(
     g.input("begin", [1], "bool")
     signals = 0
 
-    def signal(x: str, channels: int, path: str) -> Carried:
+    def signal(x: str, channels: int, path: str) -> StreamState:
         nonlocal signals
         boundary.at(x, path)
         signals += 1
-        return Carried(g, boundary, signals - 1, channels)
+        return StreamState(g, boundary, signals - 1, channels)
 
     degree = EXACT_DEGREE if parts["residual_blocks"].kind is Kind.FP32 else FAST_DEGREE
     channels = config.upsample_initial_channel
     x = _normalized(g, mel)
-    carried = signal(x, config.mel_dim, "/normalize")
-    x = convolution(g, x, carried, weights.scope("conv_pre"), "/conv_pre", _PRE_KERNEL)
-    carried.close()
-    carried = signal(x, channels, "/conv_pre")
+    state = signal(x, config.mel_dim, "/normalize")
+    x = convolution(g, x, state, weights.scope("conv_pre"), "/conv_pre", _PRE_KERNEL)
+    state.close()
+    state = signal(x, channels, "/conv_pre")
     blocks = len(config.resblock_kernel_sizes)
     shapes = list(zip(config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True))
     for level, (rate, kernel) in enumerate(zip(config.upsample_rates, config.upsample_kernel_sizes, strict=True)):
         path = f"/levels.{level}"
         average = 1.0 if level == 0 else 1.0 / blocks
-        x = _upsample(g, x, carried, weights.scope(f"ups.{level}.0"), f"{path}/up", rate, kernel, average)
-        carried.close()
+        x = _upsample(g, x, state, weights.scope(f"ups.{level}.0"), f"{path}/up", rate, kernel, average)
+        state.close()
         channels //= 2
         boundary.scale(rate, path)
-        carried = signal(x, channels, path)
+        state = signal(x, channels, path)
         branches = []
         for block, (size, dilations) in enumerate(shapes):
             scope, y = weights.scope(f"resblocks.{level * blocks + block}"), x
             for index, dilation in enumerate(dilations):
-                y = residual(g, y, carried, Unit(scope, index, f"{path}/{block}/{index}", size, dilation))
+                y = residual(g, y, state, Unit(scope, index, f"{path}/{block}/{index}", size, dilation))
             branches.append(y)
-        carried.close()
+        state.close()
         keep = g.op("Gather", ["keep", g.const([level])], f"{path}/keep")
         x = boundary.crop(g.op("Sum", branches, f"{path}/sum"), keep, f"{path}/crop")
-        carried = signal(x, channels, f"{path}/cropped")
+        state = signal(x, channels, f"{path}/cropped")
     x = g.op("Mul", [x, g.const(1.0 / blocks)], "/average")
-    x = activation(g, x, carried, "begin", weights.scope("activation_post"), "/activation_post", degree=degree)
-    x = convolution(g, x, carried, weights.scope("conv_post"), "/conv_post", _POST_KERNEL, bias=False)
-    carried.close()
+    x = activation(g, x, state, "begin", weights.scope("activation_post"), "/activation_post", degree=degree)
+    x = convolution(g, x, state, weights.scope("conv_post"), "/conv_post", _POST_KERNEL, bias=False)
+    state.close()
     x = boundary.crop(x, None, "/crop")
     x = g.op("Clip", [x, g.const(-1.0), g.const(1.0)], "/clip")
     g.output(g.op("Reshape", [x, g.const([-1])], "/flat"), "samples", ["samples"])
@@ -161,9 +168,9 @@ def _assemble(
 
 
 def _normalized(g: GraphBuilder, mel: str) -> str:
-    """Decibels over the reference level, from [min, 0] to [-1, 1], clipped; [1, mel, 1, T].
+    """Decibels over the reference level, mapped from [min, 0] to [-1, 1] and clipped: [1, mel, 1, T].
 
-    The reference clamps the amplitude first; everything below that clamp lies below the last clip as well.
+    The reference clamps the amplitude first. Everything below that clamp lies below the last clip as well.
     """
     decibels = 20 / np.log(10)
     scale = 2 * decibels / -_MIN_DB
@@ -177,14 +184,14 @@ def _normalized(g: GraphBuilder, mel: str) -> str:
 def convolution(
     g: GraphBuilder,
     x: str,
-    carried: Carried,
+    state: StreamState,
     weights: Scope,
     name: str,
     kernel: int,
     dilation: int = 1,
     bias: bool = True,
 ) -> str:
-    """A dense float32 convolution over time, "same" length."""
+    """A dense float32 convolution over time; the length stays the same."""
     weight = weights("weight")
     outputs, inputs, taps = weight.shape
     if taps != kernel:
@@ -192,7 +199,7 @@ def convolution(
     shape = (outputs, inputs, 1, taps)
     reach = (kernel - 1) * dilation // 2
     operands = [
-        carried.extend(x, reach, name),
+        state.extend(x, reach, name),
         g.weight(weight.map(lambda w: w.reshape(shape), shape), f"{name}.weight"),
     ]
     if bias:
@@ -201,7 +208,7 @@ def convolution(
 
 
 def _upsample(
-    g: GraphBuilder, x: str, carried: Carried, weights: Scope, name: str, rate: int, kernel: int, scale: float
+    g: GraphBuilder, x: str, state: StreamState, weights: Scope, name: str, rate: int, kernel: int, scale: float
 ) -> str:
     """A transposed convolution; its input is multiplied by `scale`."""
     weight = weights("weight")
@@ -211,7 +218,7 @@ def _upsample(
     pad = (kernel - rate) // 2
     reach = (kernel - 1 - pad) // rate
     operands = [
-        carried.extend(x, reach, name),
+        state.extend(x, reach, name),
         g.weight(scaled, f"{name}.weight"),
         g.weight(weights("bias", (outputs,)), f"{name}.bias"),
     ]
@@ -221,13 +228,13 @@ def _upsample(
 
 @dataclass(frozen=True)
 class Float32:
-    """Residual units in float32, with `convolution` making their convolutions."""
+    """Builds residual units in float32; `convolution` builds their convolutions."""
 
     convolution: Convolution
 
-    def __call__(self, g: GraphBuilder, x: str, carried: Carried, unit: Unit) -> str:
+    def __call__(self, g: GraphBuilder, x: str, state: StreamState, unit: Unit) -> str:
         y = x
-        for half in unit.halves():
-            y = activation(g, y, carried, "begin", half.activation, half.activation_path, degree=EXACT_DEGREE)
-            y = self.convolution(g, y, carried, half.convolution, half.path, half.taps, half.dilation)
+        for conv in unit.convolutions():
+            y = activation(g, y, state, "begin", conv.activation, conv.activation_path, degree=EXACT_DEGREE)
+            y = self.convolution(g, y, state, conv.convolution, conv.path, conv.taps, conv.dilation)
         return g.op("Add", [x, y], unit.path)

@@ -1,4 +1,4 @@
-"""What a residual block of BigVGAN consists of, whichever way its units become nodes."""
+"""The parts of BigVGAN's residual blocks, in float32 as in INT8."""
 
 from __future__ import annotations
 
@@ -8,12 +8,18 @@ from typing import Protocol
 
 from omni_export.checkpoint.checkpoint import Scope
 from omni_export.graph.builder import GraphBuilder
-from omni_export.models.token2wav.stream_state import Carried
+from omni_export.models.token2wav.stream_state import StreamState
 
 
 @dataclass(frozen=True)
-class Half:
-    """A snake and the convolution after it: their weights, paths in the graph, and the convolution's size."""
+class ActivatedConv:
+    """An activation and the convolution after it.
+
+    Attributes:
+        activation, convolution: weights.
+        activation_path, path: paths of activation and convolution in the graph.
+        taps, dilation: of the convolution.
+    """
 
     activation: Scope
     convolution: Scope
@@ -24,18 +30,18 @@ class Half:
 
     @property
     def reach(self) -> int:
-        """Samples that the convolution sees to either side."""
+        """Samples that the convolution sees on either side."""
         return (self.taps - 1) * self.dilation // 2
 
 
 @dataclass(frozen=True)
 class Unit:
-    """Snake, dilated convolution, snake, convolution (reference: a turn of `Qwen2_5OmniAMPBlock`'s loop).
+    """Activation, dilated convolution, activation, convolution (reference: one pass of `Qwen2_5OmniAMPBlock`'s loop).
 
     Attributes:
-        weights: of the block: `activations.<2 index>` and the one after it, `convs1.<index>`, `convs2.<index>`.
+        weights: the block's: `activations.<2 index>` and the next one, `convs1.<index>`, `convs2.<index>`.
         index: of the unit in the block.
-        path: in the graph.
+        path: of the unit in the graph.
         taps: of both convolutions.
         dilation: of the first one.
     """
@@ -46,10 +52,10 @@ class Unit:
     taps: int
     dilation: int
 
-    def halves(self) -> Iterator[Half]:
-        """The two of them."""
+    def convolutions(self) -> Iterator[ActivatedConv]:
+        """The unit's two convolutions, each with its activation."""
         for number, dilation in ((1, self.dilation), (2, 1)):
-            yield Half(
+            yield ActivatedConv(
                 self.weights.scope(f"activations.{2 * self.index + number - 1}"),
                 self.weights.scope(f"convs{number}.{self.index}"),
                 f"{self.path}/act{number}",
@@ -60,14 +66,14 @@ class Unit:
 
 
 class Residual(Protocol):
-    """How a unit becomes nodes; returns `x` with what it adds to it."""
+    """Builds the nodes of a unit; returns `x` plus the unit's output."""
 
-    def __call__(self, g: GraphBuilder, x: str, carried: Carried, unit: Unit) -> str: ...
+    def __call__(self, g: GraphBuilder, x: str, state: StreamState, unit: Unit) -> str: ...
 
 
 class Convolution(Protocol):
-    """How a dense float32 convolution over time becomes nodes; returns its output."""
+    """Builds the nodes of a dense float32 convolution over time; returns its output."""
 
     def __call__(
-        self, g: GraphBuilder, x: str, carried: Carried, weights: Scope, name: str, kernel: int, dilation: int = 1
+        self, g: GraphBuilder, x: str, state: StreamState, weights: Scope, name: str, kernel: int, dilation: int = 1
     ) -> str: ...

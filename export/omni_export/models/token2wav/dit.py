@@ -1,10 +1,10 @@
 """token2wav's first half: the flow-matching DiT, codec tokens to mel (reference: `Qwen2_5OmniToken2WavDiTModel`).
 
-The graph is one evaluation of the velocity. What depends on time alone comes from another graph, see `dit_time`.
+The graph is one evaluation of the velocity. The modulation by time comes from another graph, see `dit_time`.
 
-Blocks are a batch, see `dit_blocks`; several runs may follow each other along an utterance, and each block passes each
-layer once. Positions count from the first block that a query sees: rotary embedding is relative, and an utterance may
-be of any length.
+Blocks are a batch, see `dit_blocks`. Several runs may follow each other along an utterance, and each block passes each
+layer once. Positions count from the first block that a query sees. Rotary embedding is relative, so an utterance may
+have any length.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _NORM_EPSILON = 1e-6
 
 
 def section(dit: DiTConfig, bigvgan: BigVGANConfig) -> Token2WavSection:
-    """What the manifest says of the vocoder."""
-    reach = Reach.of(bigvgan)
+    """The manifest's section of the vocoder."""
+    reach = Reach.from_config(bigvgan)
     return Token2WavSection(
         sample_rate=SAMPLE_RATE,
         mel_dim=dit.mel_dim,
@@ -54,11 +54,12 @@ def section(dit: DiTConfig, bigvgan: BigVGANConfig) -> Token2WavSection:
 
 
 def build(weights: Scope, config: DiTConfig, precision: Precision) -> GraphBuilder:
-    """One evaluation of the velocity over whole blocks, for G rows of guidance.
+    """The graph `dit`: one evaluation of the velocity over whole blocks, for G rows of guidance.
 
-    B blocks come in. A block passes a look-ahead layer together with the next one, so each such layer can hold the last
-    block back (`hold` 1) and go on with it in the next run, as one of H = 1 `held` blocks; at the start of an utterance
-    H is 0. Where nothing follows, `hold` is 0. The velocity of V = B + (H - hold) * look-ahead layers comes out.
+    The input has B blocks. A block passes a look-ahead layer together with the next block. So each such layer can hold
+    the last block back (`hold` 1) and continue with it in the next run, where it is one of H = 1 `held` blocks. At the
+    start of an utterance H is 0; where nothing follows, `hold` is 0. The output has V = B + (H - hold) * look-ahead
+    layers blocks.
 
     Inputs:
         mel: float32 [G, B * block, mel], the noised mel.
@@ -68,12 +69,19 @@ def build(weights: Scope, config: DiTConfig, precision: Precision) -> GraphBuild
         left_keys, left_values: float32 [look-backward layers, G, block, inner], of the block before, in each layer.
         left_valid: bool [1]; False at the start of the utterance.
         held: float32 [look-ahead layers, G, H, block, hidden].
-        frames: int64 [1], how many of the B * block frames exist; the rest fills the last block up.
+        frames: int64 [1], how many of the B * block frames exist; the rest is padding.
         hold: int64 [1], blocks that each look-ahead layer holds back, 0 or 1; V must not be 0.
-        keep: int64 [1], the block whose keys and values come out, counted from each layer's end: -1 is the last one.
+        keep: int64 [1], the block whose keys and values are outputs, counted from each layer's end: -1 is the last.
 
-    Outputs: velocity float32 [G, V * block, mel]; keys, values float32 [look-backward layers, G, block, inner];
-        next_held float32 [look-ahead layers, G, hold, block, hidden].
+    Outputs:
+        velocity: float32 [G, V * block, mel].
+        keys, values: float32 [look-backward layers, G, block, inner].
+        next_held: float32 [look-ahead layers, G, hold, block, hidden].
+
+    Args:
+        weights: the checkpoint's part below `PREFIX`.
+        config: the DiT's sizes.
+        precision: what the export asks for; `omni_quant.policy` says what becomes of it.
 
     Raises:
         CheckpointError: blocks do not hold whole codec tokens, or no layer looks back.
@@ -98,8 +106,8 @@ def _check(config: DiTConfig) -> None:
 
 
 @dataclass(frozen=True)
-class Added:
-    """What is still to be added to the values of a layer: gate * delta."""
+class GatedDelta:
+    """A sum that the next norm computes: gate * delta is still to be added to the values."""
 
     delta: str
     gate: str
@@ -137,10 +145,10 @@ class _Dit:
         self.rows = g.op("Shape", [mel], "/rows", start=0, end=1)
         self._rotary_tables()
         length = g.op("Shape", [mel], "/length", start=1, end=2)
-        self.blocks = Blocks.entering(g, self.rows, c.block_size, length, "frames", "left_valid")
+        self.blocks = Blocks.from_input(g, self.rows, c.block_size, length, "frames", "left_valid")
         x = self._embed(mel, codec, speaker)
         rows = self._rows(modulation, c.num_layers * MODULATIONS, "/modulation")
-        added: Added | None = None
+        added: GatedDelta | None = None
         for layer in range(c.num_layers):
             x, added = self._layer(x, added, rows[layer * MODULATIONS :], layer)
         scale, shift = self._rows(final, FINAL_MODULATIONS, "/final_modulation")
@@ -158,7 +166,7 @@ class _Dit:
     # -- the edges of the network --------------------------------------------------------------------------------
 
     def _embed(self, mel: str, codec: str, speaker: str) -> str:
-        """[G * blocks, block, hidden]; the codec's share is computed once per codec token, not per frame."""
+        """The first layer's input [G * blocks, block, hidden]; the codec's share is computed once per token."""
         g, c = self.g, self.config
         project = self.weights.scope("input_embed.proj")("weight")
         codec_start = c.mel_dim + c.enc_dim
@@ -179,7 +187,7 @@ class _Dit:
         return g.op("Reshape", [x, g.const([-1, c.block_size, c.hidden_size])], "/embed/blocks")
 
     def _rotary_tables(self) -> None:
-        """cos and sin for the positions of three blocks, the widest window."""
+        """Makes cos and sin for the positions of three blocks, the widest window."""
         c = self.config
         frequencies = c.rope_theta ** (-np.arange(0, c.head_dim, 2, dtype=np.float64) / c.head_dim)
         angles = np.arange(3 * c.block_size)[:, None] * frequencies
@@ -189,22 +197,32 @@ class _Dit:
     # -- a layer -------------------------------------------------------------------------------------------------
 
     def _rows(self, table: str, count: int, name: str) -> list[str]:
-        """The rows of a table [..., hidden], [1, hidden] each."""
+        """The `count` rows of a table [..., hidden], each [1, hidden]."""
         flat = self.g.op("Reshape", [table, self.g.const([-1, self.config.hidden_size])], name)
         rows = [f"{name}/{index}" for index in range(count)]
         self.g.op("Split", [flat], name, outputs=rows, axis=0, num_outputs=count)
         return rows
 
-    def _norm(self, x: str, added: Added | None, scale: str, shift: str, name: str) -> tuple[str, str]:
-        """`x` with what is still to be added to it, and the norm of that."""
+    def _norm(self, x: str, added: GatedDelta | None, scale: str, shift: str, name: str) -> tuple[str, str]:
+        """The sum of `x` and `added`, and its norm."""
         if added:
             inputs = [x, added.delta, added.gate, scale, shift]
             x, normed = self.g.call(gated_norm(), inputs, name, epsilon=_NORM_EPSILON)
             return x, normed
         return x, self.g.op("LayerNormalization", [x, scale, shift], name, axis=-1, epsilon=_NORM_EPSILON)
 
-    def _layer(self, x: str, added: Added | None, modulation: list[str], layer: int) -> tuple[str, Added]:
-        """Reference: `DiTDecoderLayer`. Its `modulation` comes first. Returns (x, what is still to be added to it)."""
+    def _layer(self, x: str, added: GatedDelta | None, modulation: list[str], layer: int) -> tuple[str, GatedDelta]:
+        """One layer (reference: `DiTDecoderLayer`).
+
+        Args:
+            x: [G * blocks, block, hidden].
+            added: the sum that the previous layer left to this one.
+            modulation: rows, this layer's first.
+            layer: its index.
+
+        Returns:
+            x, and the sum that is left to the next layer.
+        """
         g = self.g
         name = f"/layers.{layer}"
         weights = self.weights.scope(f"transformer_blocks.{layer}")
@@ -214,23 +232,23 @@ class _Dit:
         x, normed = self._norm(x, added, scale, shift, f"{name}/attn_norm")
         attended = self._attention(normed, weights.scope("attn"), layer, f"{name}/attn")
         if layer in self.ahead:
-            x = self.blocks.going(x, self.config.hidden_size, f"{name}/going")
-            self.blocks = self.blocks.beyond()
-        x, normed = self._norm(x, Added(attended, gate), mlp_scale, mlp_shift, f"{name}/ff_norm")
+            x = self.blocks.advance(x, self.config.hidden_size, f"{name}/going")
+            self.blocks = self.blocks.after_layer()
+        x, normed = self._norm(x, GatedDelta(attended, gate), mlp_scale, mlp_shift, f"{name}/ff_norm")
         feed = weights.scope("ff.ff")
         y = self._linear(normed, [feed.scope("0")], f"{name}/ff.0")
         (y,) = g.call(gelu_tanh(), [y], f"{name}/ff")
-        return x, Added(self._linear(y, [feed.scope("3")], f"{name}/ff.3"), mlp_gate)
+        return x, GatedDelta(self._linear(y, [feed.scope("3")], f"{name}/ff.3"), mlp_gate)
 
-    def _join(self, x: str, added: Added | None, index: int, name: str) -> str:
-        """The blocks that look-ahead layer number `index` has held back, then those of `x` with what is `added`."""
+    def _join(self, x: str, added: GatedDelta | None, index: int, name: str) -> str:
+        """The held blocks of look-ahead layer number `index`, followed by the blocks of `x` + `added`."""
         g, width = self.g, self.config.hidden_size
         if added:
             x = g.op("Add", [x, g.op("Mul", [added.delta, added.gate], f"{name}/gate")], f"{name}/sum")
-        # What enters the layer is held, not what it made of it: its Q, K and V are computed once more for this block,
-        # 2 % of an evaluation, rather than kept in four times the memory.
+        # The layer's input is held. Q, K and V of this block are computed again, 2 % of an evaluation: holding them
+        # would need four times the memory.
         held = g.op("Gather", ["held", g.const(index)], name, axis=0)
-        blocks = self.blocks.behind(held, "hold", name)
+        blocks = self.blocks.with_held(held, "hold", name)
         both = g.op("Concat", [held, self.blocks.split(x, width, f"{name}/new")], f"{name}/joined", axis=1)
         self.blocks = blocks
         x = blocks.merged(both, width, f"{name}/blocks")
@@ -238,12 +256,12 @@ class _Dit:
         return x
 
     def _linear(self, x: str, layers: list[Scope], name: str) -> str:
-        """Linear layers on the same input; their outputs side by side."""
+        """Linear layers on the same input, as one; their outputs are side by side."""
         weight, bias = (LazyTensor.stack([layer(part) for layer in layers]) for part in ("weight", "bias"))
         return self.g.linear(x, weight, name, "layers", bias=bias)
 
     def _attention(self, x: str, weights: Scope, layer: int, name: str) -> str:
-        """Reference: `DiTAttention`, on [G * blocks, block, hidden]."""
+        """Attention on [G * blocks, block, hidden] (reference: `DiTAttention`)."""
         g, c = self.g, self.config
         window = tuple(
             offset
@@ -263,7 +281,7 @@ class _Dit:
             query, key, value = (f"{name}/{part}" for part in ("query", "key", "value"))
             g.op("Split", [qkv], name, outputs=[query, key, value], axis=-1, num_outputs=3)
             cache = self.backward.index(layer) if -1 in window else None
-            query = self.blocks.going(query, self.inner, f"{name}/query")
+            query = self.blocks.advance(query, self.inner, f"{name}/query")
             key = self._windows(key, window, cache, "left_keys", self.keys, f"{name}/keys")
             value = self._windows(value, window, cache, "left_values", self.values, f"{name}/values")
             # Positions count from the window's first block.
@@ -280,8 +298,10 @@ class _Dit:
         g = self.g
         if cache is None:
             return self.blocks.windows(x, window, self.inner, None, name)
-        going = self.blocks.going(x, self.inner, f"{name}/going")
-        last = g.op("Gather", [self.blocks.split(going, self.inner, f"{name}/split"), "keep"], f"{name}/keep", axis=1)
+        advancing = self.blocks.advance(x, self.inner, f"{name}/going")
+        last = g.op(
+            "Gather", [self.blocks.split(advancing, self.inner, f"{name}/split"), "keep"], f"{name}/keep", axis=1
+        )
         kept.append(g.op("Transpose", [last], f"{name}/kept", perm=[1, 0, 2, 3]))
         row = g.op("Gather", [left, g.const(cache)], f"{name}/row", axis=0)
         return self.blocks.windows(x, window, self.inner, row, name)

@@ -1,4 +1,4 @@
-"""The DiT's operators of our own, by standard operators: all of a layer but its products with weights."""
+"""Operators of our own for the DiT, defined by standard operators: all of a layer except its linear layers."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from omni_export.graph.function import CONTRIB, Function
 
 
 def gated_norm() -> Function:
-    """x, delta, gate, scale, shift -> x + gate * delta, and its norm, modulated. Attribute: epsilon."""
+    """The operator `GatedNorm`.
+
+    Inputs: x, delta, gate, scale, shift. Outputs: x + gate * delta, and its modulated norm. Attribute: epsilon.
+    """
     f = Function("GatedNorm")
     x, delta, gate, scale, shift = (f.input() for _ in range(5))
     total = f.op("Add", [x, f.op("Mul", [delta, gate])])
-    # Not SkipLayerNormalization, which does both in one: measured, that kernel takes nine times as long.
+    # SkipLayerNormalization would do both at once, but its kernel takes nine times as long (measured).
     normed = f.op("LayerNormalization", [total, scale, shift], given={"epsilon": float}, axis=-1)
     f.output(total)
     f.output(normed)
@@ -18,14 +21,17 @@ def gated_norm() -> Function:
 
 
 def gelu_tanh() -> Function:
-    """Gelu in tanh's form."""
+    """The operator `GeluTanh`: the approximation of Gelu by tanh."""
     f = Function("GeluTanh")
     f.output(f.op("Gelu", [f.input()], approximate="tanh"))
     return f
 
 
 def block_attention() -> Function:
-    """Q, K and V side by side, cos, sin, bias -> attended: each block sees itself. Attributes: see `_attended`."""
+    """The operator `BlockAttention`: each block attends to itself.
+
+    Inputs: Q, K and V side by side, cos, sin, bias. Output: attended values. Attributes: see `_attended`.
+    """
     f = Function("BlockAttention")
     qkv, cos, sin, bias = (f.input() for _ in range(4))
     query, key, value = f.ops("Split", [qkv], 3, axis=-1, num_outputs=3)
@@ -34,17 +40,21 @@ def block_attention() -> Function:
 
 
 def window_attention() -> Function:
-    """Query, keys, values, place, cos, sin, bias -> attended: blocks see the windows that they stand at `place` of."""
+    """The operator `WindowAttention`: each block attends to its window.
+
+    Inputs: query, keys, values, the block's place in its window, cos, sin, bias. Output: attended values. Attributes:
+    see `_attended`.
+    """
     f = Function("WindowAttention")
     f.output(_attended(f, *(f.input() for _ in range(7))))
     return f
 
 
 def _attended(f: Function, query: str, key: str, value: str, place: str, cos: str, sin: str, bias: str) -> str:
-    """Rotates the first head alone, then attends. Attributes: num_heads; rotary_embedding_dim, the width of a head."""
+    """Rotates the first head only, then attends. Attributes: num_heads; rotary_embedding_dim, the width of a head."""
     first = f.const([0])
     query, key = (
-        # One wide "head", whose first values turn.
+        # All heads are one wide head, whose first values are rotated.
         f.ops(
             "RotaryEmbedding",
             [x, position, cos, sin],

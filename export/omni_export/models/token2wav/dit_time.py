@@ -1,7 +1,7 @@
-"""What the DiT makes of time: the modulation of every layer, as tables that a solver's settings determine.
+"""The DiT's modulation of every layer, as tables over the time points of a solver.
 
-It depends on nothing but the time points, so the graph runs once per solver setting, and its weights (40 % of the
-model) need not stay in memory.
+The tables depend on the time points only. So the graph runs once per solver setting, and its weights (40 % of the DiT)
+need not stay in memory.
 """
 
 from __future__ import annotations
@@ -33,14 +33,22 @@ _FINAL_SCALES = (0,)
 
 
 def build(weights: Scope, config: DiTConfig, precision: Precision) -> GraphBuilder:
-    """Time points to modulation: `time` float32 [N] in [0, 1] -> `modulation` float32 [N, layers, 6, hidden],
-    `final_modulation` float32 [N, 2, hidden]. Scales come out as 1 + scale.
+    """The graph `dit_time`.
+
+    Input: `time` float32 [N] in [0, 1].
+    Outputs: `modulation` float32 [N, layers, 6, hidden]; `final_modulation` float32 [N, 2, hidden]. Both hold 1 + scale
+        in the place of a scale.
+
+    Args:
+        weights: the checkpoint's part below `dit.PREFIX`.
+        config: the DiT's sizes.
+        precision: what the export asks for; `omni_quant.policy` says what becomes of it.
     """
     g = GraphBuilder(ROLE, formats(ROLE, precision))
     embed = weights.scope("time_embed.time_mlp")
     size = embed("0.weight").shape[1]
     time = g.input("time", ["points"])
-    # torch's own exp: a frequency that differs in its last bit turns by 1e-4 over the 1000 radians of the time axis.
+    # torch's exp: a frequency that differs in its last bit is off by 1e-4 after the 1000 radians of the time axis.
     steps = torch.exp(torch.arange(size // 2).float() * (-log(_TIME_BASE) / (size // 2 - 1))).numpy()
     scaled = g.op("Mul", [time, g.const(_TIME_SCALE)], "/time/scaled")
     column = g.op("Unsqueeze", [scaled, g.const([1])], "/time/column")
@@ -66,7 +74,7 @@ def build(weights: Scope, config: DiTConfig, precision: Precision) -> GraphBuild
 
 
 def _modulation(g: GraphBuilder, x: str, weights: Scope, name: str, scales: tuple[int, ...]) -> str:
-    """One adaptive norm's linear layer; the 1 of 1 + scale is part of the bias of the rows `scales`."""
+    """The linear layer of one adaptive norm. The 1 of 1 + scale is part of the bias, in the rows `scales`."""
     weight = weights("weight")
     rows, hidden = weight.shape
 

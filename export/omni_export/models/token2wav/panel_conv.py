@@ -1,4 +1,4 @@
-"""INT8 convolutions over time whose weights lie as our kernel reads them (`kernels/panel_conv.c`), by `QLinearConv`."""
+"""INT8 convolutions over time, with weights in the layout of our kernel (`kernels/panel_conv.c`)."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from numpy.typing import NDArray
 
 from omni_export.graph.function import Function
 
-# Of the kernel: outputs that lie side by side, and inputs of each.
+# The kernel's layout: outputs side by side, and inputs of each.
 PANEL = 12
 QUAD = 4
 
 
 def panels_shape(channels: int, taps: int) -> tuple[int, int, int, int, int]:
-    """The shape of `panels_of` weights [channels, channels, taps]."""
+    """The shape of `panels_of` for weights [channels, channels, taps]."""
     return -(-channels // PANEL), -(-channels // QUAD), taps, PANEL, QUAD
 
 
 def panels_of(codes: NDArray[np.int8]) -> NDArray[np.int8]:
-    """Weights [C, C, taps] as [panels, quads, taps, PANEL, QUAD], filled up with zeros."""
+    """Weights int8 [C, C, taps] as [panels, quads, taps, PANEL, QUAD], padded with zeros."""
     channels, _, taps = codes.shape
     panels, quads, *_ = panels_shape(channels, taps)
     padded = np.zeros((panels * PANEL, quads * QUAD, taps), np.int8)
@@ -27,7 +27,11 @@ def panels_of(codes: NDArray[np.int8]) -> NDArray[np.int8]:
 
 
 def panel_conv(added: bool) -> Function:
-    """What the kernel says of its inputs. `dilation` is its attribute; `dilations` and `pads` say the same here."""
+    """The operator `PanelConv`, or with `added` `PanelConvAdd`, defined by `QLinearConv`.
+
+    The inputs are described in the kernel. It reads the attribute `dilation`; the definition reads `dilations` and
+    `pads`, which state the same.
+    """
     f = Function("PanelConvAdd" if added else "PanelConv")
     x, x_scale, x_zero, panels, _sums, scales, zeros, y_scale, y_zero, bias = (f.input() for _ in range(10))
     f.attribute("dilation")

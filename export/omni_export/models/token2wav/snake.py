@@ -1,10 +1,10 @@
 """BigVGAN's anti-aliased activation as nodes: up-sampling by two, snake-beta, down-sampling by two.
 
-Each is one call of a function, whose definition is made here. The two phases of the doubled signal are two rows of one
-tensor [1, channels, 2, time], so that both filters are ordinary depthwise convolutions over `time` and nothing is
-interleaved. sin^2 is a polynomial after range reduction: the Sin kernel runs on one core at a twentieth of a product's
-speed. a/pi and pi/a of snake's frequency `a` live in the filters before and after it, which onnxruntime computes once,
-when it loads the graph. The runtime has a kernel for the same functions (`runtime/omni_edge/backend/kernels/snake.c`).
+Each activation is one call of a function that is defined here. The two phases of the doubled signal are two rows of one
+tensor [1, channels, 2, time]. So both filters are ordinary depthwise convolutions over `time`, and nothing is
+interleaved. sin^2 is a polynomial after range reduction: the Sin kernel runs on one core, at a twentieth of a product's
+speed. The factors a/pi and pi/a of snake's frequency `a` are part of the filters before and after it. onnxruntime
+computes these filters once, when it loads the graph. `runtime/omni_edge/backend/kernels/snake.c` is the kernel.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from omni_export.checkpoint.checkpoint import Scope
 from omni_export.checkpoint.lazy_tensor import LazyTensor
 from omni_export.graph.builder import GraphBuilder
 from omni_export.graph.function import Function
-from omni_export.models.token2wav.stream_state import Carried
+from omni_export.models.token2wav.stream_state import StreamState
 
 Array = NDArray[np.float32]
 Affine = tuple[str, str]
@@ -28,14 +28,14 @@ Affine = tuple[str, str]
 _SNAKE_EPSILON = 1e-9
 _FILTER_TAPS = 12
 _FILTER_HALF_WIDTH = 0.3
-# Each phase of the doubled signal sees three samples to either side; up and down together six.
+# Each phase of the doubled signal sees three samples on either side; up and down together see six.
 _PHASE_REACH = 3
 ACTIVATION_REACH = 2 * _PHASE_REACH
-# What precedes a run: samples of the signal and of both phases of the doubled one.
+# Samples of the signal and of both phases of the doubled one that precede a run.
 _PAST = 3 * _PHASE_REACH
 # Adding and subtracting 1.5 * 2^23 rounds a float32 to the nearest integer (half of Round's cost).
 _ROUNDING = 12_582_912.0
-# Degrees of the polynomial for sin(pi r) on |r| <= 1/2: within 6.4e-7, and within 7e-5 with two operations less.
+# Degrees of the polynomial for sin(pi r) on |r| <= 1/2: within 6.4e-7, and within 7e-5 with two operations fewer.
 EXACT_DEGREE = 7
 FAST_DEGREE = 5
 
@@ -52,7 +52,7 @@ def low_pass() -> NDArray[np.float64]:
 
 
 def up() -> NDArray[np.float64]:
-    """[2, 7]: row 1 makes the even samples, row 0 the odd ones (the convolution's zero rows swap them)."""
+    """The up-sampling filter [2, 7]: row 1 gives even samples, row 0 odd ones; zero rows of the input swap them."""
     taps = low_pass()
     kernel = np.zeros((2, 2 * _PHASE_REACH + 1))
     for offset in range(-_PHASE_REACH, _PHASE_REACH):
@@ -62,7 +62,7 @@ def up() -> NDArray[np.float64]:
 
 
 def down() -> NDArray[np.float64]:
-    """[2, 7]: row 0 weighs the even samples, row 1 the odd ones."""
+    """The down-sampling filter [2, 7]: row 0 weighs the even samples, row 1 the odd ones."""
     taps = low_pass()
     kernel = np.zeros((2, 2 * _PHASE_REACH + 1))
     for offset in range(-_PHASE_REACH, _PHASE_REACH):
@@ -73,26 +73,37 @@ def down() -> NDArray[np.float64]:
 
 def sine_polynomial(degree: int) -> NDArray[np.float64]:
     """Coefficients c of sin(pi r) = r * sum_i c[i] r^(2 i) on |r| <= 1/2."""
-    # A truncated Chebyshev series errs evenly over the interval; interpolation of the same degree twice as much at its
-    # ends, where the sine is largest.
+    # A truncated Chebyshev series has an even error over the interval. Interpolation of the same degree has twice as
+    # much at the ends, where the sine is largest.
     series = np.polynomial.Chebyshev.interpolate(lambda r: np.sin(np.pi * r), 3 * degree, [-0.5, 0.5])
     series = series.truncate(degree + 1)
     return np.asarray(series.convert(kind=np.polynomial.Polynomial).coef[1::2], np.float64)
 
 
-def activation(g: GraphBuilder, x: str, carried: Carried, begin: str, weights: Scope, name: str, *, degree: int) -> str:
+def activation(
+    g: GraphBuilder, x: str, state: StreamState, begin: str, weights: Scope, name: str, *, degree: int
+) -> str:
     """Snake-beta between a x2 up-sampler and a x2 down-sampler (reference: `Qwen2_5OmniAntiAliasedActivation1d`).
 
-    `x` is float32 [1, C, 1, T]; `weights` hold `act.alpha` and `act.beta`, both logarithms. To the left it is continued
-    by what `carried` holds, or, where `begin` (bool [1]), as the reference does at an end.
+    Args:
+        g: the graph.
+        x: float32 [1, C, 1, T].
+        state: of the signal, which continues it to the left.
+        begin: bool [1], true where the signal begins: it is then continued as the reference does at an end.
+        weights: `act.alpha` and `act.beta`, both logarithms.
+        name: path of the node.
+        degree: of the polynomial, `EXACT_DEGREE` or `FAST_DEGREE`.
+
+    Returns:
+        float32 [1, C, 1, T].
     """
-    return _call(g, _function("Snake", degree), x, carried, begin, weights, name)
+    return _call(g, _function("Snake", degree), x, state, begin, weights, name)
 
 
 def quantized_activation(
     g: GraphBuilder,
     x: str,
-    carried: Carried,
+    state: StreamState,
     begin: str,
     weights: Scope,
     name: str,
@@ -102,21 +113,25 @@ def quantized_activation(
     y: Affine,
     quantized_x: Affine | None = None,
 ) -> str:
-    """The same for a convolution of quantized values that sees `reach` samples to its left: uint8 [1, C, 1, reach + T].
+    """The activation before a quantized convolution. See `activation` for the other arguments.
 
     Args:
-        y: how the result is quantized.
-        quantized_x: how x is, if it is.
+        reach: samples that the convolution sees to its left.
+        y: scale and zero point of the result.
+        quantized_x: scale and zero point of x, where x is uint8.
+
+    Returns:
+        uint8 [1, C, 1, reach + T].
     """
     function = _function("QLinearSnake" if quantized_x else "SnakeQuantizeLinear", degree)
-    return _call(g, function, x, carried, begin, weights, name, [*y, *(quantized_x or ())], reach)
+    return _call(g, function, x, state, begin, weights, name, [*y, *(quantized_x or ())], reach)
 
 
 def _call(
     g: GraphBuilder,
     function: Function,
     x: str,
-    carried: Carried,
+    state: StreamState,
     begin: str,
     weights: Scope,
     name: str,
@@ -141,9 +156,9 @@ def _call(
 
     inputs = [
         x,
-        carried.take(_PAST + reach, name),
+        state.take(_PAST + reach, name),
         begin,
-        carried.boundary.stop,
+        state.boundary.stop,
         per_channel(cycles, (channels, 1, 1, 1), f"{name}.cycles"),
         per_channel(root, (1, channels, 1, 1), f"{name}.root"),
         g.const(up().astype(np.float32)[None, None], "snake/up"),
@@ -151,12 +166,12 @@ def _call(
         *quantization,
     ]
     y, past = g.call(function, inputs, name, group=channels)
-    carried.keep(past)
+    state.keep(past)
     return y
 
 
 def _function(name: str, degree: int) -> Function:
-    """What the operator `name` of `kernels/snake.c` does, which says what its inputs and outputs are.
+    """The operator `name`. Its inputs and outputs are described in `kernels/snake.c`.
 
     With y = cycles u, cycles = a / pi: u + sin^2(a u) / b = (y + root^2 sin^2(pi y)) / cycles, and sin^2(pi y) has
     period one.
@@ -185,8 +200,8 @@ def _function(name: str, degree: int) -> Function:
 
     # The zero rows around the signal make the kernel's second row that of the first phase.
     y = _snake(f, filtered(signal, f.op("Mul", [cycles, up]), 1), root, degree)
-    # Beyond the ends the reference repeats the doubled signal's first and last sample: the first phase's first and the
-    # second phase's last, in both.
+    # At the ends the reference repeats the doubled signal's first and last sample, in both phases: the first phase's
+    # first and the second phase's last.
     rows = f.op("Reshape", [cut(past, _PHASE_REACH, _PAST), f.const([1, 0, 2, _PHASE_REACH])])
     left = f.op("Where", [begin, cut(cut(y, 0, 1), 0, 1, 2), rows])
     last = cut(cut(y, -1, end), -1, end, 2)
@@ -207,7 +222,7 @@ def _function(name: str, degree: int) -> Function:
 
 
 def _snake(f: Function, y: str, root: str, degree: int) -> str:
-    """y + root^2 sin^2(pi y); the root is part of the polynomial's coefficients."""
+    """y + root^2 sin^2(pi y). The root is part of the polynomial's coefficients."""
 
     def coefficient(index: int) -> str:
         return f.op("Mul", [root, f.const(sine_polynomial(degree)[index])])

@@ -1,7 +1,8 @@
-"""The published voices as constants of the DiT: what it knows of a speaker never changes during an utterance.
+"""The published voices as constants of the DiT.
 
-The DiT's input layer sees, beside mel and codec, a speaker embedding (`cond`) and an ECAPA-TDNN embedding of a
-reference mel. Both are the same in every frame, so their share of that layer, bias included, is one vector per voice.
+The inputs of the DiT's first layer are mel, codec, a speaker embedding (`cond`) and an ECAPA-TDNN embedding of a
+reference mel. The last two are the same in every frame. So their share of that layer, with its bias, is one vector per
+voice.
 """
 
 from __future__ import annotations
@@ -26,14 +27,19 @@ from omni_export.models.token2wav.dit import PREFIX
 
 SPEAKER_FILE = "spk_dict.pt"
 VOICES_FILE = "voices.bin"
-# Who speaks in the reference when nobody is named.
+# The reference's default.
 _DEFAULT_VOICE = "Chelsie"
 _ENCODER = f"{PREFIX}.input_embed.spk_encoder."
 
 
 @dataclass(frozen=True)
 class Speaker:
-    """One voice as `spk_dict.pt` has it, and its constant [hidden] in the DiT."""
+    """One voice of a bundle.
+
+    Attributes:
+        bos_token: the text token that begins the Talker's input.
+        constant: float32 [hidden], the voice's share of the DiT's first layer.
+    """
 
     bos_token: int
     constant: NDArray[np.float32]
@@ -43,16 +49,17 @@ class Speaker:
 class Speakers:
     """The voices of a bundle.
 
-    `unconditional` [hidden] is the row that guidance contrasts with: `cond` and the reference mel are zero there. A
-    constant mel stays constant in time through the encoder, so the row depends neither on the reference's length nor
-    on the voice.
+    Attributes:
+        unconditional: float32 [hidden], the row without a voice, for guidance: `cond` and the reference mel are zero. A
+            constant mel stays constant through the encoder, so the row does not depend on the mel's length.
+        speakers: name -> voice.
     """
 
     unconditional: NDArray[np.float32]
     speakers: dict[str, Speaker]
 
     def write(self, folder: Path) -> VoiceSection:
-        """Writes `voices.bin`, float32 [1 + voices, hidden] little-endian, and says what is in it."""
+        """Writes `voices.bin`, float32 [1 + voices, hidden] little-endian; returns the manifest's section."""
         rows = [self.unconditional, *(speaker.constant for speaker in self.speakers.values())]
         np.stack(rows).astype("<f4").tofile(folder / VOICES_FILE)
         return VoiceSection(
@@ -67,11 +74,16 @@ class Speakers:
 
 
 def read(checkpoint: Checkpoint, config: OmniConfig, names: Collection[str] | None = None) -> Speakers:
-    """The checkpoint's voices, or those called `names`.
+    """The checkpoint's voices.
+
+    Args:
+        checkpoint: the checkpoint.
+        config: its configuration.
+        names: the voices to read; None: all.
 
     Raises:
         CheckpointError: `spk_dict.pt` is missing, damaged or of another form, or the checkpoint cannot speak.
-        UsageError: one of `names` is not in it.
+        UsageError: `spk_dict.pt` lacks one of `names`.
     """
     if config.dit is None:
         raise CheckpointError(f"{checkpoint.path} has no token2wav: it cannot speak. Export it with --text-only.")
@@ -103,7 +115,13 @@ def read(checkpoint: Checkpoint, config: OmniConfig, names: Collection[str] | No
 
 @dataclass(frozen=True)
 class PublishedVoice:
-    """An entry of `spk_dict.pt`: text token, speaker embedding [enc_emb], reference mel [frames, mel]."""
+    """An entry of `spk_dict.pt`.
+
+    Attributes:
+        bos_token: the text token that begins the Talker's input.
+        cond: float32 [enc_emb], speaker embedding.
+        ref_mel: float32 [frames, mel], reference mel.
+    """
 
     bos_token: int
     cond: NDArray[np.float32]
@@ -111,7 +129,11 @@ class PublishedVoice:
 
 
 def published(checkpoint: Checkpoint, config: DiTConfig) -> dict[str, PublishedVoice]:
-    """`spk_dict.pt`, checked."""
+    """The entries of `spk_dict.pt`: name -> voice.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or of another form.
+    """
     path = checkpoint.path / SPEAKER_FILE
     try:
         with path.open("rb") as file:
@@ -149,7 +171,7 @@ def _speaker(path: Path, name: str, entry: Any, config: DiTConfig) -> PublishedV
 
 
 def _embedding(checkpoint: Checkpoint, config: DiTConfig) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    """The reference's own ECAPA-TDNN with the checkpoint's weights: mel [frames, mel_dim] -> [enc_dim]."""
+    """The reference's ECAPA-TDNN with the checkpoint's weights: float32 [frames, mel_dim] -> [enc_dim]."""
     encoder = ECAPA_TimeDelayNet(config)
     state = {
         name: torch.from_numpy(checkpoint.tensor(_ENCODER + name, tuple(value.shape)).load().copy())
