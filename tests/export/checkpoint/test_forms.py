@@ -73,7 +73,7 @@ def reference_tokens(checkpoint: Path, system: str = SYSTEM) -> list[int]:
 
 def our_tokens(checkpoint: Path, out: Path) -> list[int]:
     """What a float32 bundle without speech answers, greedily."""
-    export_bundle(str(checkpoint), out, ExportOptions(Precision("fp32"), text_only=True))
+    export_bundle(str(checkpoint), out, ExportOptions(Precision(), text_only=True))
     session = OmniEdge.load(out, threads=1).session(sampling=Sampling(temperature=0))
     session.push(PROMPT)
     done = list(session.reply(max_new_tokens=NEW_TOKENS))[-1]
@@ -155,7 +155,7 @@ def test_verification_does_not_read_through_the_exporters_code(
 
         tensor = SafetensorsFile.tensor
         patch.setattr(read, lambda self, name: tensor(self, name).map(lambda values: values * 1.5))
-        export_bundle(str(grouped), tmp_path / "wrong", ExportOptions(Precision("fp32"), text_only=True))
+        export_bundle(str(grouped), tmp_path / "wrong", ExportOptions(Precision(), text_only=True))
         rows = {row.graph: row.passed for row in verify_bundle(tmp_path / "wrong", grouped)}
     assert not rows["token_embedding"]
 

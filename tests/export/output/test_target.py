@@ -169,7 +169,7 @@ def test_an_empty_folder_and_a_link_to_a_bundle_are_written_to(
 
 
 def text_options(*, force: bool = False) -> ExportOptions:
-    return ExportOptions(Precision("fp32"), text_only=True, force=force)
+    return ExportOptions(Precision(), text_only=True, force=force)
 
 
 def test_the_old_bundle_returns_where_the_new_one_cannot_take_its_place(
