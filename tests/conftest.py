@@ -1,4 +1,4 @@
-"""Session-wide fixtures: the small checkpoints and their reference models, made once."""
+"""Session-wide fixtures that need no torch: the tests' own cache, and our operators compiled in it."""
 
 from __future__ import annotations
 
@@ -7,27 +7,22 @@ import platform
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-import transformers
 
-from omni_edge import OmniEdge
 from omni_edge.backend import kernels
 from omni_edge.backend.machine import processor
-from omni_export.bundle import ExportOptions, export_bundle
-from omni_quant.precision import Precision
-from support.checkpoints import SHAPES, Case, load_reference, write_checkpoint
+from support.needs_torch import HAS_TORCH, REASON
 
-pytest_plugins = ["support.bundles", "support.vocoders"]
+pytest_plugins = ["support.bundles", *(["support.reference_settings", "support.vocoders"] if HAS_TORCH else [])]
 
 # A shell starts what it runs in the background with Ctrl-C ignored, and children inherit that: tests of it would hang.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-torch.set_num_threads(1)
-# It warns of every id beyond the Talker's own small vocabulary, for the published configuration as well.
-transformers.logging.set_verbosity_error()
-transformers.logging.disable_progress_bar()
+
+
+def pytest_report_header() -> str:
+    """Says which of the two environments this is."""
+    return "torch is installed" if HAS_TORCH else f"without torch; what is skipped {REASON}"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -69,38 +64,3 @@ def compiled(compiled_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Graphs that are loaded now use our operators."""
     monkeypatch.delenv("OMNI_EDGE_KERNELS", raising=False)
     monkeypatch.setenv("OMNI_EDGE_CACHE", str(compiled_cache))
-
-
-@pytest.fixture(scope="session", params=sorted(SHAPES))
-def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    """Each of the differently shaped checkpoints in turn."""
-    path = write_checkpoint(tmp_path_factory.mktemp(f"checkpoint-{request.param}"), request.param)
-    return Case(request.param, path)
-
-
-@pytest.fixture(scope="session")
-def reference(case: Case) -> Any:
-    """The reference model of `case`, float32."""
-    return load_reference(case.path, case.name)
-
-
-@pytest.fixture(scope="session")
-def fp32_bundle(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The float32 bundle of `case`."""
-    out = tmp_path_factory.mktemp("bundles") / f"{case.name}-fp32"
-    export_bundle(str(case.path), out, ExportOptions(Precision()))
-    return out
-
-
-@pytest.fixture(scope="session")
-def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The float32 bundle of `checkpoint`, for tests to which the shape of the model does not matter."""
-    out = tmp_path_factory.mktemp("bundle") / "tiny"
-    export_bundle(str(checkpoint), out, ExportOptions(Precision()))
-    return out
-
-
-@pytest.fixture(scope="session")
-def engine(bundle: Path) -> OmniEdge:
-    """`bundle`, loaded once."""
-    return OmniEdge.load(bundle, threads=1)

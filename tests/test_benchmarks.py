@@ -79,10 +79,10 @@ def test_the_bandwidth_of_a_small_array_is_measured(tmp_path: Path) -> None:
     assert all(len(reading["gigabytes_per_second"]) == 2 for reading in readings)
 
 
-def test_decoding_is_set_against_the_bandwidth(mute_bundle: Path, tmp_path: Path) -> None:
+def test_decoding_is_set_against_the_bandwidth(exported_mute_bundle: Path, tmp_path: Path) -> None:
     raw = tmp_path / "raw.json"
     sizes = ("--megabytes", 8, "--runs", 1, "--threads", 1, "--contexts", 80)
-    table = run("benchmarks/bandwidth.py", *sizes, "--bundle", mute_bundle, "--json", raw)
+    table = run("benchmarks/bandwidth.py", *sizes, "--bundle", exported_mute_bundle, "--json", raw)
     *readings, decoding = json.loads(raw.read_text())["readings"]
     assert decoding["reading"] == "decoding at 80"
     (rate,), best = decoding["gigabytes_per_second"], max(each["gigabytes_per_second"][0] for each in readings)

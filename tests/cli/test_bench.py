@@ -50,7 +50,18 @@ def test_a_table_of_the_stages_that_were_asked_for(mute_bundle: Path) -> None:
 
 
 def test_the_vocoder_is_measured_as_it_is_asked_for(bundle: Path) -> None:
-    words = ("--solver", "ab2", "--evaluations", "2", "--guidance", "0", "--chunks", "exact")
+    words = (
+        "--solver",
+        "ab2",
+        "--evaluations",
+        "2",
+        "--guidance",
+        "0",
+        "--chunks",
+        "exact",
+        "--max-codec-tokens",
+        "44",
+    )
     stages = ("--stage", "token2wav", "--stage", "reply")
     result = run_edge("bench", "-m", bundle, *SMALL, *stages, *words, "--json")
     assert result.exit_code == 0, result.output
@@ -59,7 +70,7 @@ def test_the_vocoder_is_measured_as_it_is_asked_for(bundle: Path) -> None:
     shapes = [f"ab2-2 unguided, wavefront, {frames} frames a chunk" for frames in (24, 48, 96)]
     assert [name.partition(":")[0] for name in names[::4]] == shapes
     assert len(names) == 4 * len(shapes)
-    # The reply ends after 44 codec tokens; a window gives its first sound at 24, this wavefront would at 48.
+    # The reply ends at 44 codec tokens; a window gives its first sound at 24, this wavefront would at 48.
     assert len(report["arrivals"]) == 1
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pty
 import select
 import subprocess
 import sys
@@ -177,6 +176,7 @@ class Terminal:
     """`omni-edge chat` in a pseudo-terminal."""
 
     def __init__(self, *arguments: object) -> None:
+        pty = pytest.importorskip("pty", reason="needs a POSIX terminal")
         self.master, slave = pty.openpty()
         # stdin becomes the controlling terminal, so that Ctrl-C typed into it is a signal.
         program = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); from omni_cli.app import main; main()"

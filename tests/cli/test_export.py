@@ -39,20 +39,20 @@ def test_the_table_and_the_progress(checkpoint: Path, tmp_path: Path) -> None:
     assert run_edge("info", tmp_path / "mixed").exit_code == 0
 
 
-def test_verify_passes_on_a_good_bundle(checkpoint: Path, bundle: Path) -> None:
-    result = run_export("verify", bundle, "--against", checkpoint)
+def test_verify_passes_on_a_good_bundle(checkpoint: Path, exported_bundle: Path) -> None:
+    result = run_export("verify", exported_bundle, "--against", checkpoint)
     assert result.exit_code == 0, result.output
-    manifest = json.loads((bundle / "bundle.json").read_text())
+    manifest = json.loads((exported_bundle / "bundle.json").read_text())
     rows = [line.split() for line in result.stdout.splitlines()[1:]]
     assert all(row[-1] == "ok" for row in rows)
     assert {row[0] for row in rows} == set(manifest["graphs"])
 
 
 def test_verify_fails_on_a_wrong_weight_and_names_its_graph(
-    checkpoint: Path, mute_bundle: Path, tmp_path: Path
+    checkpoint: Path, exported_mute_bundle: Path, tmp_path: Path
 ) -> None:
     """The hash is made to fit: what is wrong is the computation."""
-    bundle = shutil.copytree(mute_bundle, tmp_path / "wrong")
+    bundle = shutil.copytree(exported_mute_bundle, tmp_path / "wrong")
     manifest = json.loads((bundle / "bundle.json").read_text())
     name = manifest["graphs"]["thinker"]["data"]
     weights = bytearray((bundle / name).read_bytes())

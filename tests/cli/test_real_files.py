@@ -72,8 +72,8 @@ def test_picture_formats(bundle: Path, bare: int, name: str, rows: int, columns:
 @pytest.mark.parametrize("ending", ["mp4", "mov", "webm"])
 def test_video_formats(bundle: Path, bare: int, ending: str) -> None:
     silent = ask(bundle, "--video", DATA / f"clip.{ending}", "--no-audio-in-video", "--json", "--no-speech")
-    # 3 s at 2 frames a second are 3 pairs; 160 x 120 is enlarged to the smallest frame size, 10 x 14 squares of 28.
-    assert silent["prompt_tokens"] == bare + MARKS + 3 * 10 * 14
+    # 3 s at 2 frames a second are 3 pairs; 160 x 120 becomes 4 x 6 squares of 28.
+    assert silent["prompt_tokens"] == bare + MARKS + 3 * 4 * 6
     sound = ask(bundle, "--video", DATA / f"clip.{ending}", "--json", "--no-speech")
     assert sound["prompt_tokens"] == pytest.approx(silent["prompt_tokens"] + MARKS + sound_tokens(3.0), abs=1)
 

@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
-from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
 
 from omni_edge.audio.encoder import AudioEncoder
 from omni_edge.backend.graph import TensorSpec
@@ -114,6 +112,9 @@ def test_a_block_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 def test_windows_are_the_reference_windows(grid: tuple[int, int]) -> None:
+    import torch
+    from transformers.vision_utils import get_vision_window_index
+
     plan = window_plan(VISION, *grid)
     index, bounds = get_vision_window_index(torch.tensor([[1, *grid]]), 2, 112, 14)
     assert np.array_equal(plan.order.reshape(-1, 4)[:, 0] // 4, index.numpy())
@@ -137,6 +138,9 @@ def test_slots_hold_each_window_and_unslots_undo_them(grid: tuple[int, int]) -> 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 def test_angles_come_from_rows_then_columns(grid: tuple[int, int]) -> None:
+    import torch
+    from transformers.vision_utils import get_vision_position_ids
+
     plan = window_plan(VISION, *grid)
     positions = get_vision_position_ids(torch.tensor([[1, *grid]]), 2).double().numpy()[plan.order]
     frequencies = 10_000.0 ** (-np.arange(0, 10, 2) / 10)

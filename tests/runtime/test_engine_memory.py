@@ -15,11 +15,11 @@ from omni_edge.backend.machine import memory
 from omni_edge.decoders.decoder import KVCache
 
 
-def test_nothing_in_an_engine_refers_to_it(fp32_bundle: Path) -> None:
+def test_nothing_in_an_engine_refers_to_it(bundle: Path) -> None:
     gc.collect()
     gc.disable()
     try:
-        engine = OmniEdge.load(fp32_bundle)
+        engine = OmniEdge.load(bundle)
         assert engine.model.vocoder() is not None
         gone = weakref.ref(engine)
         del engine

@@ -11,11 +11,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import Qwen2_5OmniConfig, Qwen2_5OmniForConditionalGeneration
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import Qwen2_5OmniConfig, Qwen2_5OmniForConditionalGeneration
 
 SPECIAL_TOKENS = [
     "<|endoftext|>",
@@ -80,7 +82,7 @@ class Shape:
     vision_width: int
     dit_width: int
     dit_heads: int
-    dtype: torch.dtype
+    dtype: str
     shards: bool
     published_spelling: bool
     seed: int
@@ -88,16 +90,12 @@ class Shape:
 
 SHAPES = {
     # tied, groups of 2, one file, float32, transformers' spelling
-    "grouped": Shape(
-        64, 4, 2, 16, (2, 3, 3), True, 48, 2, 1, 16, (4, 4, 0), 32, 32, 64, 2, torch.float32, False, False, 1
-    ),
+    "grouped": Shape(64, 4, 2, 16, (2, 3, 3), True, 48, 2, 1, 16, (4, 4, 0), 32, 32, 64, 2, "float32", False, False, 1),
     # untied, no grouping, widths that are no multiple of 32 (nor head_dim of 16), bf16 shards, published spelling
-    "ragged": Shape(
-        84, 3, 3, 28, (4, 5, 5), False, 60, 6, 2, 20, (5, 5, 0), 36, 40, 48, 3, torch.bfloat16, True, True, 2
-    ),
+    "ragged": Shape(84, 3, 3, 28, (4, 5, 5), False, 60, 6, 2, 20, (5, 5, 0), 36, 40, 48, 3, "bfloat16", True, True, 2),
     # groups of 3, no time axis in the Thinker's rotary sections, shards, float32
     "sectionless": Shape(
-        96, 3, 1, 32, (0, 8, 8), False, 32, 3, 3, 16, (2, 3, 3), 48, 48, 32, 2, torch.float32, True, False, 3
+        96, 3, 1, 32, (0, 8, 8), False, 32, 3, 3, 16, (2, 3, 3), 48, 48, 32, 2, "float32", True, False, 3
     ),
 }
 
@@ -108,6 +106,7 @@ CODEC_SPECIAL = {"pad": 60, "start": 61, "end": 62, "mask": 63}
 
 def config_of(shape: Shape) -> Qwen2_5OmniConfig:
     """The reference's configuration for `shape`."""
+    from transformers import Qwen2_5OmniConfig
 
     def rope(section: tuple[int, int, int]) -> dict[str, Any]:
         return {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": list(section)}
@@ -195,6 +194,8 @@ def config_of(shape: Shape) -> Qwen2_5OmniConfig:
 
 
 def _randomize(model: torch.nn.Module, seed: int, tied: bool) -> None:
+    import torch
+
     generator = torch.Generator().manual_seed(seed)
 
     def normal(tensor: torch.Tensor, scale: float) -> torch.Tensor:
@@ -248,13 +249,16 @@ def write_tokenizer(path: Path) -> None:
 
 def write_checkpoint(path: Path, name: str = "grouped") -> Path:
     """Writes the checkpoint `name` of SHAPES into `path` (created) and returns it."""
+    import torch
+    from transformers import Qwen2_5OmniForConditionalGeneration
+
     shape = SHAPES[name]
     path.mkdir(parents=True, exist_ok=True)
     model = Qwen2_5OmniForConditionalGeneration(config_of(shape))
     _randomize(model, shape.seed, shape.tied)
     if shape.tied:
         model.thinker.tie_weights()
-    model.to(shape.dtype)
+    model.to(getattr(torch, shape.dtype))
     model.token2wav.float()
     model.save_pretrained(path, max_shard_size="300KB" if shape.shards else "1GB")
     if shape.published_spelling:
@@ -304,6 +308,9 @@ def load_reference(path: Path, name: str) -> Qwen2_5OmniForConditionalGeneration
     The configuration is passed in because transformers 5.23 does not read the published spelling of the DiT's sizes:
     it falls back to its defaults, which are right for the published checkpoints alone.
     """
+    import torch
+    from transformers import Qwen2_5OmniForConditionalGeneration
+
     model = Qwen2_5OmniForConditionalGeneration.from_pretrained(
         path, config=config_of(SHAPES[name]), dtype=torch.float32
     )

@@ -9,8 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from transformers import WhisperFeatureExtractor
-from transformers.models.qwen2_5_omni.processing_qwen2_5_omni import _get_feat_extract_output_lengths
 
 from omni_edge.audio.front_end import AudioBlock, AudioFrontEnd, AudioFrontEndState, audio_tokens
 from omni_edge.audio.mel import LogMel, LogMelState, normalize
@@ -36,6 +34,8 @@ def assert_same(left: list[AudioBlock], right: list[AudioBlock], tolerance: floa
 
 @pytest.mark.parametrize("frames", [3, 4, 5, 199, 200, 201, 202, 203, 204, 400, 401, 563])
 def test_tokens_add_up_to_the_references_count(frames: int) -> None:
+    from transformers.models.qwen2_5_omni.processing_qwen2_5_omni import _get_feat_extract_output_lengths
+
     samples = babble(frames * HOP - 7, frames)
     total = int(_get_feat_extract_output_lengths(frames))
     for blocks in (FRONT_END.clip(samples), live(samples, [3000], FRONT_END.state())):
@@ -49,6 +49,8 @@ def test_tokens_add_up_to_the_references_count(frames: int) -> None:
 
 
 def test_a_clip_equals_the_reference_over_several_blocks() -> None:
+    from transformers import WhisperFeatureExtractor
+
     samples = babble(90001, 1)
     samples[60000:] *= 0.01
     extractor = WhisperFeatureExtractor(feature_size=AUDIO.n_mels, chunk_length=7, return_attention_mask=True)

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from transformers import WhisperFeatureExtractor
 
 from omni_edge.audio.mel import LogMel, LogMelState, normalize, slaney_filters
 from support.perception import AUDIO, babble, splits
@@ -21,6 +20,8 @@ LENGTHS = [1, 159, 160, 161, 320, 321, 400, 1600, 1759, 31999, 32000, 32001, 500
 
 @pytest.fixture(scope="module")
 def extractor() -> Any:
+    from transformers import WhisperFeatureExtractor
+
     return WhisperFeatureExtractor(
         feature_size=AUDIO.n_mels,
         sampling_rate=AUDIO.sample_rate,

@@ -17,8 +17,6 @@ from omni_edge.backend.file_lock import locked
 from omni_edge.backend.machine import cache_root
 from omni_edge.backend.prepacked import PreparedGraphs
 from omni_edge.bundle.reader import Bundle
-from omni_export.bundle import ExportOptions, export_bundle
-from omni_quant.precision import Kind, Precision
 
 RATE = 16_000
 
@@ -61,6 +59,9 @@ def test_prepared_graphs_are_used_and_answer_the_same(bundle: Path, engine: Omni
 def test_weights_that_are_read_in_place_are_not_packed(
     checkpoint: Path, compiled: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from omni_export.bundle import ExportOptions, export_bundle
+    from omni_quant.precision import Kind, Precision
+
     out = tmp_path / "int4"
     export_bundle(str(checkpoint), out, ExportOptions(Precision(Kind.INT4, 32)))
     prepared = PreparedGraphs.of(Bundle(out))

@@ -4,14 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
-from transformers import (
-    LogitsProcessorList,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
 
 from omni_edge import Sampling, UsageError
 from omni_edge.bundle.manifest import SamplingSection
@@ -22,6 +14,15 @@ DRAWS = 20_000
 
 
 def reference(logits: np.ndarray, seen: list[int], settings: SamplingSection) -> np.ndarray:
+    import torch
+    from transformers import (
+        LogitsProcessorList,
+        RepetitionPenaltyLogitsProcessor,
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
+
     processors = LogitsProcessorList([RepetitionPenaltyLogitsProcessor(settings.repetition_penalty)])
     processors.append(TemperatureLogitsWarper(settings.temperature))
     if settings.top_k:

@@ -7,13 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import (
-    Qwen2_5OmniPreTrainedModelForConditionalGeneration,
-    Qwen2_5OmniRotaryEmbedding,
-)
 
 from omni_edge.bundle.manifest import DecoderSection, PositionSection
 from omni_edge.decoders.tmrope import Positions, RotaryTable, chunk_bounds, interleave, time_ids, vision_grid
@@ -36,6 +31,11 @@ class Span:
 
 def reference_positions(spans: list[Span]) -> tuple[np.ndarray, int]:
     """(ids [3, n], first decoded id) by the reference."""
+    import torch
+    from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import (
+        Qwen2_5OmniPreTrainedModelForConditionalGeneration,
+    )
+
     ids: list[int] = []
     images, videos, audios, seconds = [], [], [], []
     sounding = any(span.kind == "video+sound" for span in spans)
@@ -145,12 +145,20 @@ def check(spans: list[Span]) -> None:
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(0, 400), min_size=1, max_size=40).map(sorted), st.sampled_from([25, 50, 100]))
 def test_chunks_are_cut_like_the_reference(ids: list[int], size: int) -> None:
+    import torch
+    from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import (
+        Qwen2_5OmniPreTrainedModelForConditionalGeneration,
+    )
+
     expected = Qwen2_5OmniPreTrainedModelForConditionalGeneration.get_chunked_index(None, torch.tensor(ids), size, 0)
     assert chunk_bounds(np.array(ids), size) == expected
 
 
 @pytest.mark.parametrize("name", sorted(SHAPES))
 def test_rotary_rows_equal_the_reference(name: str) -> None:
+    import torch
+    from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniRotaryEmbedding
+
     text = config_of(SHAPES[name]).thinker_config.text_config
     ids = np.random.default_rng(0).integers(0, 4000, (3, 50))
     cos, sin = Qwen2_5OmniRotaryEmbedding(text)(torch.zeros(1), torch.from_numpy(ids)[:, None])

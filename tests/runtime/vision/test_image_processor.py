@@ -10,8 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize as reference_smart_resize
 
 from omni_edge.errors import MediaError
 from omni_edge.vision.image_processor import ImageProcessor, sample_frames, sample_moments, smart_resize, video_size
@@ -28,6 +26,8 @@ def noise(*shape: int) -> NDArray[np.uint8]:
 
 def expected(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], list[int]]:
     """The reference's patches [P, values] and grid."""
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
     size = {"shortest_edge": VISION.min_pixels, "longest_edge": VISION.max_pixels}
     result = Qwen2VLImageProcessorPil(size=size)(pixels, input_data_format="channels_last", return_tensors="np")
     return result["pixel_values"], result["image_grid_thw"][0].tolist()
@@ -50,6 +50,8 @@ def test_an_image_equals_the_reference(size: tuple[int, int]) -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.integers(1, 9000), st.integers(1, 9000))
 def test_smart_resize_equals_the_reference(height: int, width: int) -> None:
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize as reference_smart_resize
+
     if max(height, width) > 200 * min(height, width):
         with pytest.raises(MediaError, match="200 times"):
             smart_resize(height, width, VISION, VISION.min_pixels, VISION.max_pixels)

@@ -7,7 +7,6 @@ import tracemalloc
 import numpy as np
 import PIL
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -71,6 +70,8 @@ def test_views_and_their_copies_give_the_same() -> None:
 
 def test_smooth_pictures_are_within_a_level_of_torch() -> None:
     """The published video preprocessing resizes with torch, which rounds once instead of twice."""
+    import torch
+
     y, x = np.mgrid[0:240, 0:320]
     waves = 127.5 + 60 * np.sin(x / 17)[..., None] * np.cos(y / 23)[..., None] * np.array([1.0, 0.7, -0.9])
     pixels = np.round(waves).astype(np.uint8)

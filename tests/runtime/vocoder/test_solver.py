@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import RungeKutta4ODESolver
 
 from omni_edge.errors import UsageError
 from omni_edge.vocoder.noise import seeded_noise
@@ -25,6 +23,8 @@ from omni_edge.vocoder.solver import (
 @pytest.mark.parametrize("points", [2, 3, 5, 10, 33])
 def test_time_points_are_the_reference_points(points: int) -> None:
     """Equal bits at the reference's setting; elsewhere the last bit of torch's cosine may differ."""
+    import torch
+
     time = torch.linspace(0, 1, points)
     time = time + -1.0 * (torch.cos(torch.pi / 2 * time) - 1 + time)
     steps = SolverSettings("euler", points - 1).steps()
@@ -33,6 +33,9 @@ def test_time_points_are_the_reference_points(points: int) -> None:
 
 
 def test_runge_kutta_is_the_reference_solver() -> None:
+    import torch
+    from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import RungeKutta4ODESolver
+
     settings = SolverSettings("rk4", 36)
     times = settings.times()
     matrix = np.random.default_rng(0).normal(0, 1, (6, 6)).astype(np.float32)
