@@ -76,6 +76,11 @@ def test_pages_state_the_default_context() -> None:
     assert {int(number.replace(",", "")) for number in stated} == {DEFAULT_CONTEXT}
 
 
+def test_the_readme_states_the_oldest_python() -> None:
+    (stated,) = re.findall(r"Python (3\.\d+) or later", read("README.md"))
+    assert tomllib.loads(read("pyproject.toml"))["project"]["requires-python"] == f">={stated}"
+
+
 def test_pages_state_the_longest_file() -> None:
     stated = re.findall(r"[Ff]iles of more than (\d+) minutes", " ".join(read("docs/streaming.md").split()))
     assert [60 * int(minutes) for minutes in stated] == [LONGEST_SOUND_SECONDS]
