@@ -1,20 +1,27 @@
-/* Attention of blocks of frames to a few blocks around them, as the DiT's, with its rotary embedding.
+/* BlockAttention, WindowAttention: each block of frames attends to a few blocks around it, as in the DiT.
  *
- *     BlockAttention    qkv float32 [B, T, 3 W], cos, sin, bias [B, 1, T, T]: each block to itself
- *     WindowAttention   query float32 [B, T, W], keys and values [B, S, W], place int64 [1], cos, sin, bias
- *                       [B, 1, T, S]: to a window that begins `place` frames before the block
+ *     for each task, a head of a block: all of it stays in the second-level cache, most of it in the first
+ *         head 0: copy queries [rows, depth] and keys [window, depth], rotate them
+ *         transpose keys -> columns [depth, wide]; scores [rows, wide] = queries columns
+ *         scores -> weights, row by row; y [rows, depth] = weights values
  *
- * Both give float32 [B, T, W], and have the attribute num_heads. cos and sin, float32 [positions, W / heads / 2], turn
- * the first head alone, its values by pairs; positions count from the window's first frame. Scores get the bias added.
- *
- * A task is a head of a block: all of it stays in the second-level cache, most of it in the first.
+ * rows: frames of a block; depth: a head's width, wide: the window, both rounded up to whole vectors. Where the width
+ * is no multiple of LANES, queries, keys and values are copied and padded with zeros.
  */
 #include <math.h>
 #include <stdlib.h>
 
+#include "matmul.h"
 #include "operator.h"
-#include "vectors.h"
 
+/*
+ *     BlockAttention    qkv float32 [B, T, 3 W], cos, sin, bias [B, 1, T, T]: each block attends to itself
+ *     WindowAttention   query float32 [B, T, W], keys and values [B, S, W], place int64 [1], cos, sin, bias
+ *                       [B, 1, T, S]: each block attends to a window that begins `place` frames before it
+ *
+ * Output: 0 float32 [B, T, W]. Attribute: num_heads. cos and sin, float32 [positions, W / heads / 2], rotate the first
+ * head alone, its values by pairs; positions count from the window's first frame. The bias is added to the scores.
+ */
 enum { QUERY, KEYS, VALUES, PLACE, APART, PACKED = 1 };
 enum { COS, SIN, BIAS, OTHERS }; /* behind the APART ones, or the PACKED one */
 
@@ -25,11 +32,12 @@ typedef struct Attention {
 
 /* One run of the operator, shared by its threads. */
 typedef struct Run {
-    const float *query, *keys, *values, *cos, *sin, *bias;
+    const float *query, *keys, *values; /* rows `stride` apart */
+    const float *cos, *sin, *bias;
     float *y;
-    int64_t heads, width, length, window, place; /* width: of a head */
-    int64_t stride;                              /* from a row of query, keys or values to the next */
-    int failed;
+    int64_t heads, width, length, window, place; /* width: of a head; length, window: in frames */
+    int64_t stride;
+    int failed; /* memory was missing */
 } Run;
 
 static int64_t whole_vectors(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
@@ -40,17 +48,18 @@ typedef struct Rows {
     int64_t stride;
 } Rows;
 
-/* Rows in `room`, filled up with zeros to whole vectors. */
-static Rows copy(const Run *run, Rows rows, int64_t n, float *room) {
+/* Copies rows to `scratch`, padded with zeros to whole vectors. */
+static Rows copy(const Run *run, Rows rows, int64_t n, float *scratch) {
     const int64_t stride = whole_vectors(run->width);
     for (int64_t i = 0; i < n; i++) {
-        memcpy(room + i * stride, rows.at + i * rows.stride, (size_t)run->width * sizeof(float));
-        for (int64_t k = run->width; k < stride; k++) room[i * stride + k] = 0;
+        memcpy(scratch + i * stride, rows.at + i * rows.stride, (size_t)run->width * sizeof(float));
+        for (int64_t k = run->width; k < stride; k++) scratch[i * stride + k] = 0;
     }
-    return (Rows){room, stride};
+    return (Rows){scratch, stride};
 }
 
-static void turn(const Run *run, float *x, int64_t rows, int64_t position) {
+/* Rotates rows, the first of them at `position`. */
+static void rotate(const Run *run, float *x, int64_t rows, int64_t position) {
     const int64_t half = run->width / 2;
     for (int64_t i = 0; i < rows; i++, x += whole_vectors(run->width)) {
         const float *cos = run->cos + (position + i) * half, *sin = run->sin + (position + i) * half;
@@ -62,61 +71,62 @@ static void turn(const Run *run, float *x, int64_t rows, int64_t position) {
     }
 }
 
-/* A row's scores, `wide` of them, become weights whose sum is 1. */
+/* A row's scores [wide] become weights whose sum is 1. */
 static void weigh(const Run *run, float *scores, const float *bias, float scale, int64_t wide) {
     const float log2e = 1.44269504f; /* weights are powers of 2, not of e */
     for (int64_t j = 0; j < run->window; j++) scores[j] = (scores[j] * scale + bias[j]) * log2e;
     for (int64_t j = run->window; j < wide; j++) scores[j] = -INFINITY;
-    Vector top = load(scores), sum = {0};
-    for (int64_t j = LANES; j < wide; j += LANES) top = larger(top, load(scores + j));
-    for (int stage = 1; stage < LANES; stage *= 2) top = larger(low(top, top), high(top, top));
+    f32 top = load(scores), sum = {0};
+    for (int64_t j = LANES; j < wide; j += LANES) top = maximum(top, load(scores + j));
+    top = broadcast_maximum(top);
     for (int64_t j = 0; j < wide; j += LANES) {
-        const Vector weight = power(load(scores + j) - top);
+        const f32 weight = exp2_nonpositive(load(scores + j) - top);
         store(scores + j, weight);
         sum += weight;
     }
-    const float inverse = 1.0f / total(sum);
+    const float inverse = 1.0f / sum_lanes(sum);
     for (int64_t j = 0; j < wide; j += LANES) store(scores + j, load(scores + j) * inverse);
 }
 
 static void attend(void *argument, size_t task) {
     Run *run = argument;
     const int64_t block = (int64_t)task / run->heads, head = (int64_t)task % run->heads, width = run->width;
-    const int64_t rows = run->length, window = run->window, room = whole_vectors(width), wide = whole_vectors(window);
-    float *queries = malloc((size_t)(2 * rows * room + 2 * window * room + room * wide + rows * wide) * sizeof(float));
+    const int64_t rows = run->length, window = run->window, depth = whole_vectors(width), wide = whole_vectors(window);
+    const int64_t floats = 2 * rows * depth + 2 * window * depth + depth * wide + rows * wide;
+    float *queries = malloc((size_t)floats * sizeof(float));
     if (!queries) {
         __atomic_store_n(&run->failed, 1, __ATOMIC_RELAXED);
         return;
     }
-    float *sums = queries + rows * room, *keys = sums + rows * room, *values = keys + window * room;
-    float *columns = values + window * room, *scores = columns + room * wide;
+    float *sums = queries + rows * depth, *keys = sums + rows * depth, *values = keys + window * depth;
+    float *columns = values + window * depth, *scores = columns + depth * wide;
 
     Rows query = {run->query + block * rows * run->stride + head * width, run->stride};
     Rows key = {run->keys + block * window * run->stride + head * width, run->stride};
     Rows value = {run->values + block * window * run->stride + head * width, run->stride};
     float *y = run->y + block * rows * run->heads * width + head * width;
-    const int whole = room == width; /* vectors; otherwise nothing is used as it lies */
+    const int whole = depth == width; /* queries, keys and values can be read where they lie */
     if (!head || !whole) {
         query = copy(run, query, rows, queries);
         key = copy(run, key, window, keys);
     }
     if (!head) {
-        turn(run, queries, rows, run->place);
-        turn(run, keys, window, 0);
+        rotate(run, queries, rows, run->place);
+        rotate(run, keys, window, 0);
     }
     if (!whole) value = copy(run, value, window, values);
-    transpose(key.at, key.stride, window, room, 0, columns, wide);
+    transpose(key.at, key.stride, window, depth, 0, columns, wide);
     const Product products = {.a = query.at, .a_stride = query.stride, .b = columns, .b_stride = wide, .c = scores,
                               .c_stride = wide, .rows = rows, .depth = width, .columns = wide};
     multiply_narrow(&products);
     const float *bias = run->bias + block * rows * window, scale = 1.0f / sqrtf((float)width);
     for (int64_t i = 0; i < rows; i++) weigh(run, scores + i * wide, bias + i * window, scale, wide);
     const Product weighted = {.a = scores, .a_stride = wide, .b = value.at, .b_stride = value.stride,
-                              .c = whole ? y : sums, .c_stride = whole ? run->heads * width : room, .rows = rows,
-                              .depth = window, .columns = room};
+                              .c = whole ? y : sums, .c_stride = whole ? run->heads * width : depth, .rows = rows,
+                              .depth = window, .columns = depth};
     multiply(&weighted);
     for (int64_t i = 0; !whole && i < rows; i++)
-        memcpy(y + i * run->heads * width, sums + i * room, (size_t)width * sizeof(float));
+        memcpy(y + i * run->heads * width, sums + i * depth, (size_t)width * sizeof(float));
     free(queries);
 }
 

@@ -1,33 +1,41 @@
-/* A layer of a decoder as one operator: what lies between its matrices is too short for a dispatch to the threads each.
+/* DecoderLayer: a layer of a decoder in one dispatch, because the work between its matrices is too short for several.
  *
- *     DecoderLayer (num_heads, kv_num_heads, scale, epsilon, bits, block_size)      a cache in float32
- *     DecoderLayerInt8 (the same)                                                   a cache in int8
+ *     h = x + attention(normed),  n = norm(h),  y = h + down(silu(gate(n)) * up(n)),  then the norm of y
  *
- * Inputs: 0 x and 1 its norm float32 [1, S, K]; 2 to 4 matrix, scales and bias of Q, K and V together; 5 and 6 matrix
- * and scales of the attention's output; 7 weight of the norm of h [K]; 8 and 9 matrix and scales of gate and, behind it,
- * up; 10 and 11 those of down; 12 weight of the norm of y; from 13 on the cache, as CachedAttention takes it. Matrices
- * and scales are LinearNBits's.
- * Outputs: 0 y and 1 its norm float32 [1, S, K]; 2 present key and 3 present value.
- *
- *     h = x + attention(normed),  n = norm(h),  y = h + down(silu(gate(n)) * up(n))
+ *     phases, m positions of k values:             scratch they write
+ *     quantize, multiply: Q, K and V               qkv [m, heads + 2 kv_heads, width]
+ *     append, attend, merge                        attended [m, heads, width]
+ *     quantize, multiply: out, plus x              h [m, k]
+ *     norm and quantize, multiply: gate and up     gate_up [m, 2 wide + APART]
+ *     silu and quantize, multiply: down, plus h    product [m, wide]; then norm
  */
 #include <math.h>
 #include <stdlib.h>
 
 #include "attention.h"
-#include "instructions.h"
 #include "linear.h"
-#include "vectors.h"
+#include "simd.h"
 
-#ifdef LANES_OF_MATRICES
+#ifdef DOT4
 
+/*
+ *     DecoderLayer (num_heads, kv_num_heads, scale, epsilon, bits, block_size)      a cache in float32
+ *     DecoderLayerInt8 (the same attributes)                                        a cache in int8
+ *
+ * Inputs: 0 x, 1 its norm float32 [1, S, K]; 2, 3, 4 matrix, scales and bias of Q, K and V together; 5, 6 matrix and
+ * scales of the attention's output; 7 weight of the norm of h [K]; 8, 9 matrix and scales of gate and, behind it, up;
+ * 10, 11 matrix and scales of down; 12 weight of the norm of y [K]; from 13 on the cache, as CachedAttention takes it.
+ * Matrices and scales are those of LinearNBits.
+ * Outputs: 0 y, 1 its norm float32 [1, S, K]; 2 present key, 3 present value.
+ */
 enum { X, NORMED, QKV, QKV_SCALES, QKV_BIAS, OUT, OUT_SCALES, MIDDLE_NORM, GATE_UP, GATE_UP_SCALES, DOWN,
        DOWN_SCALES, NEXT_NORM, CACHE, INPUTS = CACHE + CACHE_INPUTS, INPUTS_INT8 = CACHE + CACHE_INPUTS_INT8 };
 enum { Y, Y_NORMED, PRESENT, OUTPUTS = PRESENT + 2 };
 enum { MATRICES = 4 };
-/* Rows of gate and up would lie whole pages apart, and compete for the same places in the caches. */
+/* Floats between rows of gate and up, which would otherwise lie whole pages apart and compete for places in caches. */
 enum { APART = 16 };
 
+/* A node of a graph. */
 typedef struct Layer {
     Kernel kernel; /* first, so that a pointer to one is a pointer to the other */
     Heads heads;
@@ -37,120 +45,166 @@ typedef struct Layer {
 
 /* A norm, and the quantization for the matrix behind it, if there is one. */
 typedef struct Norm {
-    const float *x, *weight;
-    float *y, epsilon;
-    int64_t n; /* values of a row */
+    const float *x, *weight; /* [m, n], [n] */
+    float *y, epsilon;       /* [m, n] */
+    int64_t n;
     const Linear *next;
 } Norm;
 
-/* What gate and up have given, for the matrix behind them. */
+/* The activation between gate and up and the matrix behind them. */
 typedef struct Gate {
-    const float *gate_up;
-    int64_t stride; /* of its rows */
-    float *product;
+    const float *gate_up; /* [m, 2 wide], rows `stride` apart */
+    int64_t stride;
+    float *product; /* [m, wide] */
     const Linear *next;
 } Gate;
+
+/* One run of the operator, shared by its threads. */
+typedef struct Run {
+    int64_t m, k, wide; /* positions, values of x, of gate and of up */
+    Attention attention;
+    union {
+        struct {
+            Linear qkv, out, gate_up, down;
+        };
+        Linear matrices[MATRICES];
+    };
+    Norm middle, last;
+    Gate gate;
+} Run;
 
 static void norm_row(void *argument, size_t row) {
     const Norm *norm = argument;
     const int64_t n = norm->n, at = (int64_t)row * n;
     const float *x = norm->x + at;
     float *y = norm->y + at;
-    const float inverse = 1.0f / sqrtf(squares(x, 0.0f, n) / (float)n + norm->epsilon);
+    const float inverse = 1.0f / sqrtf(sum_of_squares(x, 0.0f, n) / (float)n + norm->epsilon);
     for (int64_t i = 0; i < n; i++) y[i] = x[i] * inverse * norm->weight[i];
-    if (norm->next) linear_quantize(norm->next, (int64_t)row, 0, norm->next->pieces);
+    if (norm->next) linear_quantize(norm->next, (int64_t)row, 0, norm->next->tiling.pieces);
 }
 
 static void gate_piece(void *argument, size_t task) {
     const Gate *gate = argument;
     const Linear *next = gate->next;
-    const int64_t row = (int64_t)task / next->pieces, piece = (int64_t)task % next->pieces;
-    const int64_t begin = piece * next->piece * next->block, end = least(begin + next->piece * next->block, next->k);
-    const float *x = gate->gate_up + row * gate->stride, *up = x + next->k;
-    float *y = gate->product + row * next->k;
+    const int64_t row = (int64_t)task / next->tiling.pieces, piece = (int64_t)task % next->tiling.pieces;
+    const int64_t values = next->tiling.piece * next->shape.block, wide = next->shape.k;
+    const int64_t begin = piece * values, end = min64(begin + values, wide);
+    const float *x = gate->gate_up + row * gate->stride, *up = x + wide;
+    float *y = gate->product + row * wide;
     int64_t i = begin;
-    for (; i + LANES <= end; i += LANES) store(y + i, load(x + i) * sigmoid(1.44269504f * load(x + i)) * load(up + i));
+    for (; i + LANES <= end; i += LANES) store(y + i, load(x + i) * sigmoid2(1.44269504f * load(x + i)) * load(up + i));
     for (; i < end; i++) y[i] = x[i] / (1.0f + expf(-x[i])) * up[i];
     linear_quantize(next, row, piece, 1);
 }
 
-/* The matrix [n, k] and its scales in `in`, for m rows. */
-static int matrix_of(const Layer *layer, const Tensor *in, int64_t m, int64_t n, int64_t k, Linear *linear) {
-    if (in[0].rank != 3 || in[0].shape[0] != n || !linear_fits(n, k, layer->bits, layer->block)) return 0;
-    *linear = linear_of(m, n, k, layer->bits, layer->block);
+/* -- the plan -- */
+
+/* Plans the matrix [n, k] and its scales in `in`, for m rows. Returns whether they fit. */
+static int plan_matrix(const Layer *layer, const Tensor *in, int64_t m, int64_t n, int64_t k, Linear *linear) {
+    if (in[0].rank != 3 || in[0].shape[0] != n || !linear_supports(n, k, layer->bits, layer->block)) return 0;
+    *linear = linear_plan(m, n, k, layer->bits, layer->block);
     linear->b = in[0].data;
     linear->scales = in[1].data;
-    return in[0].elements == (size_t)(n * linear->row_bytes) && in[1].elements == (size_t)(n * linear->blocks);
+    return in[0].elements == (size_t)(n * linear->shape.row_bytes) &&
+           in[1].elements == (size_t)(n * linear->shape.blocks);
 }
+
+/* Plans the four matrices. Returns whether all inputs but the cache fit together. */
+static int plan_matrices(const Layer *layer, const Tensor *in, Run *run) {
+    const int64_t m = run->m, k = run->k;
+    const int64_t queries = run->attention.heads * run->attention.width;
+    const int64_t heads = queries + 2 * run->attention.kv_heads * run->attention.width;
+    const int64_t wide = run->wide = in[GATE_UP].rank ? in[GATE_UP].shape[0] / 2 : 0;
+    if (in[NORMED].elements != in[X].elements || in[MIDDLE_NORM].elements != (size_t)k ||
+        in[NEXT_NORM].elements != (size_t)k || in[QKV_BIAS].elements != (size_t)heads ||
+        !plan_matrix(layer, in + QKV, m, heads, k, &run->qkv) ||
+        !plan_matrix(layer, in + OUT, m, k, queries, &run->out) ||
+        !plan_matrix(layer, in + GATE_UP, m, 2 * wide, k, &run->gate_up) ||
+        !plan_matrix(layer, in + DOWN, m, k, wide, &run->down))
+        return 0;
+    run->gate_up.y_stride = 2 * wide + APART;
+    return 1;
+}
+
+/* Floats between the matrices: h, qkv, attended, gate_up, product. */
+static size_t buffer_floats(const Run *run) {
+    const int64_t row = run->k + run->qkv.shape.n + run->out.shape.k + run->gate_up.y_stride + run->wide;
+    return (size_t)(run->m * row);
+}
+
+static size_t scratch_bytes(const Run *run) {
+    size_t bytes = buffer_floats(run) * sizeof(float) + attention_scratch_bytes(&run->attention);
+    for (int i = 0; i < MATRICES; i++) bytes += linear_scratch_bytes(run->matrices + i);
+    return bytes;
+}
+
+/* Connects the phases by the buffers in `memory`. */
+static void connect(Run *run, const Layer *layer, const Tensor *in, float *memory, float *y, float *normed) {
+    Linear *const qkv = &run->qkv, *const out = &run->out, *const gate_up = &run->gate_up, *const down = &run->down;
+    float *const h = memory, *const packed = h + run->m * run->k, *const attended = packed + run->m * qkv->shape.n;
+    float *const both = attended + run->m * out->shape.k, *const product = both + run->m * gate_up->y_stride;
+    char *rest = (char *)(product + run->m * run->wide);
+    for (int i = 0; i < MATRICES; rest += linear_scratch_bytes(run->matrices + i++))
+        linear_set_scratch(run->matrices + i, rest);
+    attention_set_scratch(&run->attention, rest);
+
+    qkv->x = in[NORMED].data, qkv->bias = in[QKV_BIAS].data, qkv->y = packed;
+    run->attention.qkv = packed, run->attention.attended = attended;
+    out->x = attended, out->residual = in[X].data, out->y = h;
+    /* The norm of h shares its memory with the norm of y, which is written when that of h has been read. */
+    run->middle = (Norm){.x = h, .weight = in[MIDDLE_NORM].data, .y = normed, .epsilon = layer->epsilon, .n = run->k,
+                         .next = gate_up};
+    gate_up->x = normed, gate_up->y = both;
+    run->gate = (Gate){.gate_up = both, .stride = gate_up->y_stride, .product = product, .next = down};
+    down->x = product, down->residual = h, down->y = y;
+    run->last = (Norm){.x = y, .weight = in[NEXT_NORM].data, .y = normed, .epsilon = layer->epsilon, .n = run->k};
+}
+
+static Status *run_layer(const Api *api, Context *context, Run *run) {
+    int small = attention_is_small(&run->attention);
+    for (int i = 0; i < MATRICES; i++) small = small && linear_is_small(run->matrices + i);
+    Phase attend[ATTENTION_PHASES];
+    attention_phases(&run->attention, attend);
+    const Phase phases[] = {
+        {linear_quantize_task, &run->qkv, run->m * run->qkv.tiling.pieces},
+        {linear_multiply_task, &run->qkv, linear_tasks(&run->qkv)},
+        attend[0],
+        attend[1],
+        attend[2],
+        {linear_quantize_task, &run->out, run->m * run->out.tiling.pieces},
+        {linear_multiply_task, &run->out, linear_tasks(&run->out)},
+        {norm_row, &run->middle, run->m},
+        {linear_multiply_task, &run->gate_up, linear_tasks(&run->gate_up)},
+        {gate_piece, &run->gate, run->m * run->down.tiling.pieces},
+        {linear_multiply_task, &run->down, linear_tasks(&run->down)},
+        {norm_row, &run->last, run->m},
+    };
+    TRY(run_phases(api, context, phases, sizeof(phases) / sizeof(phases[0]), small));
+    return attention_status(api, &run->attention);
+}
+
+/* -- the operator -- */
 
 static Status *compute(void *opaque, Context *context) {
     const Layer *layer = opaque;
     const Api *api = layer->kernel.api;
-    const size_t inputs = layer->kernel.kind->inputs;
     Tensor in[INPUTS_INT8] = {{0}};
     TRY(input_tensors(&layer->kernel, context, in));
     const Tensor *x = in + X;
     if (x->rank != 3 || x->shape[0] != 1) return refuse(api, "A decoder layer takes one sequence.");
-    const int64_t m = x->shape[1], k = x->shape[2];
-    Attention attention;
-    TRY(attention_of(api, context, &layer->heads, in + CACHE, inputs - CACHE, m, PRESENT, &attention));
-
-    const int64_t queries = attention.heads * attention.width;
-    const int64_t heads = queries + 2 * attention.kv_heads * attention.width;
-    const int64_t wide = in[GATE_UP].rank ? in[GATE_UP].shape[0] / 2 : 0;
-    Linear qkv, out, gate_up, down;
-    Linear *const matrices[] = {&qkv, &out, &gate_up, &down};
-    if (in[NORMED].elements != x->elements || in[MIDDLE_NORM].elements != (size_t)k ||
-        in[NEXT_NORM].elements != (size_t)k || in[QKV_BIAS].elements != (size_t)heads ||
-        !matrix_of(layer, in + QKV, m, heads, k, &qkv) || !matrix_of(layer, in + OUT, m, k, queries, &out) ||
-        !matrix_of(layer, in + GATE_UP, m, 2 * wide, k, &gate_up) || !matrix_of(layer, in + DOWN, m, k, wide, &down))
-        return refuse(api, "A decoder layer's inputs do not fit together.");
+    Run run = {.m = x->shape[1], .k = x->shape[2]};
+    TRY(attention_plan(api, context, &layer->heads, in + CACHE, layer->kernel.kind->inputs - CACHE, run.m, PRESENT,
+                       &run.attention));
+    if (!plan_matrices(layer, in, &run)) return refuse(api, "A decoder layer's inputs do not fit together.");
     float *y, *normed;
     TRY(output_data(api, context, Y, x->shape, 3, (void **)&y));
     TRY(output_data(api, context, Y_NORMED, x->shape, 3, (void **)&normed));
-
-    size_t bytes = attention_bytes(&attention);
-    for (int i = 0; i < MATRICES; i++) bytes += linear_bytes(matrices[i]);
-    gate_up.stride = 2 * wide + APART;
-    float *const memory = malloc((size_t)(m * (k + heads + queries + gate_up.stride + wide)) * sizeof(float) + bytes);
+    float *memory = malloc(scratch_bytes(&run));
     if (!memory) return out_of_memory(api);
-    float *const sum = memory, *const packed = sum + m * k, *const attended = packed + m * heads;
-    float *const both = attended + m * queries, *const product = both + m * gate_up.stride;
-    char *rest = (char *)(product + m * wide);
-    for (int i = 0; i < MATRICES; rest += linear_bytes(matrices[i++])) linear_place(matrices[i], rest);
-    attention_place(&attention, rest);
-
-    qkv.x = in[NORMED].data, qkv.bias = in[QKV_BIAS].data, qkv.y = packed;
-    attention.qkv = packed, attention.attended = attended;
-    out.x = attended, out.more = x->data, out.y = sum;
-    /* The norm of h is not needed any more when that of y takes its place. */
-    Norm middle = {.x = sum, .weight = in[MIDDLE_NORM].data, .y = normed, .epsilon = layer->epsilon, .n = k,
-                   .next = &gate_up};
-    gate_up.x = normed, gate_up.y = both;
-    Gate gate = {.gate_up = both, .stride = gate_up.stride, .product = product, .next = &down};
-    down.x = product, down.more = sum, down.y = y;
-    Norm last = {.x = y, .weight = in[NEXT_NORM].data, .y = normed, .epsilon = layer->epsilon, .n = k};
-    int small = attention_is_small(&attention);
-    for (int i = 0; i < MATRICES; i++) small = small && linear_is_small(matrices[i]);
-    Phase attend[ATTENTION_PHASES];
-    attention_phases(&attention, attend);
-    const Phase phases[] = {
-        {linear_quantize_task, &qkv, m * qkv.pieces},
-        {linear_multiply_task, &qkv, linear_tasks(&qkv)},
-        attend[0],
-        attend[1],
-        attend[2],
-        {linear_quantize_task, &out, m * out.pieces},
-        {linear_multiply_task, &out, linear_tasks(&out)},
-        {norm_row, &middle, m},
-        {linear_multiply_task, &gate_up, linear_tasks(&gate_up)},
-        {gate_piece, &gate, m * down.pieces},
-        {linear_multiply_task, &down, linear_tasks(&down)},
-        {norm_row, &last, m},
-    };
-    Status *status = run_phases(api, context, phases, sizeof(phases) / sizeof(phases[0]), small);
+    connect(&run, layer, in, memory, y, normed);
+    Status *status = run_layer(api, context, &run);
     free(memory);
-    return status ? status : attention_status(api, &attention);
+    return status;
 }
 
 static Status *create(const Operator *operator, const Api *api, const KernelInfo *info, void **kernel) {
@@ -175,13 +229,6 @@ static const Kind KINDS[] = {
 
 Status *add_decoder_layer(const Api *api, Domain *domain) {
     return add_kinds(api, domain, KINDS, sizeof(KINDS) / sizeof(KINDS[0]));
-}
-
-#else
-
-Status *add_decoder_layer(const Api *api, Domain *domain) {
-    (void)api, (void)domain;
-    return NULL;
 }
 
 #endif

@@ -1,18 +1,21 @@
-/* What stands between the linear layers of a transformer with modulated norms (the DiT).
+/* GatedNorm, GeluTanh: the work between the linear layers of a transformer with modulated norms (the DiT).
  *
- *     GatedNorm (epsilon)   x, delta float32 [..., K], gate, scale, shift [K]
- *                           -> sum = x + gate * delta, norm(sum) * scale + shift, both [..., K]
- *     GeluTanh              float32 [...] -> the same, in tanh's form
+ *     GatedNorm: a task for each row: sum = x + gate * delta, its mean and variance, then norm(sum) * scale + shift
+ *     GeluTanh: a task for each piece of PIECE values
  */
 #include <math.h>
 #include <stdlib.h>
 
 #include "operator.h"
-#include "vectors.h"
+#include "simd.h"
 
+/*
+ *     GatedNorm (epsilon)   x, delta float32 [..., K], gate, scale, shift float32 [K]
+ *                           -> sum and norm float32 [..., K]
+ *     GeluTanh              float32 [...] -> float32 [...]: gelu in its tanh form
+ */
 enum { X, DELTA, GATE, SCALE, SHIFT, INPUTS };
 enum { SUM, NORMED, OUTPUTS };
-/* Elements of a task of gelu. */
 enum { PIECE = 4096 };
 
 typedef struct Norm {
@@ -24,30 +27,30 @@ typedef struct Norm {
 typedef struct Run {
     const float *x, *delta, *gate, *scale, *shift;
     float *sum, *y;
-    int64_t n; /* values of a row, or all of them */
+    int64_t n; /* values of a row; of gelu, all values */
     float epsilon;
 } Run;
 
 static void norm_row(void *argument, size_t row) {
     const Run *run = argument;
-    enum { CHAINS = 4, STEP = CHAINS * LANES }; /* additions that do not wait for each other */
+    enum { CHAINS = 4, STEP = CHAINS * LANES }; /* independent chains of additions */
     const int64_t n = run->n, at = (int64_t)row * n;
     const float *x = run->x + at, *delta = run->delta + at;
     float *sum = run->sum + at, *y = run->y + at, mean = 0;
-    Vector sums[CHAINS] = {{0}};
+    f32 sums[CHAINS] = {{0}};
     int64_t i = 0;
     for (; i + STEP <= n; i += STEP)
         for (int j = 0; j < CHAINS; j++) {
             const int64_t k = i + j * LANES;
-            const Vector v = load(x + k) + load(run->gate + k) * load(delta + k);
+            const f32 v = load(x + k) + load(run->gate + k) * load(delta + k);
             store(sum + k, v);
             sums[j] += v;
         }
     for (; i < n; i++) mean += sum[i] = x[i] + run->gate[i] * delta[i];
-    for (int j = 0; j < CHAINS; j++) mean += total(sums[j]);
+    for (int j = 0; j < CHAINS; j++) mean += sum_lanes(sums[j]);
     mean /= (float)n;
 
-    const float inverse = 1.0f / sqrtf(squares(sum, mean, n) / (float)n + run->epsilon);
+    const float inverse = 1.0f / sqrtf(sum_of_squares(sum, mean, n) / (float)n + run->epsilon);
     for (i = 0; i + LANES <= n; i += LANES)
         store(y + i, (load(sum + i) - mean) * inverse * load(run->scale + i) + load(run->shift + i));
     for (; i < n; i++) y[i] = (sum[i] - mean) * inverse * run->scale[i] + run->shift[i];
@@ -70,13 +73,13 @@ static Status *compute_norm(void *opaque, Context *context) {
 }
 
 /* 0.5 (1 + tanh(u)) is 1 / (1 + e^-2u). */
-INLINE Vector gelu(Vector x) {
-    return x * sigmoid(x * (2.30220819f + 0.102943240f * (x * x))); /* 2 u / log(2) */
+INLINE f32 gelu(f32 x) {
+    return x * sigmoid2(x * (2.30220819f + 0.102943240f * (x * x))); /* 2 u / log(2) */
 }
 
 static void gelu_piece(void *argument, size_t piece) {
     const Run *run = argument;
-    const int64_t from = (int64_t)piece * PIECE, to = from + PIECE < run->n ? from + PIECE : run->n;
+    const int64_t from = (int64_t)piece * PIECE, to = min64(from + PIECE, run->n);
     int64_t i = from;
     for (; i + LANES <= to; i += LANES) store(run->y + i, gelu(load(run->x + i)));
     if (i < to) {

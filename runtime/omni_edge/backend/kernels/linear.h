@@ -4,41 +4,67 @@
 
 #include "phases.h"
 
-/* One use of a matrix, shared by its threads. The fields up to `stride` are the caller's. */
+/* y [m, n] = x [m, k] B^T. B's rows are cut into blocks along k, which share a scale. */
+typedef struct LinearShape {
+    int64_t m, n, k;
+    int bits;           /* of a weight: 4 or 8 */
+    int words;          /* 32-bit words of a block */
+    int64_t block;      /* weights of a block */
+    int64_t blocks;     /* of a row of B */
+    int64_t row_bytes;  /* of a row of B */
+} LinearShape;
+
+/* How the work is divided. One of unit_blocks and block_units is 1. */
+typedef struct LinearTiling {
+    int by_rows;            /* the product runs row by row of B; otherwise panel by panel */
+    int unit_blocks;        /* blocks of a unit, which fills one vector */
+    int block_units;        /* units of a block */
+    int64_t code_bytes;     /* of a row of quantized activations */
+    int64_t piece, pieces;  /* blocks of a quantization task, tasks of a row of activations */
+    int64_t stream_rows;    /* by rows: rows of B of a stream */
+    int64_t task_rows;      /* by rows: rows of each stream that make a task */
+    int64_t panels;         /* by panels: panels of B */
+    int64_t tile_rows;      /* by panels: rows of activations of a task */
+} LinearTiling;
+
+/* The quantized activations. */
+typedef struct LinearScratch {
+    int8_t *codes;   /* [m, code_bytes]: units; by rows, each group of units is followed by zeros and scales per lane */
+    float *scales;   /* [m, blocks] */
+    int32_t *zeros;  /* [m, blocks]: what the weights' zero point adds to a block's sum, negated */
+} LinearScratch;
+
+/* One use of a matrix, shared by its threads. The caller sets the pointers before `shape`. */
 typedef struct Linear {
-    const float *x;           /* [m, k] */
-    const uint8_t *b;         /* [n, blocks, block * bits / 8] */
-    const float *scales;      /* [n, blocks] */
-    const float *bias, *more; /* [n] and [m, n], which are added; or null */
-    float *y;                 /* [m, n], rows `stride` apart: n, unless the caller says otherwise */
-    int64_t stride;
-    int64_t m, n, k, block, blocks;
-    int64_t row_bytes, code_bytes; /* of a row of B, of quantized activations */
-    int bits, words;               /* of 32 bits: of a block */
-    int parts, span;               /* blocks of a unit, units of a block: one of them is 1 */
-    int dotted;                    /* row by row */
-    int64_t pieces, piece;         /* of a row of activations: how many, and their blocks */
-    int64_t pitch, task_rows, tile_rows, panels;
-    int8_t *codes;    /* [m, code_bytes]: `span` units; where `dotted` then zeros and scales as below, for each lane */
-    float *x_scales;  /* [m, blocks] */
-    int32_t *x_zeros; /* [m, blocks]: what the weights' zero point adds to a block's sum, negated */
+    const float *x;         /* [m, k] */
+    const uint8_t *b;       /* [n, blocks, block * bits / 8] */
+    const float *scales;    /* [n, blocks] */
+    const float *bias;      /* [n], or null */
+    const float *residual;  /* [m, n], added to the product, or null */
+    float *y;               /* [m, n], rows y_stride apart */
+    int64_t y_stride;       /* n, unless the caller changes it */
+    LinearShape shape;
+    LinearTiling tiling;
+    LinearScratch scratch;
 } Linear;
 
-/* The sizes of m rows of activations times a matrix [n, k]; whether there can be such a matrix. */
-Linear linear_of(int64_t m, int64_t n, int64_t k, int64_t bits, int64_t block);
-int linear_fits(int64_t n, int64_t k, int64_t bits, int64_t block);
+/* Whether such a matrix can be multiplied, and the plan for m rows of activations. */
+int linear_supports(int64_t n, int64_t k, int64_t bits, int64_t block);
+Linear linear_plan(int64_t m, int64_t n, int64_t k, int64_t bits, int64_t block);
 
-/* How much memory the quantized activations take, and where it begins. */
-size_t linear_bytes(const Linear *);
-void linear_place(Linear *, void *memory);
+/* Bytes of scratch memory, and its assignment. */
+size_t linear_scratch_bytes(const Linear *);
+void linear_set_scratch(Linear *, void *memory);
 
-/* Quantizes a piece of a row: pieces [piece, piece + pieces) of it; of all rows in order as tasks; the product. */
+/* Quantizes `pieces` pieces of a row, from `piece` on. */
 void linear_quantize(const Linear *, int64_t row, int64_t piece, int64_t pieces);
+
+/* Two phases: m * pieces tasks that quantize, then linear_tasks() tasks that multiply. */
 void linear_quantize_task(void *linear, size_t task);
 void linear_multiply_task(void *linear, size_t task);
 int64_t linear_tasks(const Linear *);
 
-/* Whether there is too little to do to wake other threads. */
+/* Whether the work is too short to wake other threads. */
 int linear_is_small(const Linear *);
 
 #endif

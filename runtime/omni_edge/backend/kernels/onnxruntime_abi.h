@@ -1,7 +1,7 @@
 /* The part of onnxruntime's C interface that a custom operator needs.
  *
- * onnxruntime's Python package comes without headers. Its interface is a table of functions that only ever grows at its
- * end, so that a function's place in the table is as good as its name: the places below hold from version 1.17 on.
+ * onnxruntime's Python package comes without headers. Its interface is a table of functions that only grows at its end:
+ * a function's place in the table identifies it. The places below hold from version 1.17 on.
  */
 #ifndef OMNI_EDGE_ONNXRUNTIME_ABI_H
 #define OMNI_EDGE_ONNXRUNTIME_ABI_H
@@ -26,7 +26,7 @@ typedef struct ShapeContext ShapeContext;
 
 typedef void (*Function)(void);
 typedef struct Api {
-    Function table[1]; /* as long as the version says */
+    Function table[1]; /* its length depends on the version */
 } Api;
 
 typedef struct ApiBase {
@@ -34,7 +34,7 @@ typedef struct ApiBase {
     const char *(*version)(void);
 } ApiBase;
 
-/* Name, place, result and arguments of the functions that are used. */
+/* Name, place, result and arguments of each function in use. */
 #define API_FUNCTIONS(F)                                                                              \
     F(create_status, 0, Status *, (int code, const char *message))                                    \
     F(create_domain, 26, Status *, (const char *name, Domain **))                                     \
@@ -52,7 +52,7 @@ typedef struct ApiBase {
     F(release_tensor_info, 99, void, (TensorInfo *))                                                  \
     F(parallel_for, 274, Status *, (const Context *, void (*)(void *, size_t), size_t total, size_t batches, void *))
 
-/* What an operator tells of itself. Entries that stay null are not asked for at this version. */
+/* The description of an operator, as callbacks. onnxruntime does not call the null ones at this version. */
 typedef struct Operator Operator;
 struct Operator {
     uint32_t version;

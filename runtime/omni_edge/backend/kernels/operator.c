@@ -1,3 +1,4 @@
+/* The callbacks by which onnxruntime reads a Kind, and the ways to its tensors. */
 #include "operator.h"
 
 #include <stdlib.h>
@@ -62,7 +63,7 @@ Status *input_tensor(const Api *api, const Context *context, size_t index, Tenso
     TRY(api_tensor_info(api)(value, &info));
     Status *status = api_element_count(api)(info, &tensor->elements);
     if (!status) status = api_dimension_count(api)(info, &tensor->rank);
-    if (!status && tensor->rank > MOST_DIMENSIONS) status = refuse(api, "A tensor has too many dimensions.");
+    if (!status && tensor->rank > MAX_DIMENSIONS) status = refuse(api, "A tensor has too many dimensions.");
     if (!status) status = api_dimensions(api)(info, tensor->shape, tensor->rank);
     api_release_tensor_info(api)(info);
     return status;

@@ -1,13 +1,13 @@
-/* What every operator of ours needs: a description of itself, and its tensors as plain arrays. */
+/* What each operator needs: its description for onnxruntime, and its tensors as plain arrays. */
 #ifndef OMNI_EDGE_OPERATOR_H
 #define OMNI_EDGE_OPERATOR_H
 
 #include "onnxruntime_abi.h"
 
-enum { MOST_TENSORS = 32, MOST_DIMENSIONS = 8 };
+enum { MAX_TENSORS = 32, MAX_DIMENSIONS = 8 };
 
-static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t quotient_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 #define TRY(call)                    \
@@ -16,15 +16,15 @@ static inline int64_t quotient_up(int64_t a, int64_t b) { return (a + b - 1) / b
         if (status_) return status_; \
     } while (0)
 
-/* A kind of operator: its name, how many inputs and outputs it has, and the element types of these and of those. */
+/* A kind of operator: its name, its counts of inputs and outputs, and the element types of both in order. */
 typedef struct Kind {
     Operator operator; /* first, so that a pointer to one is a pointer to the other */
     const char *name;
     size_t inputs, outputs;
-    int types[MOST_TENSORS];
+    int types[MAX_TENSORS];
 } Kind;
 
-/* A node of a graph. Operators with attributes begin their own structure with this one. */
+/* A node of a graph. The structure of an operator with attributes begins with this one. */
 typedef struct Kernel {
     const Kind *kind;
     const Api *api;
@@ -33,10 +33,10 @@ typedef struct Kernel {
 typedef struct Tensor {
     void *data;
     size_t elements, rank;
-    int64_t shape[MOST_DIMENSIONS];
+    int64_t shape[MAX_DIMENSIONS];
 } Tensor;
 
-/* How an operator is described: made with `create_` (`create_plain` where it has no attributes), run with `compute_`. */
+/* The description of an operator: `create_` makes a kernel (`create_plain` without attributes), `compute_` runs it. */
 #define KIND(name_, create_, compute_, inputs_, outputs_, ...)                                                  \
     {                                                                                                           \
         .operator = {.version = ABI_VERSION,                                                                    \
@@ -72,28 +72,29 @@ int kind_memory(const Operator *, size_t);
 int kind_one(const Operator *);
 Status *create_plain(const Operator *, const Api *, const KernelInfo *, void **kernel);
 
-/* A status with the reason why an operator cannot run. */
+/* A status that says why an operator cannot run. */
 Status *refuse(const Api *, const char *reason);
 Status *out_of_memory(const Api *);
 
-/* A copy of a kernel's description, which the session frees. */
+/* Copies a node's structure to memory that the session frees. */
 Status *keep_kernel(const Api *, const void *made, size_t size, void **kernel);
 
 Status *input_tensor(const Api *, const Context *, size_t index, Tensor *);
-/* All of a kind's inputs. */
+/* All inputs of a kind. */
 Status *input_tensors(const Kernel *, const Context *, Tensor *);
 Status *output_data(const Api *, Context *, size_t index, const int64_t *shape, size_t rank, void **data);
 
-/* Makes kinds known, which must outlive the domain. */
+/* Registers kinds, which must outlive the domain. */
 Status *add_kinds(const Api *, Domain *, const Kind *, size_t count);
 
-/* Each file's operators; none where the processor does not have what they need. */
+/* Each file's operators. */
 Status *add_attention(const Api *, Domain *);
 Status *add_block_attention(const Api *, Domain *);
-Status *add_decoder_layer(const Api *, Domain *);
 Status *add_dit(const Api *, Domain *);
+Status *add_snake(const Api *, Domain *);
+/* Those that exist only where the processor has products of bytes (DOT4 in simd.h). */
+Status *add_decoder_layer(const Api *, Domain *);
 Status *add_linear(const Api *, Domain *);
 Status *add_panel_conv(const Api *, Domain *);
-Status *add_snake(const Api *, Domain *);
 
 #endif

@@ -1,41 +1,44 @@
-/* Dilated convolutions over time in INT8, as BigVGAN's residual units have them: `QLinearConv`, without its copies.
+/* PanelConv: dilated INT8 convolutions over time, as in BigVGAN's residual units (`QLinearConv`, without its copies).
  *
- *     PanelConv      -> uint8 [1, C, 1, T]
- *     PanelConvAdd   -> float32 [1, C, 1, T]: what is given as `rest` plus the convolution, which is not rounded before
- *
- * Inputs: 0 x uint8 [1, C, 1, R + T], R = (taps - 1) dilation / 2; 1 scale and 2 zero of x; 3 weights int8 [panels,
- * quads, taps, PANEL, 4]; 4 their sums int32 [C]; 5 their scales float32 [C], their zero points being 0 (6); 7 scale
- * and 8 zero of y; 9 bias int32 [C], in steps of the products; 10 rest float32 [1, C, 1, T]. x is followed by R zero
- * points. Attribute: dilation.
- *
- * x is copied once, so that four channels of a sample lie side by side, and the samples one after the other: a vector
- * is LANES samples, and a tap is another place to load it from. The weights lie as they are used, PANEL outputs at a
- * time, four inputs of each; beyond C they are zero. A tile is ROWS outputs of VECTORS vectors; its sums stay in
- * registers from the first input to the last.
+ *     phase 1, a task for each quad of channels: x [C, samples] -> copy [quads, stride, QUAD], padded with zero points
+ *     phase 2, a task for a range of panels of outputs and a range of tiles of samples
+ *         for each tile: ROWS outputs of VECTORS vectors of samples; a lane is a sample; sums stay in registers
+ *             for each quad, for each tap: load VECTORS vectors from the tap's place in the copy,
+ *                 dot4 with four weights of each output, w [panels, quads, taps, PANEL, QUAD]
+ *             scale, then round to uint8, or add `rest`: y [C, T]
  */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "lanes.h"
 #include "operator.h"
+#include "simd.h"
 
-#ifdef LANES
+#ifdef DOT4
+
+/*
+ *     PanelConv      -> uint8 [1, C, 1, T]
+ *     PanelConvAdd   -> float32 [1, C, 1, T]: `rest` plus the convolution, which is not rounded before
+ *
+ * Inputs: 0 x uint8 [1, C, 1, R + T], R = (taps - 1) dilation / 2; 1 scale, 2 zero of x; 3 weights int8 [panels,
+ * quads, taps, PANEL, 4], zero beyond C; 4 their sums int32 [C]; 5 their scales float32 [C]; 6 their zero points, all
+ * 0; 7 scale, 8 zero of y; 9 bias int32 [C], in steps of the products; 10 rest float32 [1, C, 1, T]. The convolution
+ * extends x by R zero points at its end. Attribute: dilation.
+ */
+enum { X, X_SCALE, X_ZERO, W, W_SUMS, W_SCALES, W_ZEROS, Y_SCALE, Y_ZERO, BIAS, REST, PLAIN = REST, ADDED };
 
 enum { PANEL = 12, QUAD = 4, LINE = 64 };
-/* Sums of a tile that stay in registers: rows, of which a panel holds a whole number of times, and vectors. */
+/* The tile of sums that stays in registers: rows, a divisor of PANEL, and vectors. */
 #if LANES == 16
 enum { ROWS = 12, VECTORS = 2 };
 #elif LANES == 8
-enum { ROWS = 4, VECTORS = 2 }; /* half as many registers */
+enum { ROWS = 4, VECTORS = 2 }; /* 16 registers */
 #else
 enum { ROWS = 6, VECTORS = 4 };
 #endif
 enum { SAMPLES = VECTORS * LANES };
-/* Tasks for any number of threads, and the fewest tiles of one. */
-enum { TASKS = 16, FEWEST = 4 };
-enum { X, X_SCALE, X_ZERO, W, W_SUMS, W_SCALES, W_ZEROS, Y_SCALE, Y_ZERO, BIAS, REST, PLAIN = REST, ADDED };
-
+/* Tasks for any number of threads, and the fewest tiles of a task. */
+enum { TASKS = 16, MIN_TILES = 4 };
 typedef uint8_t codes_of_vector __attribute__((vector_size(LANES)));
 
 typedef struct Conv {
@@ -51,23 +54,23 @@ typedef struct Run {
     const float *scales, *rest;
     void *y;
     int64_t channels, taps, dilation, length, given; /* given: samples of x */
-    int64_t quads, stride;                           /* of the copy: rows, and samples of each */
-    int64_t panels, tiles, task_tiles, parts;
-    int64_t ahead; /* bytes of the next panel that a tile fetches while it is at a quad */
-    float x_scale, y_inverse; /* of the scale of y */
+    int64_t quads, stride;                           /* rows of the copy, and samples of each */
+    int64_t panels, tiles, task_tiles, parts;        /* tiles of a task; parts: ranges of panels */
+    int64_t ahead; /* bytes of the next panel that a tile prefetches at each quad */
+    float x_scale, y_inverse; /* y_inverse: 1 / scale of y */
     int x_zero, y_zero;
     uint8_t *copy; /* [quads, stride, QUAD] */
 } Run;
 
-/* What `dot` takes activations as: bytes less this. */
-INLINE int shift(void) { return 128 - zero_point(8); }
+/* dot4 takes activations as bytes less this. */
+INLINE int shift(void) { return 128 - dot4_zero_point(8); }
 
-/* Four channels side by side. In the place of one that there is not: any, its weights are zero. */
+/* Copies four channels side by side. The last one stands in for channels beyond C, whose weights are zero. */
 static void interleave(void *argument, size_t quad) {
     const Run *run = argument;
     const uint8_t *rows[QUAD];
     for (int64_t i = 0; i < QUAD; i++)
-        rows[i] = run->x + least((int64_t)quad * QUAD + i, run->channels - 1) * run->given;
+        rows[i] = run->x + min64((int64_t)quad * QUAD + i, run->channels - 1) * run->given;
     const uint8_t *restrict a = rows[0], *restrict b = rows[1], *restrict c = rows[2], *restrict d = rows[3];
     uint8_t *restrict to = run->copy + (int64_t)quad * run->stride * QUAD;
     const uint8_t less = (uint8_t)shift();
@@ -80,43 +83,43 @@ static void interleave(void *argument, size_t quad) {
     memset(to + QUAD * run->given, run->x_zero - less, (size_t)((run->stride - run->given) * QUAD));
 }
 
-/* A vector of samples from `at` on, of which `left` exist. */
-INLINE void finish(const Run *run, const ints sums, float scale, int64_t at, int64_t left) {
-    const floats y = __builtin_convertvector(sums, floats) * scale;
+/* Stores a vector of samples at `at`, of which `left` exist. */
+INLINE void finish(const Run *run, const i32 sums, float scale, int64_t at, int64_t left) {
+    const f32 y = __builtin_convertvector(sums, f32) * scale;
     if (run->rest) {
-        const size_t size = (size_t)least(left, LANES) * sizeof(float);
-        const floats sum = y + (floats)load_some(run->rest + at, size);
+        const size_t size = (size_t)min64(left, LANES) * sizeof(float);
+        const f32 sum = y + (f32)load_partial(run->rest + at, size);
         memcpy((float *)run->y + at, &sum, size);
         return;
     }
-    const floats rounding = (floats){0} + 12582912.0f; /* 1.5 * 2^23: leaves no room for what lies behind the point */
-    floats code = (y * run->y_inverse + rounding) - rounding + (float)run->y_zero;
-    code = smaller(larger(code, (floats){0}), (floats){0} + 255.0f);
-    const codes_of_vector codes = __builtin_convertvector(__builtin_convertvector(code, ints), codes_of_vector);
+    const f32 rounding = (f32){0} + 12582912.0f; /* 1.5 * 2^23: leaves no bits for the fraction */
+    f32 code = (y * run->y_inverse + rounding) - rounding + (float)run->y_zero;
+    code = minimum(maximum(code, (f32){0}), (f32){0} + 255.0f);
+    const codes_of_vector codes = __builtin_convertvector(__builtin_convertvector(code, i32), codes_of_vector);
     memcpy((uint8_t *)run->y + at, &codes, left < LANES ? (size_t)left : sizeof(codes));
 }
 
-/* ROWS outputs, from `row` of a panel on. A function to itself, so that it has all registers. */
+/* ROWS outputs, from `row` of a panel on. A function of its own, so that the loops have all registers. */
 static __attribute__((noinline)) void tile(const Run *run, int64_t panel, int row, int64_t number) {
     const int64_t channel = panel * PANEL + row, first = number * SAMPLES;
     const int8_t *w = run->w + (panel * run->quads * run->taps * PANEL + row) * QUAD;
-    ints sums[ROWS][VECTORS];
+    i32 sums[ROWS][VECTORS];
     for (int i = 0; i < ROWS; i++) {
-        const int64_t at = least(channel + i, run->channels - 1);
-        const ints offset = (ints){0} + (run->bias[at] - (run->x_zero - shift()) * run->sums[at]);
+        const int64_t at = min64(channel + i, run->channels - 1);
+        const i32 offset = (i32){0} + (run->bias[at] - (run->x_zero - shift()) * run->sums[at]);
         for (int j = 0; j < VECTORS; j++) sums[i][j] = offset;
     }
-    /* Meanwhile each tile fetches its share of the panel that comes next. */
+    /* Each tile prefetches its share of the next panel. */
     const int8_t *next = w + run->quads * (run->taps * PANEL * QUAD + number % run->task_tiles * run->ahead);
     for (int64_t quad = 0; quad < run->quads; quad++) {
         const uint8_t *x = run->copy + (quad * run->stride + first) * QUAD;
-        for (int64_t i = 0; i < run->ahead; i += LINE) fetch(next + quad * run->ahead, i);
+        for (int64_t i = 0; i < run->ahead; i += LINE) prefetch(next + quad * run->ahead, i);
         for (int64_t tap = 0; tap < run->taps; tap++, x += run->dilation * QUAD, w += PANEL * QUAD) {
-            ints samples[VECTORS];
-            for (int j = 0; j < VECTORS; j++) samples[j] = load(x + j * LANES * QUAD);
+            i32 samples[VECTORS];
+            for (int j = 0; j < VECTORS; j++) samples[j] = load_i32(x + j * LANES * QUAD);
             for (int i = 0; i < ROWS; i++) {
-                const ints four = every(w + i * QUAD);
-                for (int j = 0; j < VECTORS; j++) sums[i][j] = dot(sums[i][j], samples[j], four, 8);
+                const i32 weights = broadcast32(w + i * QUAD);
+                for (int j = 0; j < VECTORS; j++) sums[i][j] = dot4(sums[i][j], samples[j], weights, 8);
             }
         }
     }
@@ -128,10 +131,10 @@ static __attribute__((noinline)) void tile(const Run *run, int64_t panel, int ro
     }
 }
 
-/* Tasks: for each range of tiles, its ranges of panels. */
+/* A task: a range of tiles and a range of panels. */
 static void panels(void *argument, size_t task) {
     const Run *run = argument;
-    const int64_t from = (int64_t)task / run->parts * run->task_tiles, to = least(from + run->task_tiles, run->tiles);
+    const int64_t from = (int64_t)task / run->parts * run->task_tiles, to = min64(from + run->task_tiles, run->tiles);
     const int64_t part = (int64_t)task % run->parts, stop = (part + 1) * run->panels / run->parts;
     for (int64_t panel = part * run->panels / run->parts; panel < stop; panel++)
         for (int64_t i = from; i < to; i++)
@@ -142,9 +145,9 @@ static Status *convolve(const Api *api, const Context *context, Run *run) {
     const parallel_for_function parallel = api_parallel_for(api);
     run->panels = quotient_up(run->channels, PANEL);
     run->tiles = quotient_up(run->length, SAMPLES);
-    run->parts = least(run->panels, TASKS);
+    run->parts = min64(run->panels, TASKS);
     run->task_tiles = run->tiles;
-    while (run->parts * quotient_up(run->tiles, run->task_tiles) < TASKS && run->task_tiles > FEWEST)
+    while (run->parts * quotient_up(run->tiles, run->task_tiles) < TASKS && run->task_tiles > MIN_TILES)
         run->task_tiles = quotient_up(run->task_tiles, 2);
     run->ahead = quotient_up(run->taps * PANEL * QUAD, run->task_tiles * LINE) * LINE;
     run->stride = run->tiles * SAMPLES + (run->taps - 1) * run->dilation;
@@ -215,13 +218,6 @@ static const Kind KINDS[] = {
 
 Status *add_panel_conv(const Api *api, Domain *domain) {
     return add_kinds(api, domain, KINDS, sizeof(KINDS) / sizeof(KINDS[0]));
-}
-
-#else
-
-Status *add_panel_conv(const Api *api, Domain *domain) {
-    (void)api, (void)domain;
-    return NULL;
 }
 
 #endif

@@ -1,3 +1,10 @@
+/* run_phases: one call of onnxruntime's parallel loop, for each phase a flag for each task and a counter of those done.
+ *
+ *     for each of PLACES places, on whichever thread the loop gives it to
+ *         for each phase
+ *             from the place's first task on, all around: take each task that no other thread has taken, run it
+ *             add them to `done`, wait until the counter reaches the number of tasks
+ */
 #include "phases.h"
 
 #include <stdlib.h>
@@ -8,22 +15,22 @@
 #include <sched.h>
 #endif
 
-/* Where threads begin: at so many places of a phase. onnxruntime divides them among its threads, however many. */
+/* Places of a phase at which threads begin. onnxruntime divides them among its threads, however many. */
 enum { PLACES = 64 };
-/* Tasks that are noted without asking for memory; turns of waiting before the processor is left to others. */
-enum { NOTED = 1024, TURNS = 1 << 11 };
+/* Tasks whose flags lie on the stack; rounds of waiting before the thread yields the processor. */
+enum { STACK_FLAGS = 1024, SPINS = 1 << 11 };
 enum { LINE = 64 };
 
 typedef struct Progress {
-    int64_t done; /* tasks */
-    uint8_t *taken;
-    char apart[LINE - sizeof(int64_t) - sizeof(uint8_t *)];
+    int64_t done;     /* tasks */
+    uint8_t *taken;   /* a flag for each task */
+    char padding[LINE - sizeof(int64_t) - sizeof(uint8_t *)];
 } Progress;
 
 typedef struct Team {
     const Phase *phases;
     size_t count;
-    Progress progress[MOST_PHASES];
+    Progress progress[MAX_PHASES];
 } Team;
 
 static void pause_briefly(void) {
@@ -39,15 +46,15 @@ static int is_done(const Team *team, size_t phase) {
 }
 
 static void wait_for(const Team *team, size_t phase) {
-    for (int turn = 0; !is_done(team, phase); turn++) {
+    for (int spin = 0; !is_done(team, phase); spin++) {
         pause_briefly();
 #if !defined(_WIN32)
-        if (turn >= TURNS) sched_yield();
+        if (spin >= SPINS) sched_yield();
 #endif
     }
 }
 
-/* Only tasks that some thread works on are waited for, so that one thread alone gets through as well. */
+/* Waits only for tasks that run on some thread, so that a single thread finishes as well. */
 static void work(void *argument, size_t place) {
     Team *team = argument;
     if (is_done(team, team->count - 1)) return;
@@ -74,11 +81,11 @@ Status *run_phases(const Api *api, const Context *context, const Phase *phases, 
             for (int64_t task = 0; task < phases[i].tasks; task++) phases[i].call(phases[i].argument, (size_t)task);
         return NULL;
     }
-    while (count && !phases[count - 1].tasks) count--; /* what is done when its last phase is */
+    while (count && !phases[count - 1].tasks) count--; /* `work` returns early once the last phase is done */
     Team team = {.phases = phases, .count = count};
     int64_t tasks = 0;
     for (size_t i = 0; i < count; i++) tasks += phases[i].tasks;
-    uint8_t few[NOTED] = {0}, *taken = tasks <= NOTED ? few : calloc((size_t)tasks, 1);
+    uint8_t few[STACK_FLAGS] = {0}, *taken = tasks <= STACK_FLAGS ? few : calloc((size_t)tasks, 1);
     if (!taken) return out_of_memory(api);
     uint8_t *next = taken;
     for (size_t i = 0; i < count; next += phases[i++].tasks) team.progress[i].taken = next;

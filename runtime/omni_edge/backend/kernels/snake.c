@@ -1,19 +1,10 @@
-/* BigVGAN's anti-aliased snake activation as one operator of onnxruntime instead of twenty-five.
+/* Snake: BigVGAN's anti-aliased activation as one operator instead of twenty-five.
  *
- * A bundle defines these operators as functions over standard ones, and runs everywhere as that. Where this library is
- * registered, the same nodes run here: up-sampling by two, snake, down-sampling by two and the quantization around
- * them, tile by tile, so that the doubled signal never leaves the first-level cache.
- *
- *     Snake                float32 -> float32
- *     SnakeQuantizeLinear  float32 -> uint8, extended to the left by what the next convolution needs
- *     QLinearSnake         uint8 -> uint8, likewise
- *
- * Inputs: 0 x [1, C, 1, T]; 1 past float32 [1, C, 1, 9 (+ R)]: three samples of x, of the even and of the odd phase of
- * the doubled signal, and R of the convolution's input; 2 begin bool [1]: there is no past; 3 stop int64 [1]: samples
- * of x that are finished; 4 cycles float32 [C, 1, 1, 1]: a / pi; 5 root float32 [1, C, 1, 1]: sqrt(a / (pi b)); 6 up
- * and 7 down float32 [1, 1, 2, 7]: filter taps, the second row of `up` for the even phase, the first of `down`; then,
- * with quantization, 8 scale and 9 zero of y; 10 scale and 11 zero of x.
- * Outputs: 0 y [1, C, 1, (R +) T]; 1 next past, like 1.
+ *     for each channel, for each tile of TILE samples, so that the doubled signal stays in the first-level cache
+ *         x [TILE + 4 REACH], extended to both sides by the past or the signal's outermost samples
+ *         up-sample and activate: even, odd [TILE + 2 REACH], the two phases of the doubled signal; 2 REACH of each
+ *             are kept from the tile before
+ *         down-sample: y [TILE], then quantize
  */
 #include <math.h>
 #include <stdlib.h>
@@ -21,13 +12,26 @@
 
 #include "operator.h"
 
-enum { REACH = 3, TAPS = 7, ROWS = 2, PAST = 3 * REACH };
-/* Samples of x at a time: the buffers of a tile take 10 KB. */
-enum { TILE = 512, WIDE = TILE + 2 * REACH };
+/*
+ *     Snake                float32 -> float32
+ *     SnakeQuantizeLinear  float32 -> uint8, extended to the left by the samples that the next convolution needs
+ *     QLinearSnake         uint8 -> uint8, extended in the same way
+ *
+ * Inputs: 0 x [1, C, 1, T]; 1 past float32 [1, C, 1, 9 (+ R)]: three samples of x, of the even and of the odd phase of
+ * the doubled signal, and R of the convolution's input; 2 begin bool [1]: there is no past; 3 stop int64 [1]: samples
+ * of x that are finished; 4 cycles float32 [C, 1, 1, 1]: a / pi; 5 root float32 [1, C, 1, 1]: sqrt(a / (pi b)); 6 up
+ * and 7 down float32 [1, 1, 2, 7]: filter taps, the second row of `up` for the even phase, the first of `down`; with
+ * quantization 8 scale and 9 zero of y; with quantized x 10 scale and 11 zero of x.
+ * Outputs: 0 y [1, C, 1, (R +) T]; 1 next past, shaped as 1.
+ */
 enum { X, PAST_IN, BEGIN, STOP, CYCLES, ROOT, UP, DOWN, Y_SCALE, Y_ZERO, X_SCALE, X_ZERO, INPUTS };
 enum { Y, PAST_OUT, OUTPUTS };
 
-/* One run of an operator, shared by the threads that work on its channels. */
+enum { REACH = 3, TAPS = 7, ROWS = 2, PAST = 3 * REACH };
+/* Samples of x of a tile, whose buffers take 10 KB. */
+enum { TILE = 512, WIDE = TILE + 2 * REACH };
+
+/* One run of an operator, shared by its threads. */
 typedef struct Run {
     const void *x;
     void *y;
@@ -52,28 +56,28 @@ static void dequantize(const uint8_t *restrict in, float *restrict out, float sc
     for (int64_t i = 0; i < n; i++) out[i] = (float)(in[i] - zero) * scale;
 }
 
-/* One phase of the doubled signal, in turns: a filter of six taps, then t + root^2 sin(pi t)^2. */
+/* One phase of the doubled signal, in cycles t of the sine: a filter of six taps, then t + root^2 sin(pi t)^2. */
 static void phase(const float *restrict x, const float *restrict taps, float *restrict out, float cycles, float square,
                   int64_t n) {
     const float a = taps[0], b = taps[1], c = taps[2], d = taps[3], e = taps[4], f = taps[5];
     for (int64_t i = 0; i < n; i++) {
         const float v = a * x[i] + b * x[i + 1] + c * x[i + 2] + d * x[i + 3] + e * x[i + 4] + f * x[i + 5];
-        const float turns = cycles * v;
-        const float r = turns - rintf(turns);
+        const float t = cycles * v;
+        const float r = t - rintf(t);
         const float s = r * r;
         /* sin(pi r) on |r| <= 1/2 to 6e-7 */
         const float sine = r * (3.14158198f + s * (-5.1671413f + s * (2.54188707f + s * -0.55460885f)));
-        out[i] = turns + square * (sine * sine);
+        out[i] = t + square * (sine * sine);
     }
 }
 
-/* Both phases filtered, added, and no longer in turns. */
+/* Filters both phases, adds them, and converts from cycles to samples. */
 static void down_sample(const float *restrict even, const float *restrict odd, const float *restrict taps,
                         float *restrict out, float cycles, int64_t n) {
-    const float per_turn = 1.0f / cycles;
+    const float per_cycle = 1.0f / cycles;
     const float *restrict p = taps, *restrict q = taps + TAPS;
     for (int64_t i = 0; i < n; i++)
-        out[i] = per_turn * (p[1] * even[i + 1] + p[2] * even[i + 2] + p[3] * even[i + 3] + p[4] * even[i + 4] +
+        out[i] = per_cycle * (p[1] * even[i + 1] + p[2] * even[i + 2] + p[3] * even[i + 3] + p[4] * even[i + 4] +
                              p[5] * even[i + 5] + p[6] * even[i + 6] + q[0] * odd[i] + q[1] * odd[i + 1] +
                              q[2] * odd[i + 2] + q[3] * odd[i + 3] + q[4] * odd[i + 4] + q[5] * odd[i + 5]);
 }
@@ -86,8 +90,8 @@ static void read_x(const Run *run, size_t channel, int64_t start, float *out, in
         memcpy(out, (const float *)run->x + offset, (size_t)n * sizeof(float));
 }
 
-/* x[start .. start + n) where the signal goes on beyond its ends: to the left as the past says, at the utterance's own
- * ends with its outermost samples. */
+/* x[start .. start + n), extended beyond the signal's ends: to the left by the past, at the utterance's own ends by its
+ * outermost samples. */
 static void read_extended(const Run *run, size_t channel, const float *past, int64_t start, float *out, int64_t n) {
     int64_t first = start < 0 ? -start : 0, last = run->length - start;
     if (last > n) last = n;
@@ -101,7 +105,7 @@ static void read_extended(const Run *run, size_t channel, const float *past, int
     for (int64_t i = last; i < n; i++) read_x(run, channel, run->length - 1, out + i, 1);
 }
 
-/* Keeps those of the `REACH` values before `stop` that lie in values[0 .. n), which begin at `start`. */
+/* Copies to `next` the part of the REACH values before `stop` that lies in values[0 .. n), which begin at `start`. */
 static void keep(float *next, int64_t stop, const float *values, int64_t start, int64_t n) {
     for (int64_t i = 0; i < REACH; i++) {
         const int64_t at = stop - REACH + i - start;
@@ -126,8 +130,7 @@ static void channel(void *argument, size_t channel) {
 
     for (int64_t start = 0; start < length; start += TILE) {
         const int64_t n = length - start < TILE ? length - start : TILE;
-        /* even[i] and odd[i] are the phases at start - REACH + i; those up to start + REACH are there from the tile
-         * before. */
+        /* even[i] and odd[i] are the phases at start - REACH + i; the tile before computed them up to start + REACH. */
         const int64_t known = start ? 2 * REACH : REACH;
         int64_t stop = start + n + REACH;
         if (stop > length) stop = length;
@@ -198,7 +201,7 @@ static Status *compute(void *opaque, Context *context) {
     return api_parallel_for(kernel->api)(context, channel, (size_t)channels, 0, &run);
 }
 
-/* Inputs from PAST_IN to DOWN, which all kinds have. */
+/* The types of the inputs from PAST_IN to DOWN, which all kinds have. */
 #define SIGNAL ELEMENT_FLOAT, ELEMENT_BOOL, ELEMENT_INT64, ELEMENT_FLOAT, ELEMENT_FLOAT, ELEMENT_FLOAT, ELEMENT_FLOAT
 #define AFFINE ELEMENT_FLOAT, ELEMENT_UINT8
 

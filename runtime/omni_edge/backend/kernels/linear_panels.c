@@ -1,0 +1,156 @@
+/* The product with many rows of activations, panel by panel of B: bound by the arithmetic.
+ *
+ *     task: one panel, PANEL = 2 LANES rows of B, and tile_rows rows of x; y's rows may lie far apart, so its sums
+ *         [tile_rows][2] of vectors lie on the stack; a lane is a row of B
+ *     for each chunk of CHUNK weights along k
+ *         unpack: B [PANEL, chunk] transposed -> weights [chunk / 4][2], scales [blocks][2], in the first-level cache
+ *         for each tile of at most MAX_ROWS rows of x, whose sums of products stay in registers
+ *             for each block, for each word of it: broadcast four codes of each row of x, dot4 with both vectors
+ */
+#include "linear_tiles.h"
+
+#ifdef DOT4
+
+/* Weights of a chunk; rows of activations of a tile, at most and for this number of registers. */
+enum { CHUNK = 512, MAX_ROWS = 8, ROWS = REGISTERS == 16 ? 5 : MAX_ROWS };
+
+/* A chunk of a panel: pairs of vectors, with 4 bits those of low and of high nibbles in alternation. */
+typedef struct Unpacked {
+    i32 weights[CHUNK / 4][2];
+    f32 scales[CHUNK / MIN_BLOCK][2];
+} Unpacked;
+
+/* Blocks [first, first + count) of one side of a panel: LANES rows of B. Unpacked, its vectors are every second one. */
+typedef struct Side {
+    int64_t rows[LANES];
+    int64_t first, count;
+} Side;
+
+INLINE void unpack_weights(const Linear *run, const Side *side, int64_t ahead, i32 *out, const int bits) {
+    const int64_t words = run->shape.words, begin = side->first * words * 4;
+    const int64_t units = quotient_up(side->count * words, LANES);
+    for (int64_t unit = 0; unit < units; unit++) {
+        const int64_t at = begin + unit * UNIT;
+        i32 v[LANES];
+        for (int lane = 0; lane < LANES; lane++) {
+            const uint8_t *row = run->b + side->rows[lane] * run->shape.row_bytes + at;
+            prefetch(row, ahead);
+            v[lane] = load_partial(row, (size_t)(run->shape.row_bytes - at));
+        }
+        transpose_square(v);
+        for (int word = 0; word < LANES; word++, out += 2 * phases_of(bits)) {
+            if (bits == 4) {
+                out[0] = dot4_weights(low_nibbles(v[word]), 4);
+                out[2] = dot4_weights(high_nibbles(v[word]), 4);
+            } else {
+                out[0] = dot4_weights(v[word], 8);
+            }
+        }
+    }
+}
+
+INLINE void unpack_scales(const Linear *run, const Side *side, f32 *out) {
+    for (int64_t done = 0; done < side->count; done += LANES) {
+        const int64_t first = side->first + done;
+        i32 v[LANES];
+        for (int lane = 0; lane < LANES; lane++)
+            v[lane] = load_partial(run->scales + side->rows[lane] * run->shape.blocks + first,
+                                   (size_t)(run->shape.blocks - first) * sizeof(float));
+        transpose_square(v);
+        for (int i = 0; i < LANES && done + i < side->count; i++) out[2 * (done + i)] = (f32)v[i];
+    }
+}
+
+INLINE void unpack(const Linear *run, int64_t n, int64_t first, int64_t blocks, Unpacked *out, const int bits) {
+    const LinearShape *shape = &run->shape;
+    const int64_t units = quotient_up(blocks * shape->words, LANES);
+    /* This thread unpacks the next chunk next, or the first one of the next panel. */
+    const int64_t ahead = first + blocks < shape->blocks ? units * UNIT
+                                                         : PANEL * shape->row_bytes - first * shape->words * 4;
+    for (int i = 0; i < 2; i++) {
+        Side side = {.first = first, .count = blocks};
+        /* The last row stands in for rows beyond it. */
+        for (int lane = 0; lane < LANES; lane++) side.rows[lane] = min64(n + i * LANES + lane, shape->n - 1);
+        unpack_weights(run, &side, ahead, out->weights[0] + i, bits);
+        unpack_scales(run, &side, out->scales[0] + i);
+    }
+}
+
+/* Adds a chunk's products to the sums of `rows` rows of activations from m on. */
+INLINE void add_tile(const Linear *run, int64_t m, int64_t first, int64_t blocks, const Unpacked *in, f32 (*sums)[2],
+                     const int rows, const int bits) {
+    const LinearScratch *scratch = &run->scratch;
+    const int64_t code_bytes = run->tiling.code_bytes, row_blocks = run->shape.blocks;
+    const int block_words = run->shape.words, words = (int)min64(block_words, LANES), phases = phases_of(bits);
+    const i32(*w)[2] = in->weights;
+    for (int64_t block = 0; block < blocks; block++) {
+        const int64_t at = m * row_blocks + first + block;
+        i32 products[MAX_ROWS][2];
+        for (int r = 0; r < rows; r++)
+            products[r][0] = products[r][1] = broadcast32(scratch->zeros + at + r * row_blocks);
+        for (int word = 0; word < block_words; word += words) {
+            const int64_t place = (first + block) * block_words + word;
+            const int8_t *x = scratch->codes + m * code_bytes + place / LANES * UNIT * phases + place % LANES * 4;
+            for (int i = 0; i < words; i++, x += 4)
+                for (int phase = 0; phase < phases; phase++, w++)
+                    for (int r = 0; r < rows; r++) {
+                        const i32 codes = broadcast32(x + r * code_bytes + phase * UNIT);
+                        products[r][0] = dot4(products[r][0], w[0][0], codes, bits);
+                        products[r][1] = dot4(products[r][1], w[0][1], codes, bits);
+                    }
+        }
+        for (int r = 0; r < rows; r++) {
+            const f32 scale = (f32)broadcast32(scratch->scales + at + r * row_blocks);
+            for (int side = 0; side < 2; side++)
+                sums[r][side] += __builtin_convertvector(products[r][side], f32) * (scale * in->scales[block][side]);
+        }
+    }
+}
+
+#define SHAPE(rows, bits) ((rows) * 16 + (bits))
+#define ROW_COUNTS(F, bits) F(1, bits) F(2, bits) F(3, bits) F(4, bits) F(5, bits) F(6, bits) F(7, bits) F(8, bits)
+
+/* A function of its own, so that the loops have all registers. */
+static __attribute__((noinline)) void add_rows(const Linear *run, int64_t m, int64_t first, int64_t blocks,
+                                               const Unpacked *in, f32 (*sums)[2], int64_t rows) {
+#define CASE(rows, bits) \
+    case SHAPE(rows, bits): add_tile(run, m, first, blocks, in, sums, rows, bits); break;
+    switch (SHAPE(rows, run->shape.bits)) { ROW_COUNTS(CASE, 4) ROW_COUNTS(CASE, 8) }
+#undef CASE
+}
+
+INLINE void add_panel(const Linear *run, int64_t from, int64_t to, int64_t n, f32 (*sums)[2], const int bits) {
+    const int64_t chunk = CHUNK / run->shape.block;
+    Unpacked in;
+    for (int64_t first = 0; first < run->shape.blocks; first += chunk) {
+        const int64_t blocks = min64(chunk, run->shape.blocks - first);
+        unpack(run, n, first, blocks, &in, bits);
+        int64_t tiles = quotient_up(to - from, ROWS);
+        for (int64_t m = from, rows; m < to; m += rows, tiles--) {
+            rows = quotient_up(to - m, tiles); /* tiles of even sizes keep as many registers busy */
+            add_rows(run, m, first, blocks, &in, sums + m - from, rows);
+        }
+    }
+}
+
+void linear_panel_task(const Linear *run, int64_t task) {
+    const int64_t tile_rows = run->tiling.tile_rows, panels = run->tiling.panels;
+    const int64_t from = task / panels * tile_rows, to = min64(from + tile_rows, run->shape.m);
+    const int64_t n = task % panels * PANEL, columns = min64(PANEL, run->shape.n - n);
+    float bias[PANEL] = {0};
+    f32 sums[MAX_TASK_ROWS][2];
+    if (run->bias) memcpy(bias, run->bias + n, (size_t)columns * sizeof(float));
+    for (int64_t m = 0; m < to - from; m++) {
+        memcpy(sums[m], bias, sizeof(bias));
+        const float *residual = run->residual ? run->residual + (from + m) * run->shape.n + n : NULL;
+        for (int64_t i = 0; residual && i < columns; i++) sums[m][i / LANES][i % LANES] += residual[i];
+    }
+    if (run->shape.bits == 4)
+        add_panel(run, from, to, n, sums, 4);
+    else
+        add_panel(run, from, to, n, sums, 8);
+    for (int64_t m = from; m < to; m++)
+        memcpy(run->y + m * run->y_stride + n, sums[m - from], (size_t)columns * sizeof(float));
+}
+
+#endif

@@ -1,0 +1,103 @@
+/* Quantizes the activations of a linear layer to signed bytes, block by block.
+ *
+ *     for each group of unit_blocks blocks (1, 2 or 4)
+ *         for each block: x [block] -> codes -127 .. 127, its scale and zero
+ *         its words, in groups of at most LANES, go to their place in the units of codes
+ *         by rows of B: two more vectors behind the units, zeros and scales per lane
+ *
+ * Codes of one row: [groups][units of a group * phases (+ 2)][UNIT bytes]. Blocks beyond the row are zeros.
+ */
+#include "linear_tiles.h"
+
+#ifdef DOT4
+
+/* The largest absolute value. */
+static float largest(const float *x, int64_t n) {
+    uint32_t found = 0; /* the bits of a value, which order as the values do */
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, x + i, sizeof(bits));
+        bits &= 0x7fffffff;
+        found = found > bits ? found : bits;
+    }
+    float value;
+    memcpy(&value, &found, sizeof(value));
+    return value;
+}
+
+/* Rounds to codes of -127 to 127 and returns their sum. */
+static int32_t round_block(const float *restrict x, float inverse, int8_t *restrict codes, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        float code = __builtin_rintf(x[i] * inverse);
+        code = code > -127.0f ? code : -127.0f; /* NaN becomes -127 */
+        codes[i] = (int8_t)(code < 127.0f ? code : 127.0f);
+    }
+    int32_t sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += codes[i];
+    return sum;
+}
+
+static void split(const int8_t *restrict codes, int8_t *restrict even, int8_t *restrict odd, int64_t n) {
+    for (int64_t i = 0; i < n; i++) even[i] = codes[2 * i], odd[i] = codes[2 * i + 1];
+}
+
+/* Quantizes a block of a row, which is number `part` of its group, into the group's units. Returns its scale. */
+static float quantize_block(const Linear *run, int64_t row, int64_t block, int part, int8_t *to) {
+    const LinearShape *shape = &run->shape;
+    const int phases = phases_of(shape->bits), words = (int)min64(shape->words, LANES);
+    const int64_t at = block * shape->block, index = row * shape->blocks + block;
+    float padded[MAX_BLOCK];
+    int8_t codes[MAX_BLOCK];
+    const float *from = run->x + row * shape->k + at;
+    if (shape->k - at < shape->block) {
+        memset(padded, 0, sizeof(padded));
+        from = memcpy(padded, from, (size_t)(shape->k - at) * sizeof(float));
+    }
+    const float bound = largest(from, shape->block);
+    run->scratch.scales[index] = bound / 127.0f;
+    const int32_t sum = round_block(from, bound > 0.0f ? 127.0f / bound : 0.0f, codes, shape->block);
+    run->scratch.zeros[index] = -sum * dot4_zero_point(shape->bits);
+    for (int word = 0; word < shape->words; word += words) {
+        int8_t *place = to + (word / LANES * phases) * UNIT + part * words * 4;
+        if (phases == 2)
+            split(codes + word * 8, place, place + UNIT, words * 4);
+        else
+            memcpy(place, codes + word * 4, (size_t)words * 4);
+    }
+    return run->scratch.scales[index];
+}
+
+void linear_quantize(const Linear *run, int64_t row, int64_t piece, int64_t pieces) {
+    const LinearShape *shape = &run->shape;
+    const LinearTiling *tiling = &run->tiling;
+    const int64_t begin = piece * tiling->piece, end = min64(begin + pieces * tiling->piece, shape->blocks);
+    const int phases = phases_of(shape->bits), words = (int)min64(shape->words, LANES);
+    const int units = tiling->block_units * phases;
+    int8_t *to = run->scratch.codes + row * tiling->code_bytes + begin / tiling->unit_blocks * group_bytes(run);
+
+    for (int64_t first = begin; first < end; first += tiling->unit_blocks, to += units * UNIT) {
+        float lane_scales[LANES] = {0};
+        const int64_t blocks = min64(tiling->unit_blocks, shape->blocks - first);
+        for (int part = 0; part < blocks; part++) {
+            const float scale = quantize_block(run, row, first + part, part, to);
+            for (int word = 0; word < words; word++) lane_scales[part * words + word] = scale;
+        }
+        for (int phase = 0; blocks < tiling->unit_blocks && phase < phases; phase++)
+            memset(to + phase * UNIT + blocks * words * 4, 0,
+                   (size_t)(tiling->unit_blocks - blocks) * (size_t)words * 4);
+        if (!tiling->by_rows) continue;
+        i32 zeros = {0};
+        for (int i = 0; i < units; i++) zeros = dot4(zeros, (i32){0} + 0x01010101, load_i32(to + i * UNIT), 4);
+        zeros *= -dot4_zero_point(shape->bits);
+        memcpy(to + units * UNIT, &zeros, UNIT);
+        memcpy(to + (units + 1) * UNIT, lane_scales, UNIT);
+        to += 2 * UNIT;
+    }
+}
+
+void linear_quantize_task(void *linear, size_t task) {
+    const Linear *run = linear;
+    linear_quantize(run, (int64_t)task / run->tiling.pieces, (int64_t)task % run->tiling.pieces, 1);
+}
+
+#endif

@@ -1,0 +1,235 @@
+/* Vectors of 32-bit lanes: GNU C's own arithmetic, and what it cannot say, for each instruction set.
+ *
+ *     LANES, REGISTERS     lanes of a vector, vector registers of the processor
+ *     f32, i32, u32        vectors of LANES elements; +, *, >>, & and comparisons work lane by lane
+ *     DOT4                 defined where products of bytes exist (AVX2, AVX512BW, NEON with dotprod)
+ *     dot4(sum, w, x)      adds to each lane the products of its four weights and its four activations
+ *     dot4_weights         stored codes -> weights as dot4 takes them
+ *     dot4_zero_point      the weight that stands for zero
+ */
+#ifndef OMNI_EDGE_SIMD_H
+#define OMNI_EDGE_SIMD_H
+
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+#if defined(__AVX512F__) && defined(__AVX512BW__)
+#define LANES 16
+#define DOT4
+#elif defined(__AVX__)
+#define LANES 8
+#ifdef __AVX2__
+#define DOT4
+#endif
+#else
+#define LANES 4
+#if defined(__ARM_NEON) && defined(__ARM_FEATURE_DOTPROD) && defined(__aarch64__)
+#define DOT4
+#endif
+#endif
+
+#if LANES == 16 || defined(__aarch64__)
+#define REGISTERS 32
+#else
+#define REGISTERS 16
+#endif
+
+typedef float f32 __attribute__((vector_size(4 * LANES)));
+typedef int32_t i32 __attribute__((vector_size(4 * LANES)));
+typedef uint32_t u32 __attribute__((vector_size(4 * LANES)));
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* -- memory -- */
+
+INLINE f32 load(const float *from) {
+    f32 v;
+    memcpy(&v, from, sizeof(v));
+    return v;
+}
+
+INLINE i32 load_i32(const void *from) {
+    i32 v;
+    memcpy(&v, from, sizeof(v));
+    return v;
+}
+
+/* Reads at most `left` bytes; the rest of the vector is zero. */
+INLINE i32 load_partial(const void *from, size_t left) {
+    if (left >= sizeof(i32)) return load_i32(from);
+    i32 v = {0};
+    memcpy(&v, from, left);
+    return v;
+}
+
+INLINE void store(float *to, f32 v) { memcpy(to, &v, sizeof(v)); }
+
+/* The 32 bits at `from`, in every lane. */
+INLINE i32 broadcast32(const void *from) {
+    int32_t value;
+    memcpy(&value, from, sizeof(value));
+    return (i32){0} + value;
+}
+
+/* Prefetches `ahead` bytes after `from` into the second-level cache, which has more requests under way than the first.
+ * The address may lie outside of mapped memory. */
+INLINE void prefetch(const void *from, int64_t ahead) {
+    __builtin_prefetch((const void *)((uintptr_t)from + (uintptr_t)ahead), 0, 2);
+}
+
+/* -- lanes -- */
+
+#if LANES == 16
+#define LOW_MASK 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define HIGH_MASK 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#elif LANES == 8
+#define LOW_MASK 0, 8, 1, 9, 2, 10, 3, 11
+#define HIGH_MASK 4, 12, 5, 13, 6, 14, 7, 15
+#else
+#define LOW_MASK 0, 4, 1, 5
+#define HIGH_MASK 2, 6, 3, 7
+#endif
+
+#if defined(__clang__)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (i32){__VA_ARGS__})
+#endif
+
+/* The lower, or the upper, halves of two vectors of any type, lane by lane in alternation. */
+#define INTERLEAVE_LOW(a, b) SHUFFLE(a, b, LOW_MASK)
+#define INTERLEAVE_HIGH(a, b) SHUFFLE(a, b, HIGH_MASK)
+
+/* Transposes a square of LANES vectors: log2(LANES) rounds that interleave its upper with its lower half. */
+INLINE void transpose_square(i32 *v) {
+    for (int round = 1; round < LANES; round *= 2) {
+        i32 out[LANES];
+        for (int i = 0; i < LANES / 2; i++) {
+            out[2 * i] = INTERLEAVE_LOW(v[i], v[i + LANES / 2]);
+            out[2 * i + 1] = INTERLEAVE_HIGH(v[i], v[i + LANES / 2]);
+        }
+        memcpy(v, out, sizeof(out));
+    }
+}
+
+/* Lane by lane; b where either is not a number. */
+INLINE f32 minimum(f32 a, f32 b) { return (f32)(((i32)a & (a < b)) | ((i32)b & ~(a < b))); }
+INLINE f32 maximum(f32 a, f32 b) { return (f32)(((i32)a & (a > b)) | ((i32)b & ~(a > b))); }
+
+/* The largest lane, in every lane. */
+INLINE f32 broadcast_maximum(f32 v) {
+    for (int round = 1; round < LANES; round *= 2) v = maximum(INTERLEAVE_LOW(v, v), INTERLEAVE_HIGH(v, v));
+    return v;
+}
+
+/* The sum of the lanes. */
+INLINE float sum_lanes(f32 v) {
+#if LANES == 16
+    return _mm512_reduce_add_ps((__m512)v);
+#elif LANES == 8
+    __m128 half = _mm_add_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
+    half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
+#elif defined(__aarch64__)
+    return vaddvq_f32((float32x4_t)v);
+#else
+    float sum = 0;
+    for (int lane = 0; lane < LANES; lane++) sum += v[lane];
+    return sum;
+#endif
+}
+
+/* -- functions of floats -- */
+
+/* The sum of (x - mean)^2 of n values. */
+static inline float sum_of_squares(const float *x, float mean, int64_t n) {
+    enum { CHAINS = 4, STEP = CHAINS * LANES }; /* independent chains of additions */
+    f32 sums[CHAINS] = {{0}};
+    float sum = 0;
+    int64_t i = 0;
+    for (; i + STEP <= n; i += STEP)
+        for (int j = 0; j < CHAINS; j++) {
+            const f32 v = load(x + i + j * LANES) - mean;
+            sums[j] += v * v;
+        }
+    for (; i < n; i++) sum += (x[i] - mean) * (x[i] - mean);
+    for (int j = 0; j < CHAINS; j++) sum += sum_lanes(sums[j]);
+    return sum;
+}
+
+/* 2^x for x <= 0, with a relative error of 2e-7; 0 below 2^-126. */
+INLINE f32 exp2_nonpositive(f32 x) {
+    const f32 shifted = x + 12582912.0f; /* 1.5 * 2^23 leaves the nearest integer in the lowest bits */
+    const f32 r = x - (shifted - 12582912.0f);
+    const f32 p = 1.00000007f + r * (0.693146967f + r * (0.240221197f + r * (0.0555071327f + r * (0.00967554133f +
+                  r * 0.00132764715f))));
+    return (f32)(((u32)p + ((u32)shifted << 23)) & (u32)(x >= -126.0f));
+}
+
+/* 1 / (1 + 2^-x). */
+INLINE f32 sigmoid2(f32 x) {
+    const f32 e = exp2_nonpositive(minimum(x, -x)); /* cannot overflow */
+    const u32 negative = (u32)(x < 0.0f);
+    const f32 upper = (f32)(((u32)e & negative) | ((u32)((f32){0} + 1.0f) & ~negative));
+    return upper / (1.0f + e);
+}
+
+/* -- products of bytes -- */
+
+#ifdef DOT4
+
+#if LANES == 4
+
+/* Both factors are signed. */
+INLINE int dot4_zero_point(int bits) { return (void)bits, 0; }
+INLINE i32 dot4_weights(i32 codes, int bits) {
+    return bits == 4 ? (i32)vsubq_u8((uint8x16_t)codes, vdupq_n_u8(8)) : codes ^ (int32_t)0x80808080;
+}
+INLINE i32 dot4(i32 sum, i32 w, i32 x, int bits) {
+    return (void)bits, (i32)vdotq_s32((int32x4_t)sum, (int8x16_t)w, (int8x16_t)x);
+}
+
+#elif (LANES == 16 && defined(__AVX512VNNI__)) || (LANES == 8 && defined(__AVXVNNI__))
+
+/* The weights are unsigned, as they are stored; the activations are signed. */
+INLINE int dot4_zero_point(int bits) { return bits == 4 ? 8 : 128; }
+INLINE i32 dot4_weights(i32 codes, int bits) { return (void)bits, codes; }
+INLINE i32 dot4(i32 sum, i32 w, i32 x, int bits) {
+    (void)bits;
+#if LANES == 16
+    return (i32)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)w, (__m512i)x);
+#else
+    return (i32)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)w, (__m256i)x);
+#endif
+}
+
+#else
+
+/* Sums of two products must fit in 16 bits. Those of 4-bit weights do; 8-bit weights become signed, and their sign
+ * moves to the activation. */
+INLINE int dot4_zero_point(int bits) { return bits == 4 ? 8 : 0; }
+INLINE i32 dot4_weights(i32 codes, int bits) { return bits == 4 ? codes : codes ^ (int32_t)0x80808080; }
+INLINE i32 dot4(i32 sum, i32 w, i32 x, int bits) {
+#if LANES == 16
+    __m512i a = (__m512i)w, b = (__m512i)x;
+    if (bits == 8) {
+        b = _mm512_mask_sub_epi8(b, _mm512_movepi8_mask(a), _mm512_setzero_si512(), b);
+        a = _mm512_abs_epi8(a);
+    }
+    return sum + (i32)_mm512_madd_epi16(_mm512_maddubs_epi16(a, b), _mm512_set1_epi16(1));
+#else
+    __m256i a = (__m256i)w, b = (__m256i)x;
+    if (bits == 8) a = _mm256_abs_epi8(a), b = _mm256_sign_epi8(b, (__m256i)w);
+    return sum + (i32)_mm256_madd_epi16(_mm256_maddubs_epi16(a, b), _mm256_set1_epi16(1));
+#endif
+}
+
+#endif
+#endif
+#endif
