@@ -1,16 +1,12 @@
-"""BigVGAN's anti-aliased activation, several times faster to train than the reference's: one fused pass in C.
+"""BigVGAN's anti-aliased activation in one fused pass in C, several times faster to train than the reference's.
 
 The function and its parameters are the reference's (`Qwen2_5OmniAntiAliasedActivation1d` with
-`Qwen2_5OmniSnakeBeta`); only who computes it differs. Without a C compiler, and on a GPU,
-the reference's own modules are used.
+`Qwen2_5OmniSnakeBeta`). Without a C compiler, and on a GPU, the reference's own modules are used.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import shutil
-import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -20,22 +16,28 @@ import torch
 from torch import Tensor, nn
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniAntiAliasedActivation1d
 
+from omni_edge.backend.kernels import compile_library, find_compiler, switched_off
+from omni_edge.backend.machine import cache_root, digest, processor
+
 _SOURCE = Path(__file__).with_name("snake.c")
-_FLAGS = ["-O3", "-march=native", "-ffast-math", "-shared", "-fPIC"]
+_FLAGS = ("-ffast-math", "-fvisibility=default")
 
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    compiler = shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
+    """The compiled `snake.c`, in the cache folder; None without a C compiler, or with OMNI_EDGE_KERNELS=0."""
+    compiler = find_compiler()
+    if compiler is None or switched_off():
         return None
-    digest = hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:16]
-    built = Path(tempfile.gettempdir()) / f"omni-nano-snake-{digest}.so"
-    if not built.exists():
-        part = built.with_suffix(f".{id(built)}.part")
-        subprocess.run([compiler, *_FLAGS, str(_SOURCE), "-o", str(part), "-lm"], check=True)
-        part.replace(built)
-    return ctypes.CDLL(str(built))
+    version = digest(_SOURCE.read_bytes() + f"{compiler} {processor()}".encode())
+    library = cache_root() / f"nano-snake-{version}.so"
+    if not library.exists():
+        library.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+            made = Path(folder) / library.name
+            compile_library(compiler, [_SOURCE], made, _FLAGS)
+            made.replace(library)
+    return ctypes.CDLL(str(library))
 
 
 def _pointer(tensor: Tensor) -> ctypes.c_void_p:
@@ -68,15 +70,18 @@ class _Fused(torch.autograd.Function):
 
 
 class FastActivation(nn.Module):
-    """Drop-in for the reference's module, sharing its parameters; x float32 [batch, channels, time] -> the same."""
+    """A replacement of the reference's module that shares its parameters.
+
+    x float32 [batch, channels, time] -> float32 [batch, channels, time].
+    """
 
     def __init__(self, reference: Qwen2_5OmniAntiAliasedActivation1d) -> None:
         super().__init__()
         self.act = reference.act
         taps = reference.upsample.filter.reshape(-1).float()
         even, odd = torch.arange(5, -6, -2) + 6, torch.arange(5, -6, -2) + 5
-        # Tap of offset j: going up the even phase takes 2 f[5 - 2j], j = -3..2, the odd one 2 f[6 - 2j], j = -2..3;
-        # coming down f[2j + 5], j = -2..3, and f[2j + 6], j = -3..2.
+        # Taps by offset j. Up: 2 f[5 - 2j], j = -3..2, for the even phase; 2 f[6 - 2j], j = -2..3, for the odd one.
+        # Down: f[2j + 5], j = -2..3, and f[2j + 6], j = -3..2.
         self.up = nn.Buffer(2 * torch.stack([taps[even], taps[odd]]), persistent=False)
         self.down = nn.Buffer(torch.stack([taps[1::2], taps[0::2]]), persistent=False)
 
@@ -88,7 +93,7 @@ class FastActivation(nn.Module):
 
 
 def accelerate(model: nn.Module) -> None:
-    """Replaces every activation of a BigVGAN on the CPU in place; the state dict's names stay as they are."""
+    """Replaces every activation of a BigVGAN on the CPU in place. The names of the state dict do not change."""
     if next(model.parameters()).device.type != "cpu" or _library() is None:
         return
     for module in list(model.modules()):

@@ -1,6 +1,10 @@
-/* BigVGAN's anti-aliased activation for training: up-sampling by two, snake-beta, down-sampling by two, and the
- * gradients, in one pass per row while the row is in the cache. The even and the odd samples of the doubled signal are
- * kept apart, so that every loop runs over consecutive memory. Edges repeat the outermost sample, as in the reference.
+/* BigVGAN's anti-aliased activation for training: up-sampling by two, snake-beta, down-sampling by two; and gradients.
+ *
+ *     for each row of batch * channels, which stays in the cache        x, y, gradients: [batch * channels][n]
+ *         pad x with its outermost samples to [n + 6], as the reference does
+ *         filter and activate: even, odd [n + 6], the two phases of the doubled signal, in separate buffers
+ *         filter both and add: y [n]
+ *     backward: the same, then the transposed steps in reverse order
  */
 #include <math.h>
 #include <stdlib.h>
@@ -9,9 +13,9 @@
 #define REACH 3 /* each phase reads 3 samples to either side */
 #define TAPS 6  /* non-zero taps of one phase */
 
-/* Offsets of the taps: even samples read -3..2 going up and -2..3 coming down, odd ones -2..3 and -3..2. */
+/* Offsets of the taps: up -3..2 for even and -2..3 for odd samples; down -2..3 for even and -3..2 for odd ones. */
 
-static void widen(const float *restrict row, float *restrict padded, long n) {
+static void pad(const float *restrict row, float *restrict padded, long n) {
     for (int i = 0; i < REACH; i++) padded[i] = row[0];
     memcpy(padded + REACH, row, n * sizeof(float));
     for (int i = 0; i < REACH; i++) padded[REACH + n + i] = row[n - 1];
@@ -30,7 +34,7 @@ static void snake(const float *restrict in, float *restrict out, float a, float 
     }
 }
 
-/* The two padded phases of the doubled signal: its first sample is the first even one, its last the last odd one. */
+/* Pads both phases of the doubled signal, which begins with the first even and ends with the last odd sample. */
 static void pad_phases(float *restrict even, float *restrict odd, long n) {
     const float first = even[REACH], last = odd[REACH + n - 1];
     for (int i = 0; i < REACH; i++) {
@@ -47,7 +51,7 @@ void snake_forward(const float *x, const float *a, const float *inverse_b, const
     float *padded = work, *even = work + width, *odd = even + width, *raw = odd + width, *part = raw + n;
     for (long r = 0; r < batch * channels; r++) {
         const long c = r % channels;
-        widen(x + r * n, padded, n);
+        pad(x + r * n, padded, n);
         filter(padded, up, raw, n);
         snake(raw, even + REACH, a[c], inverse_b[c], n);
         filter(padded + 1, up + TAPS, raw, n);
@@ -61,9 +65,9 @@ void snake_forward(const float *x, const float *a, const float *inverse_b, const
     free(work);
 }
 
-/* gradient of one phase through snake; adds to the gradients of a and of 1/b */
-static void through(const float *restrict raw, float *restrict grad, float a, float inverse_b, float *ga, float *gb,
-                    long n) {
+/* Turns the gradient of one activated phase into that of its input; adds to the gradients of a and of 1/b. */
+static void snake_gradient(const float *restrict raw, float *restrict grad, float a, float inverse_b, float *ga, float *gb,
+                           long n) {
     float sum_a = 0, sum_b = 0;
     for (long t = 0; t < n; t++) {
         const float g = grad[t], double_angle = sinf(2 * raw[t] * a), s = sinf(raw[t] * a);
@@ -75,7 +79,7 @@ static void through(const float *restrict raw, float *restrict grad, float a, fl
     *gb += sum_b;
 }
 
-/* out[t] += sum over taps of taps[k] * in[t - k]: the transpose of `filter`; `in` has n values, `out` n + 5 */
+/* out[t] += sum over k of taps[k] * in[t - k], the transpose of `filter`: in [n], out [n + 5], zeros [n + 10]. */
 static void scatter(const float *restrict in, const float *restrict taps, float *restrict out, float *restrict zeros,
                     long n) {
     memset(zeros, 0, (TAPS - 1) * sizeof(float));
@@ -92,11 +96,11 @@ void snake_backward(const float *x, const float *a, const float *inverse_b, cons
     const long width = n + 2 * REACH;
     float *work = aligned_alloc(64, ((7 * width + 16) * sizeof(float) / 64 + 2) * 64);
     float *padded = work, *even = padded + width, *odd = even + width, *g_even = odd + width, *g_odd = g_even + width,
-          *zeros = g_odd + width; /* zeros: n + 10 */
+          *zeros = g_odd + width;
     for (long r = 0; r < batch * channels; r++) {
         const long c = r % channels;
         const float *g = gy + r * n;
-        widen(x + r * n, padded, n);
+        pad(x + r * n, padded, n);
         filter(padded, up, even, n);
         filter(padded + 1, up + TAPS, odd, n);
         memset(g_even, 0, width * sizeof(float));
@@ -107,8 +111,8 @@ void snake_backward(const float *x, const float *a, const float *inverse_b, cons
             g_even[REACH] += g_even[i] + g_odd[i];
             g_odd[REACH + n - 1] += g_even[REACH + n + i] + g_odd[REACH + n + i];
         }
-        through(even, g_even + REACH, a[c], inverse_b[c], ga + c, gb + c, n);
-        through(odd, g_odd + REACH, a[c], inverse_b[c], ga + c, gb + c, n);
+        snake_gradient(even, g_even + REACH, a[c], inverse_b[c], ga + c, gb + c, n);
+        snake_gradient(odd, g_odd + REACH, a[c], inverse_b[c], ga + c, gb + c, n);
         memset(padded, 0, width * sizeof(float));
         scatter(g_even + REACH, up, padded, zeros, n);
         scatter(g_odd + REACH, up + TAPS, padded + 1, zeros, n);

@@ -1,4 +1,4 @@
-"""Our attention over a cache in C beside exact arithmetic; its definition is held to the reference elsewhere."""
+"""Attention over a cache in C, compared with exact arithmetic; parity tests compare its definition to the reference."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def attention(heads: int, kv_heads: int, width: int, folder: Path, dtype: str = 
 
 
 def steps(kv_heads: int, width: int) -> tuple[Array, Array]:
-    """Of keys and values, one for each channel."""
+    """The steps of keys and of values, one for each channel."""
     random = np.random.default_rng(0)
     keys, values = (random.uniform(0.01, 0.05, kv_heads * width).astype(np.float32) for _ in range(2))
     return keys, values
@@ -63,7 +63,7 @@ def feeds(
             values[name] = random.integers(-128, 128, shape, np.int8)
             continue
         values[name] = random.standard_normal(shape).astype(np.float32)
-        values[name][:, :, past:] = np.nan  # what nobody has written must not be read
+        values[name][:, :, past:] = np.nan  # an unwritten slot must not be read
     return values
 
 
@@ -78,7 +78,7 @@ def rotated(fed: dict[str, NDArray[Any]], heads: int, kv_heads: int, width: int)
 
 
 def attend(queries: Array, keys: Array, values: Array) -> Array:
-    """[length, heads, width] over [kv_heads, total, width] in float64."""
+    """Attention of queries [length, heads, width] over keys and values [kv_heads, total, width], in float64."""
     length, heads, _ = queries.shape
     kv_heads, total, _ = keys.shape
     seen = np.arange(total) <= total - length + np.arange(length)[:, None]
@@ -91,7 +91,7 @@ def attend(queries: Array, keys: Array, values: Array) -> Array:
 
 
 def exact(fed: dict[str, NDArray[Any]], heads: int, kv_heads: int, width: int) -> tuple[Array, Array, Array]:
-    """What the attention gives, and the cache up to the total, in float64."""
+    """The attended values, and the cache up to the total, in float64."""
     length, total = fed["qkv"].shape[1], int(fed["total"][0])
     queries, *new = rotated(fed, heads, kv_heads, width)
     caches = [fed[name][0, :, :total].astype(np.float64) for name in ("key", "value")]
@@ -104,7 +104,7 @@ def exact(fed: dict[str, NDArray[Any]], heads: int, kv_heads: int, width: int) -
 shapes = pytest.mark.parametrize(("heads", "kv_heads", "width"), [(16, 2, 128), (28, 4, 128), (4, 4, 16), (5, 1, 48)])
 
 
-# One position, a few, tiles of both kinds and their neighbours; no past, less than a tile and several spans of it.
+# One position, a few, both kinds of tiles and sizes around them; no past, less than a tile, several spans.
 @shapes
 @pytest.mark.parametrize("past", [0, 1, 63, 65, 1500])
 @pytest.mark.parametrize("length", [1, 2, 17, 64, 130])
@@ -148,7 +148,7 @@ def test_codes_are_those_of_the_definition(tmp_path: Path, monkeypatch: pytest.M
     heads, kv_heads, width, past, length = 4, 2, 32, 20, 40
     path = attention(heads, kv_heads, width, tmp_path, "int8")
     fed = feeds(heads, kv_heads, width, length, past, past + length, "int8")
-    # Numbers of half steps, which say how halves are rounded: no angle, so that keys stay what they are.
+    # Multiples of half a step show how halves are rounded. Without an angle, keys are not rotated.
     fed["cos"], fed["sin"] = np.ones_like(fed["cos"]), np.zeros_like(fed["sin"])
     halves = np.random.default_rng(1).integers(-300, 300, (length, 2 * kv_heads * width)) / np.float32(2)
     fed["qkv"][0, :, heads * width :] = halves * np.concatenate(steps(kv_heads, width))

@@ -1,4 +1,4 @@
-"""A decoder's layer as one operator in C beside exact arithmetic and its definition."""
+"""A decoder layer as one operator in C, compared with exact arithmetic and with its definition."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from support.vocoders import prepared_kinds, snr
 
 Array = NDArray[np.float32]
 Exact = NDArray[np.float64]
-# Heads that share keys in unequal numbers, rows of matrices that fill no panel and no stream, a ragged last block.
+# Several heads for each key head, rows of matrices that fill no panel and no stream, a partial last block.
 SMALL = LayerSizes(hidden=70, intermediate=90, heads=3, kv_heads=1, head_dim=16, scale=0.25, epsilon=1e-6)
 # The Talker of the 3B, half as wide.
 WIDE = LayerSizes(hidden=448, intermediate=1216, heads=8, kv_heads=2, head_dim=64, scale=0.125, epsilon=1e-6)
@@ -86,12 +86,12 @@ def feeds(sizes: LayerSizes, length: int, past: int, dtype: str = "float32") -> 
             fed[name] = random.integers(-128, 128, shape, np.int8)
         else:
             fed[name] = random.standard_normal(shape).astype(np.float32)
-            fed[name][:, :, past:] = np.nan  # what nobody has written must not be read
+            fed[name][:, :, past:] = np.nan  # an unwritten slot must not be read
     return fed
 
 
 def linear(x: Exact, weight: Array, precision: Precision) -> Exact:
-    """A product as INT8 activations and the stored weight give it."""
+    """The product of activations rounded to INT8 with the stored weight."""
     block = precision.group_size
     stored = dequantize_blockwise(quantize_blockwise(weight, bits=precision.kind.bits, block_size=block))
     padded = np.pad(x, [(0, 0), (0, -x.shape[1] % block)]).reshape(len(x), -1, block)
@@ -109,15 +109,15 @@ def exact(sizes: LayerSizes, precision: Precision, fed: dict[str, NDArray[Any]])
     packed = (linear(normed, w["qkv"], precision) + w["bias"]).reshape(length, -1, width)
     cos, sin = (fed[name][total - length : total, None].astype(np.float64) for name in ("cos", "sin"))
     first, second = np.split(packed[:, : sizes.heads + sizes.kv_heads], 2, axis=2)
-    turned = np.concatenate([first * cos - second * sin, second * cos + first * sin], 2)
+    rotated = np.concatenate([first * cos - second * sin, second * cos + first * sin], 2)
     keys, values = (fed[name][0, :, :total].astype(np.float64) for name in ("key", "value"))
-    keys[:, total - length :] = turned[:, sizes.heads :].transpose(1, 0, 2)
+    keys[:, total - length :] = rotated[:, sizes.heads :].transpose(1, 0, 2)
     values[:, total - length :] = packed[:, sizes.heads + sizes.kv_heads :].transpose(1, 0, 2)
     seen = np.arange(total) <= total - length + np.arange(length)[:, None]
     attended = np.empty((length, sizes.heads, width))
     for head in range(sizes.heads):
         shared = head * sizes.kv_heads // sizes.heads
-        scores = np.where(seen, sizes.scale * turned[:, head] @ keys[shared].T, -np.inf)
+        scores = np.where(seen, sizes.scale * rotated[:, head] @ keys[shared].T, -np.inf)
         probabilities = np.exp(scores - scores.max(1, keepdims=True))
         attended[:, head] = probabilities / probabilities.sum(1, keepdims=True) @ values[shared]
 
@@ -131,8 +131,8 @@ def exact(sizes: LayerSizes, precision: Precision, fed: dict[str, NDArray[Any]])
     return y, norm(y, w["next"]), keys, values
 
 
-# One position, the last that is taken row by row, the first in panels, more than one tile; no past, one and several
-# spans of it; fewer threads than cores, and more.
+# One position, the most rows that run row by row, the fewest in panels, several tiles; no past, one and several spans;
+# fewer threads than cores, and more.
 @pytest.mark.parametrize(("length", "past"), [(1, 0), (1, 70), (1, 1500), (8, 5), (9, 5), (130, 600)])
 @pytest.mark.parametrize("kind", ["int4", "int8"])
 @pytest.mark.parametrize(("sizes", "block"), [(SMALL, 32), (SMALL, 64), (WIDE, 128)])
@@ -145,7 +145,7 @@ def test_the_layer_is_exact_up_to_its_rounding(
     y, y_normed, keys, values = exact(sizes, precision, fed)
     for threads in (1, 3):
         got = Graph(path, threads=threads).run(fed, ["y", "y_normed", "keys", "values"])
-        # A value that lies between two codes may be rounded to either.
+        # A value half way between two codes may be rounded to either.
         assert snr(y.astype(np.float32), got[0][0]) > 55
         assert snr(y_normed.astype(np.float32), got[1][0]) > 55
         for wanted, cache in zip((keys, values), got[2:], strict=True):
@@ -159,7 +159,7 @@ def test_the_layer_is_its_definition(dtype: str, length: int, tmp_path: Path, mo
     path, fed = layer(WIDE, Precision(Kind.INT4, 64), tmp_path, dtype), feeds(WIDE, length, 300, dtype)
     kinds = prepared_kinds(path, tmp_path / "prepared.onnx")
     ours_alone = "DecoderLayerInt8" if dtype == "int8" else "DecoderLayer"
-    assert kinds == [ours_alone] or "MatMulNBits" in kinds  # where the processor has not what the matrices need
+    assert kinds == [ours_alone] or "MatMulNBits" in kinds  # where the processor has no products of bytes
     ours = Graph(path).run(fed, ["y", "y_normed", "keys", "values"])
     monkeypatch.setenv("OMNI_EDGE_KERNELS", "0")
     theirs = Graph(path).run(fed, ["y", "y_normed", "keys", "values"])

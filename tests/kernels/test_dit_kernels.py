@@ -1,4 +1,4 @@
-"""The DiT's operators in C beside exact arithmetic and their definitions, and all of them together in the DiT."""
+"""The DiT's operators in C, compared with exact arithmetic and their definitions, alone and together in the DiT."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def random(*shape: int, seed: int = 0) -> Array:
 
 
 def attention(heads: int, width: int, place: int | None, folder: Path) -> Path:
-    """A graph of one attention: to the block itself, or, with `place`, to a window that begins so far before it."""
+    """A graph of one attention: to the block itself, or to a window that begins `place` frames before it."""
     g = GraphBuilder("attention")
     size = heads * width
     parts = [("qkv", 3 * size)] if place is None else [("query", size), ("keys", size), ("values", size)]
@@ -48,7 +48,7 @@ def attention(heads: int, width: int, place: int | None, folder: Path) -> Path:
 
 
 def attended(fed: dict[str, Array], heads: int, place: int) -> Exact:
-    """The same in float64; only the first head turns, its values by pairs."""
+    """The same in float64. Only the first head is rotated, its values by pairs."""
     if "qkv" in fed:
         query, keys, values = np.split(fed["qkv"].astype(np.float64), 3, axis=-1)
     else:
@@ -57,14 +57,14 @@ def attended(fed: dict[str, Array], heads: int, place: int) -> Exact:
     for head in range(heads):
         q, k, v = (np.split(x, heads, axis=-1)[head] for x in (query, keys, values))
         if head == 0:
-            q, k = turned(q, fed, place), turned(k, fed, 0)
+            q, k = rotated(q, fed, place), rotated(k, fed, 0)
         scores = q @ k.transpose(0, 2, 1) / math.sqrt(q.shape[-1]) + fed["bias"][:, 0]
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         result.append(weights / weights.sum(-1, keepdims=True) @ v)
     return np.concatenate(result, axis=-1)
 
 
-def turned(x: Exact, fed: dict[str, Array], place: int) -> Exact:
+def rotated(x: Exact, fed: dict[str, Array], place: int) -> Exact:
     cos, sin = (fed[name][place : place + x.shape[1]].astype(np.float64) for name in ("cos", "sin"))
     even, odd = x[..., ::2], x[..., 1::2]
     return np.stack([even * cos - odd * sin, odd * cos + even * sin], -1).reshape(x.shape)
@@ -139,7 +139,7 @@ def between(kind: str, size: int, folder: Path) -> Path:
     return g.save(folder).graph
 
 
-# Less than a vector, several with a rest, the published size.
+# Less than a vector, several vectors and a remainder, the published size.
 @pytest.mark.parametrize("size", [1, 3, 70, 1024])
 @pytest.mark.usefixtures("compiled")
 def test_the_gated_norm_is_exact(size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +186,7 @@ def test_not_a_number_stays_in_its_row(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("compiled")
 def test_the_dit_by_our_operators(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Float32, a run that holds a block back, and one that goes on with it; and it is our operators that ran."""
+    """Float32, a run that holds a block back, and one that continues with it; the graph contains our operators."""
     source = Checkpoint(checkpoint)
     config = OmniConfig.parse(source.config).dit
     assert config is not None

@@ -1,4 +1,4 @@
-"""Compiling our operators: once, for this machine, and never half."""
+"""The C operators are compiled once, for this machine, and completely or not at all."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_another_processor_or_version_compiles_anew(cache: Path, monkeypatch: py
 
 
 def test_two_processes_compile_once(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second one waits, and takes what the first has made."""
+    """The second process waits, and takes the library of the first."""
     monkeypatch.setenv("CC", compiler(tmp_path / "cc", "echo 'compiled twice' >&2; exit 1"))
     cache.mkdir()
     waiting = threading.Event()
@@ -73,6 +73,22 @@ def test_two_processes_compile_once(cache: Path, tmp_path: Path, monkeypatch: py
             kernels._path().write_bytes(b"library")
         assert second.result() == kernels._path()
     assert [path.name for path in cache.iterdir()] == [kernels._path().name]
+
+
+def test_a_change_of_a_source_or_a_flag_is_another_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in kernels._FOLDER.glob("*.[ch]"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    version = kernels._version.__wrapped__
+    before = version()
+    monkeypatch.setattr(kernels, "_FOLDER", tmp_path)
+    assert version() == before
+    for name in ("linear_rows.c", "simd.h"):
+        with (tmp_path / name).open("a") as source:
+            source.write("\n")
+        assert version() != before
+        before = version()
+    monkeypatch.setattr(kernels, "_FLAGS", (*kernels._FLAGS, "-g"))
+    assert version() != before
 
 
 def test_without_a_compiler_standard_operators_do_the_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Our linear layer in C beside its definition, MatMulNBits, and beside exact arithmetic."""
+"""The linear layer in C, compared with its definition, MatMulNBits, and with exact arithmetic."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def layer(weight: Array, bias: Array | None, precision: Precision, folder: Path)
 
 
 def rounded(x: Array, block: int) -> NDArray[np.float64]:
-    """Activations as INT8 of each block keeps them."""
+    """Activations rounded to INT8, block by block."""
     padded = np.pad(x.astype(np.float64), [(0, 0), (0, -x.shape[1] % block)]).reshape(len(x), -1, block)
     step = np.abs(padded).max(2, keepdims=True) / 127
     kept = np.rint(padded / np.where(step, step, 1)) * step
     return kept.reshape(len(x), -1)[:, : x.shape[1]]
 
 
-# Blocks of 32 to 128, rows of B that fill no panel, columns that fill no block and a matrix as wide as a model's.
+# Rows of B that fill no panel, columns that fill no block, and a matrix as wide as a model's.
 @pytest.mark.parametrize(("n", "k"), [(1, 32), (7, 96), (33, 197), (130, 640), (896, 896)])
 @pytest.mark.parametrize("block", [32, 64, 128])
 @pytest.mark.parametrize("bits", [4, 8])
@@ -53,7 +53,7 @@ def test_the_layer_is_exact_up_to_its_rounding(n: int, k: int, block: int, bits:
     for with_bias in (False, True):
         graph = Graph(layer(weight, bias if with_bias else None, precision, tmp_path), threads=2)
         assert graph.run({"x": np.empty((1, 0, k), np.float32)}, ["y"])[0].shape == (1, 0, n)
-        # One row, the last that is taken row by row, the first in panels, several tiles of rows.
+        # One row, the most that run row by row, the fewest in panels, several tiles of rows.
         for rows in (1, 3, 8, 9, 17, 70):
             x = random(rows, k, seed=rows) * 3
             x[1:2] = 0
@@ -68,7 +68,7 @@ def test_the_layer_is_its_definition(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path = layer(weight, None, Precision(Kind.INT4, 64), tmp_path)
     kinds = prepared_kinds(path, tmp_path / "prepared.onnx")
     supported = kinds == ["LinearNBits"]
-    assert supported or kinds == ["MatMulNBits"]  # where the processor has not what our operator needs
+    assert supported or kinds == ["MatMulNBits"]  # where the processor has no products of bytes
     assert kernels.read_in_place(path) == supported
     (ours,) = Graph(path).run({"x": x[None]}, ["y"])
     monkeypatch.setenv("OMNI_EDGE_KERNELS", "0")

@@ -1,4 +1,4 @@
-"""Our operators in C beside their definitions by standard operators, which the parity tests hold to the reference."""
+"""The activations in C, compared with their definitions. Parity tests compare the definitions with the reference."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REACH = 7
 
 
 class _Snake:
-    """`act.alpha` and `act.beta` of one activation."""
+    """The tensors `act.alpha` and `act.beta` of one activation."""
 
     def __init__(self, channels: int) -> None:
         self._values = np.random.default_rng(channels).normal(0, 0.5, (2, channels)).astype(np.float32)
@@ -67,7 +67,7 @@ def activation(kind: str, channels: int, folder: Path) -> Path:
 
 
 def both(path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Graph, Graph]:
-    """The graph by standard operators, and by ours."""
+    """The graph with standard operators, and with ours."""
     compiled = Graph(path, threads=2)
     monkeypatch.setenv("OMNI_EDGE_KERNELS", "0")
     return Graph(path, threads=2), compiled
@@ -83,7 +83,7 @@ def signal(kind: str, channels: int, length: int, begin: bool, ahead: int) -> Fe
     return {"x": x, "state.0": past, "begin": np.array([begin]), "ahead": np.array([ahead], np.int64)}
 
 
-# One sample, less than the filters see, a tile of the kernel and its neighbours, several tiles.
+# One sample, less than the reach of the filters, a tile of the kernel and sizes around it, several tiles.
 @pytest.mark.parametrize("length", [1, 2, 5, 13, 511, 512, 513, 515, 516, 1700])
 @pytest.mark.parametrize("kind", ["Snake", "SnakeQuantizeLinear", "QLinearSnake"])
 @pytest.mark.usefixtures("compiled")
@@ -99,7 +99,7 @@ def test_the_operator_is_its_definition(
                 np.testing.assert_allclose(our_y, y, atol=1e-5)
                 np.testing.assert_allclose(our_state, state, atol=1e-5)
                 continue
-            # A value half way between two codes may fall to either side.
+            # A value half way between two codes may be rounded to either.
             difference = np.abs(our_y.astype(int) - y)
             assert difference.max() <= 1
             assert difference.mean() < 0.002
@@ -117,7 +117,7 @@ def test_inputs_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("compiled")
 def test_the_vocoder_by_our_operators(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Float32, whole and prepared: the same samples; and it is our operators that ran."""
+    """Float32, whole and prepared, gives the same samples; the graph contains our operators."""
     source = Checkpoint(checkpoint)
     config = OmniConfig.parse(source.config).bigvgan
     assert config is not None

@@ -1,8 +1,8 @@
-"""Operators of our own in C, compiled on the machine that uses them.
+"""Operators of our own in C, compiled on the machine that uses them (docs/kernels.md).
 
-A bundle's graphs define these operators as functions over standard ones, so they run everywhere; where the operators
-have been compiled (`omni-edge prepare`, which needs a C compiler), onnxruntime calls them instead. The library lies in
-the cache folder, one for each kind of processor and version of the sources.
+A bundle's graphs define these operators as functions over standard ones, so they run everywhere. Where the operators
+are compiled (`omni-edge prepare`, which needs a C compiler), onnxruntime calls them instead. The library lies in the
+cache folder, one for each kind of processor and version of the sources.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -25,28 +26,28 @@ _PREFIX = "kernels-"
 _LOCK_NAME = "compiling.lock"
 _SWITCH = "OMNI_EDGE_KERNELS"
 _COMPILERS = ("cc", "gcc", "clang")
-# Nobody asks for errno or floating-point exceptions, so loops that could raise them may be vectorized.
+# errno and floating-point exceptions are never read, so loops that could set them may be vectorized.
 _FLAGS = ("-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-shared", "-fPIC")
-# The first that the compiler takes: x86 and newer compilers for ARM, older ones for ARM, any other.
+# The compiler gets the first one it accepts: x86 and new compilers for ARM, old ones for ARM, any other.
 _TARGETS = (("-march=native",), ("-mcpu=native",), ())
-_COMPILER_SECONDS = 120
-# The linear layers, which hold almost all weights of the graphs they occur in.
+_COMPILER_SECONDS = 600  # a slow or busy machine takes minutes
+# The linear layers, which hold almost all weights of the graphs that contain them.
 _READS_IN_PLACE = b"LinearNBits"
 
 
 def switched_off() -> bool:
-    """Whether $OMNI_EDGE_KERNELS is 0: nothing is compiled, and what was is left alone."""
+    """Whether $OMNI_EDGE_KERNELS is 0: nothing is compiled, and a compiled library is not used."""
     return os.environ.get(_SWITCH) == "0"
 
 
 def compiled() -> Path | None:
-    """The compiled operators; None where nobody has compiled them, or where they are `switched_off`."""
+    """The library of compiled operators; None if there is none, or if they are `switched_off`."""
     path = _path()
     return path if path.is_file() and not switched_off() else None
 
 
 def register(options: ort.SessionOptions) -> None:
-    """Makes the compiled operators, if there are any, known to a session.
+    """Registers the compiled operators, if there are any, with a session.
 
     Raises:
         ResourceError: the library does not load.
@@ -58,7 +59,7 @@ def register(options: ort.SessionOptions) -> None:
 def _register(options: ort.SessionOptions, path: Path) -> None:
     try:
         options.register_custom_ops_library(str(path))
-    except Exception as error:  # onnxruntime raises its own, undocumented family
+    except Exception as error:  # onnxruntime raises undocumented exceptions of its own
         raise ResourceError(
             f"The compiled operators {path} do not load: {str(error).splitlines()[0][:200]}. Delete that file; "
             "`omni-edge prepare` makes it again."
@@ -66,10 +67,10 @@ def _register(options: ort.SessionOptions, path: Path) -> None:
 
 
 def build() -> Path | None:
-    """Compiles the operators for this machine, unless that is done already, and removes what other versions left.
+    """Compiles the operators for this machine if that is not done already, and removes libraries of other versions.
 
     Returns:
-        the library; None where there is no C compiler, or where they are `switched_off`.
+        the library; None if there is no C compiler, or if the operators are `switched_off`.
 
     Raises:
         ResourceError: the compiler fails, or the disk is full.
@@ -82,7 +83,7 @@ def build() -> Path | None:
         return None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Another process that compiles them now compiles the same: we wait and take what it has made.
+        # Another process may be compiling the same: wait, and take its library.
         with locked(path.parent / _LOCK_NAME, lambda _: None):
             if not path.is_file():
                 _build(compiler, path)
@@ -98,31 +99,35 @@ def _build(compiler: str, path: Path) -> None:
         other.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
-        _compile(compiler, made)
+        compile_library(compiler, sorted(_FOLDER.glob("*.c")), made)
         _register(ort.SessionOptions(), made)
         made.replace(path)
 
 
 def read_in_place(graph: Path) -> bool:
-    """Whether the compiled operators, if there are any, read a graph's weights where they lie in its file.
+    """Whether the compiled operators, if there are any, read a graph's weights from its mapped file.
 
-    A library that was compiled for a processor without what the operator needs does not hold its name.
+    The library contains the operator's name only if the processor has the instructions that it needs.
     """
     path = compiled()
     return path is not None and all(_READS_IN_PLACE in file.read_bytes() for file in (path, graph))
 
 
 def find_compiler() -> str | None:
-    """The command of a C compiler: $CC, or the first that there is; None where there is none."""
+    """The command of a C compiler: $CC, or the first one on the path; None if there is none."""
     named = os.environ.get("CC")
     return named or next((found for name in _COMPILERS if (found := shutil.which(name))), None)
 
 
-def _compile(compiler: str, target: Path) -> None:
+def compile_library(compiler: str, sources: Sequence[Path], library: Path, flags: Sequence[str] = ()) -> None:
+    """Compiles C sources for this machine's processor into a shared library, with `flags` beside the usual ones.
+
+    Raises:
+        ResourceError: the compiler fails.
+    """
     reason = ""
-    for flags in _TARGETS:
-        sources = sorted(str(path) for path in _FOLDER.glob("*.c"))
-        command = [*compiler.split(), *_FLAGS, *flags, *sources, "-lm", "-o", str(target)]
+    for target in _TARGETS:
+        command = [*compiler.split(), *_FLAGS, *flags, *target, *map(str, sources), "-lm", "-o", str(library)]
         try:
             done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=_COMPILER_SECONDS)
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -133,7 +138,7 @@ def _compile(compiler: str, target: Path) -> None:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[0]
     raise ResourceError(
         f"{compiler} does not compile the operators: {reason[:200]}. Name another compiler in $CC, or set "
-        f"{_SWITCH}=0 to do without them."
+        f"{_SWITCH}=0 to run without them."
     )
 
 
@@ -144,6 +149,6 @@ def _path() -> Path:
 
 @cache
 def _version() -> str:
-    """Changes with the sources and with the processor."""
+    """A name for the sources, the flags and the processor."""
     sources = [path.read_bytes() for path in sorted(_FOLDER.glob("*.[ch]"))]
-    return digest(b"".join([processor().encode(), *sources]))
+    return digest(b"".join([processor().encode(), *(flag.encode() for flag in _FLAGS), *sources]))
