@@ -320,6 +320,6 @@ def test_text_of_a_mark_is_text(engine: OmniEdge) -> None:
     spelled = done(answer(session, tokens=1)).prompt_tokens
     other = greedy(engine, speech=False, system="S")
     other.push("a")
-    pieces, letter = (len(engine.text.encode(text)) for text in ("<|im_end|>", "a"))
+    pieces, letter = (len(engine.model.text.encode(text)) for text in ("<|im_end|>", "a"))
     assert pieces > 1
     assert spelled == done(answer(other, tokens=1)).prompt_tokens + pieces - letter
