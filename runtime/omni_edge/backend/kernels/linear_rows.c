@@ -136,9 +136,12 @@ static __attribute__((noinline)) void multiply_streams(const Linear *run, int64_
 void linear_rows_task(const Linear *run, int64_t task) {
     const int64_t rows = run->tiling.stream_rows;
     const int64_t from = task * run->tiling.task_rows, to = min64(from + run->tiling.task_rows, rows);
-    for (int64_t n = from; n < to; n++) multiply_streams(run, n, rows);
     /* The last task takes the rows that the streams leave over. */
-    for (int64_t n = rows * STREAMS; to == rows && n < run->shape.n; n++) multiply_streams(run, n, 0);
+    const int64_t end = to == rows ? to + run->shape.n - rows * STREAMS : to;
+    for (int64_t n = from; n < end; n++) {
+        const int left_over = n >= rows;
+        multiply_streams(run, left_over ? n + rows * (STREAMS - 1) : n, left_over ? 0 : rows);
+    }
 }
 
 #endif
