@@ -152,6 +152,8 @@ def read_json(path: Path) -> JsonObject:
     """
     try:
         value = json.loads(read_bytes(path).decode("utf-8"))
+        # An escaped half of a surrogate pair is valid JSON and no text: nothing could print or save it.
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}). Download it again.") from None
     if not isinstance(value, dict):

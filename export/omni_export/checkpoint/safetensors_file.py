@@ -83,6 +83,7 @@ class SafetensorsFile:
     def _parse(self, header: bytes) -> dict[str, _Entry]:
         try:
             raw = json.loads(header)
+            json.dumps(raw, ensure_ascii=False).encode("utf-8")
         except (ValueError, RecursionError):
             raw = None
         if not isinstance(raw, dict):

@@ -45,6 +45,8 @@ class Bundle:
         path = self.path / MANIFEST_NAME
         try:
             raw = json.loads(path.read_text("utf-8"))
+            # An escaped half of a surrogate pair is valid JSON and no text: nothing could print it.
+            json.dumps(raw, ensure_ascii=False).encode("utf-8")
         except (FileNotFoundError, NotADirectoryError):
             raise BundleError(
                 f"{self.path} is not a bundle: it has no {MANIFEST_NAME}. "

@@ -117,7 +117,9 @@ def test_a_wrong_value_in_a_small_file_is_named(folder: Path, name: str, key: st
 
 
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json", "model.safetensors.index.json"])
-@pytest.mark.parametrize("content", [b"", b"[]", b"nul", b"\xff\xfe{}", b"{" * 100_000, b"[" * 100_000])
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"nul", b"\xff\xfe{}", b'{"dtype": "\\udce4"}', b"{" * 100_000, b"[" * 100_000]
+)
 def test_a_file_that_is_no_json_object_is_named(folder: Path, name: str, content: bytes) -> None:
     (folder / name).write_bytes(content)
     refused(folder, re.escape(name))

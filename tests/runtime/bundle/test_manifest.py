@@ -72,8 +72,9 @@ def test_a_wrong_manifest_is_refused(copy: Path, change: Callable[[dict[str, Any
         OmniEdge.load(copy)
 
 
-def test_broken_json_is_refused(copy: Path) -> None:
-    (copy / MANIFEST_NAME).write_text("{")
+@pytest.mark.parametrize("text", ["{", '{"generator": "\\udce4"}'])
+def test_broken_json_is_refused(copy: Path, text: str) -> None:
+    (copy / MANIFEST_NAME).write_text(text)
     with pytest.raises(BundleError, match="cannot be read"):
         Bundle(copy)
 
