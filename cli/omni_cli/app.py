@@ -285,7 +285,7 @@ def prepare(
     if kernels.build() is None:
         reason = "OMNI_EDGE_KERNELS is 0" if kernels.switched_off() else "there is no C compiler; install one"
         typer.echo(f"Nothing is compiled ({reason}): standard operators, which are slower, do the work.", err=True)
-    prepared = PreparedGraphs.of(opened)
+    prepared = PreparedGraphs.for_bundle(opened)
     nbytes = prepared.build(lambda role: typer.echo(f"preparing {role}", err=True))
     typer.echo(f"{prepared.folder}  {human_bytes(nbytes)}")
 

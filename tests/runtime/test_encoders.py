@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from omni_edge.audio.encoder import AudioEncoder
+from omni_edge.audio.front_end import audio_tokens
 from omni_edge.backend.graph import TensorSpec
 from omni_edge.bundle.manifest import AudioSection, VisionSection
 from omni_edge.errors import UsageError
@@ -57,7 +58,7 @@ class FakeGraph:
         assert outputs == ["embeds"]
         self.fed.append(feeds)
         if "mel" in feeds:
-            return [feeds["mel"][:, :1, : AudioEncoder.tokens(feeds["mel"].shape[2]) * 4 : 4].transpose(0, 2, 1)]
+            return [feeds["mel"][:, :1, : audio_tokens(feeds["mel"].shape[2]) * 4 : 4].transpose(0, 2, 1)]
         patches = feeds["patches"][:, feeds["order"]]
         return [patches[:, :: VISION.merge_size**2, :1][:, feeds["restore"]]]
 
@@ -74,7 +75,7 @@ def vision_encoder() -> tuple[VisionEncoder, FakeGraph]:
 
 @pytest.mark.parametrize("frames", range(1, 201))
 def test_tokens_of_a_block_are_the_reference_formula(frames: int) -> None:
-    assert AudioEncoder.tokens(frames) == ((frames - 1) // 2 + 1 - 2) // 2 + 1
+    assert audio_tokens(frames) == ((frames - 1) // 2 + 1 - 2) // 2 + 1
 
 
 def test_long_recordings_go_through_a_few_blocks_at_a_time_and_stay_in_order() -> None:

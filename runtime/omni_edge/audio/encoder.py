@@ -8,12 +8,13 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
+from omni_edge.audio.front_end import audio_tokens
 from omni_edge.backend.graph import Graph
 from omni_edge.bundle.manifest import AudioSection
 from omni_edge.errors import UsageError
 
-# Blocks that go through the graph together. One already keeps two cores busy; a few do so on larger machines, while
-# the memory of a long recording stays that of a few blocks.
+# Blocks that go through the graph together. One keeps two cores busy, a few keep larger machines busy; a long
+# recording takes the memory of a few blocks.
 _BLOCKS_PER_RUN = 4
 
 
@@ -34,17 +35,12 @@ class AudioEncoder:
         hidden = graph.outputs[graph.output_name("embeds")].shape[-1]
         self.hidden_size = int(hidden or 0)
 
-    @staticmethod
-    def tokens(frames: int) -> int:
-        """Audio tokens of a block of `frames` mel frames: a convolution halves (rounding up), pooling halves (down)."""
-        return (frames + 1) // 2 // 2
-
     def encode(self, blocks: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         """The embeds of all blocks, in order.
 
         Args:
-            blocks: float32 [n_mels, frames] each, 1 <= frames <= block_frames. A clip's blocks are full but for the
-                last; fewer than three frames give no token.
+            blocks: float32 [n_mels, frames] each, 1 <= frames <= block_frames. Only the last block of a clip is
+                shorter than block_frames. Fewer than three frames give no token.
 
         Returns:
             float32 [tokens, hidden].
@@ -61,7 +57,7 @@ class AudioEncoder:
 
     def _batches(self, blocks: Sequence[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
         for frames, equal in groupby(blocks, key=lambda block: block.shape[1]):
-            run = list(equal) if self.tokens(frames) else []
+            run = list(equal) if audio_tokens(frames) else []
             for start in range(0, len(run), _BLOCKS_PER_RUN):
                 yield np.stack(run[start : start + _BLOCKS_PER_RUN])
 

@@ -1,4 +1,4 @@
-"""Sound to the audio encoder's blocks: resampling, log-mel, cutting, normalising; live or whole, by one code path.
+"""Sound to the blocks of the audio encoder: resampling, log-mel, cutting, normalising; live and whole by one path.
 
 The clip maximum. The reference lifts everything that lies more than 8 decades below the loudest log-mel value of the
 WHOLE clip. A whole clip (`AudioFrontEnd.clip`) is treated the same, and equals the reference. The rest of a live sound
@@ -25,13 +25,12 @@ from omni_edge.errors import MediaError
 
 @dataclass(frozen=True)
 class AudioBlock:
-    """What the audio encoder takes at once.
+    """One input of the audio encoder.
 
     Attributes:
         frames: float32 [n_mels, T], normalised; T is the manifest's `block_frames`, or less at the end of the sound.
         index: 0 for the first block of the sound.
-        final: True for the shorter block that closes a sound, or a full one when the sound ends exactly there. A sound
-            whose remainder is too short for a token has no final block: the caller ended it, so it knows.
+        final: True for the last block of a sound. A sound whose remainder is too short for a token has no final block.
     """
 
     frames: NDArray[np.float32]
@@ -46,13 +45,16 @@ class AudioBlock:
 
 @dataclass
 class AudioFrontEndState:
-    """Where one sound stands: samples not yet in a frame, frames not yet in a block, the loudest value so far.
+    """The state of one sound.
 
     Attributes:
-        rate: samples per second of what is pushed.
-        loudest: maximum log-mel value that blocks are normalised by; a clip that is known whole starts with its own.
-        frames: log10 power not yet in a block, float32 [n_mels, n].
-        blocks: blocks yielded so far.
+        rate: samples per second of the input.
+        resample: samples that are not resampled yet.
+        mel: samples that are not in a frame yet.
+        loudest: maximum log-mel value that blocks are normalised by; a whole clip starts with its own.
+        frames: log10 power that is not in a block yet, float32 [n_mels, n].
+        blocks: blocks returned so far.
+        ended: whether the sound is complete.
     """
 
     rate: int
@@ -61,6 +63,7 @@ class AudioFrontEndState:
     loudest: float = -np.inf
     frames: NDArray[np.float32] | None = None
     blocks: int = 0
+    ended: bool = False
 
     def reset(self) -> None:
         """Back to the start of a sound of the same rate."""
@@ -69,6 +72,7 @@ class AudioFrontEndState:
         self.loudest = -np.inf
         self.frames = None
         self.blocks = 0
+        self.ended = False
 
     @property
     def nbytes(self) -> int:
@@ -87,7 +91,7 @@ class AudioFrontEnd:
         """A fresh sound of `rate` samples per second (None: the encoder's own rate).
 
         Raises:
-            MediaError: no rate that a sound can have.
+            MediaError: the rate is not one of a sound.
         """
         return AudioFrontEndState(self._section.sample_rate if rate is None else validate_rate(rate))
 
@@ -96,12 +100,12 @@ class AudioFrontEnd:
 
         Args:
             samples: float or int16, [n] or [n, channels], at `state.rate`; may be empty.
-            state: this sound's; unchanged where the samples themselves are refused.
-            end: the sound is complete; its remainder comes as a shorter block. One or two left-over frames make no
-                token and are dropped, so that the tokens add up to the reference's count.
+            state: the sound; unchanged where the samples are refused.
+            end: the sound is complete; its remainder is returned as a shorter block. One or two left-over frames make
+                no token and are dropped, so that the tokens add up to the reference's count.
 
         Raises:
-            MediaError: samples that are no sound; with `end`, a sound that is empty or too short for one audio token.
+            MediaError: the samples are not a sound; with `end`, the sound is empty or too short for one audio token.
         """
         frames = self._frames(validate_pcm(samples), state, end)
         if end:
@@ -109,10 +113,10 @@ class AudioFrontEnd:
         return self._cut(frames, state, end)
 
     def clip(self, samples: NDArray[Any], rate: int | None = None) -> list[AudioBlock]:
-        """All blocks of a sound that is known whole, normalised by its maximum: equal to the reference.
+        """All blocks of a whole sound, normalised by its maximum: equal to the reference.
 
         Raises:
-            MediaError: as `step`.
+            MediaError: the samples or the rate are not those of a sound, or it is too short for one audio token.
         """
         state = self.state(rate)
         frames = self._frames(validate_pcm(samples), state, end=True)
@@ -121,12 +125,13 @@ class AudioFrontEnd:
         return self._cut(frames, state, end=True)
 
     def tokens(self, samples: int, rate: int) -> int:
-        """Audio tokens of a sound of `samples` samples at `rate`; 0: it is too short to be heard."""
+        """Audio tokens of a sound of `samples` samples at `rate`; 0: it is too short for one."""
         section = self._section
         converted = -(-samples * section.sample_rate // validate_rate(rate))
         return audio_tokens(-(-converted // section.hop_length))
 
     def _frames(self, samples: NDArray[np.float32], state: AudioFrontEndState, end: bool) -> NDArray[np.float32] | None:
+        state.ended = end
         target = self._section.sample_rate
         converted = resampler(state.rate, target).step(samples, state.resample, end)
         return self._log_mel.step(np.zeros(0, np.float32) if converted is None else converted, state.mel, end)
@@ -159,8 +164,8 @@ class AudioFrontEnd:
 
 
 def audio_tokens(frames: int) -> int:
-    """Audio tokens of `frames` mel frames: a stride-2 convolution, then an average over pairs, an odd last one lost.
+    """Audio tokens of `frames` mel frames: a convolution halves them (rounding up), pooling halves again (down).
 
-    For whole blocks plus a remainder the sum over blocks equals the reference's count of the clip.
+    The sum over full blocks and a remainder equals the reference's count of the clip.
     """
-    return ((frames - 1) // 2 + 1) // 2
+    return (frames + 1) // 2 // 2

@@ -3,9 +3,9 @@
 Frame k is centred on sample k * hop. At the true start the signal is mirrored, as in `torch.stft`; after the clip's end
 comes silence, because the processor pads every clip with zeros up to the extractor's maximum length before the
 transform. A clip of n samples counts ceil(n / hop) frames (measured on the extractor's attention mask). Up to two
-frames beyond those still hear the clip's last samples: they are no input of the encoder, but they do take part in the
-maximum that the clip is normalised by. The extractor cuts a clip at its maximum length (300 s as published); this
-front end hears all of it.
+frames beyond those still cover the clip's last samples: they are no input of the encoder, but they do take part in
+the maximum that the clip is normalised by. The extractor cuts a clip at its maximum length (300 s as published); this
+front end takes all of it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _GROUP_FRAMES = 1024
 
 @dataclass
 class LogMelState:
-    """Where one sound stands.
+    """The state of one sound.
 
     Attributes:
         pending: samples that later frames still need, the mirrored start included, float32 [n].
@@ -71,7 +71,7 @@ class LogMel:
 
         Args:
             samples: float32 [n] at the manifest's rate; may be empty.
-            state: this sound's.
+            state: the sound.
             end: the sound is complete: the remaining frames follow, as if silence came after it.
 
         Returns:
@@ -82,7 +82,7 @@ class LogMel:
         state.received += samples.size
         signal = np.concatenate([state.pending, samples])
         if end:
-            # Enough silence to complete every frame that hears a sample of the clip.
+            # Enough silence to complete every frame that covers a sample of the clip.
             signal = np.concatenate([signal, np.zeros(self._n_fft + self._hop, np.float32)])
         if not mirrored:
             if signal.size <= half:

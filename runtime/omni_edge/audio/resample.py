@@ -30,10 +30,10 @@ _PIECE_SAMPLES = 1 << 18
 
 @dataclass
 class ResampleState:
-    """Where one stream stands.
+    """The state of one stream.
 
     Attributes:
-        pending: the input samples that later outputs still need, float32 [n].
+        pending: input samples that later outputs still need, float32 [n].
         received: input samples so far.
         emitted: output samples so far.
         origin: index in the stream of the first pending sample (negative: the silence before the start).
@@ -61,7 +61,7 @@ class Resampler:
     n samples become ceil(n * target / source). The output does not depend on how the input is split.
 
     Raises:
-        MediaError: a rate is no integer in the range that sounds have.
+        MediaError: a rate is not one of a sound.
     """
 
     def __init__(self, source: int, target: int) -> None:
@@ -94,15 +94,15 @@ class Resampler:
         return kernels
 
     def step(self, samples: NDArray[np.float32], state: ResampleState, end: bool = False) -> NDArray[np.float32] | None:
-        """Takes the next samples and returns those that can be computed from what is there.
+        """Takes the next input samples and returns the output samples that are complete.
 
         Args:
             samples: float32 [n] at `source`; may be empty.
-            state: this stream's.
+            state: the stream.
             end: the stream is complete: silence follows, and all outputs are returned.
 
         Returns:
-            float32 [m] at `target`, or None: nothing can be computed yet.
+            float32 [m] at `target`, or None: no output sample is complete.
         """
         if self._up == self._down:
             return samples if samples.size else None

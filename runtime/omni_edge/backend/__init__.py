@@ -1,1 +1,1 @@
-"""The only room that knows onnxruntime, a C compiler and this machine."""
+"""Everything that depends on onnxruntime, a C compiler or this machine."""

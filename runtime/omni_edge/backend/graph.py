@@ -18,7 +18,7 @@ from omni_edge.bundle.reader import Bundle
 from omni_edge.errors import BundleError, ResourceError
 
 Trace = Callable[[str, float, float], None]
-"""(role of a graph, begin, end): told of every run of a graph, in the clock of `time.perf_counter`."""
+"""Called after every run of a graph with its role, begin and end (s, `time.perf_counter`)."""
 
 _ELEMENT_TYPES: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),
@@ -76,12 +76,12 @@ class Graph:
     Args:
         path: the `.onnx` file.
         inputs: role -> tensor name; None: every tensor's role is its name.
-        outputs: likewise.
+        outputs: role -> tensor name; None: every tensor's role is its name.
         threads: cores one call may use; None: all of them.
-        varying: every call may have another shape, as pictures have: give memory back after each call and plan none
-            ahead (a picture of 16 000 patches: 1.5 GB at the peak and 0.5 GB kept, instead of 3.6 GB and 3.5 GB).
-        role: what the trace calls it; None: the file's name.
-        trace: is told of every run.
+        varying: every call may have another shape, as pictures have. Memory is then given back after each call and not
+            planned ahead (a picture of 16 000 patches: 1.5 GB at the peak and 0.5 GB kept, not 3.6 GB and 3.5 GB).
+        role: its name in the trace; None: the file's name.
+        trace: called after every run.
 
     Raises:
         BundleError: the file cannot be loaded as a graph.
@@ -201,7 +201,7 @@ class Binding:
         self._held: dict[str, Any] = {}
 
     def input(self, name: str, array: NDArray[Any]) -> None:
-        """Binds a contiguous array as input `name`; later changes to its values are seen by later runs."""
+        """Binds a contiguous array as input `name`; later runs read the values that it then has."""
         value = ort.OrtValue.ortvalue_from_numpy(array)
         self._held["in:" + name] = (value, array)
         self._binding.bind_ortvalue_input(name, value)
@@ -213,7 +213,7 @@ class Binding:
         self._binding.bind_ortvalue_output(name, value)
 
     def run(self) -> None:
-        """Runs once over whatever is bound."""
+        """Runs once over the bound arrays."""
         began = time.perf_counter()
         try:
             self._session.run_with_iobinding(self._binding)

@@ -15,19 +15,19 @@ Part = TypeVar("Part")
 
 
 class GraphLoader:
-    """Loads graphs by role: prepared for this machine where they are, else from the bundle.
+    """Loads graphs by role: the one prepared for this machine, or else the bundle's.
 
     Args:
-        bundle: where they come from.
-        threads: cores one graph may use; None: all.
-        trace: is told of every run of every graph.
+        bundle: the bundle with the graphs.
+        threads: cores that one graph may use; None: all.
+        trace: called after every run of every graph.
     """
 
     def __init__(self, bundle: Bundle, threads: int | None = None, trace: Trace | None = None) -> None:
         self.bundle = bundle
         self.threads = threads
         self._trace = trace
-        self._prepared = PreparedGraphs.of(bundle)
+        self._prepared = PreparedGraphs.for_bundle(bundle)
 
     def __call__(self, role: str, *, varying: bool = False) -> Graph:
         """The graph of `role`; `varying` as in `Graph`.
@@ -42,7 +42,7 @@ class GraphLoader:
                     self.bundle, role, self.threads, prepared=prepared, varying=varying, trace=self._trace
                 )
             except BundleError:
-                # Whatever happened to the cache, the bundle itself is what counts.
+                # A damaged copy in the cache does no harm: the bundle itself has the graph.
                 pass
         return Graph.from_bundle(self.bundle, role, self.threads, varying=varying, trace=self._trace)
 

@@ -1,4 +1,4 @@
-"""This machine: its processor, cores and memory, and where its own files are kept, outside of the bundles."""
+"""This machine: processor, cores, memory, and the folder of its own files outside of the bundles."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _KILOBYTE = 1024
 
 
 def cache_root() -> Path:
-    """The folder: $OMNI_EDGE_CACHE, else one in the user's cache folder."""
+    """The folder of this machine's own files: $OMNI_EDGE_CACHE, else one in the user's cache folder."""
     if own := os.environ.get("OMNI_EDGE_CACHE"):
         return Path(own)
     if sys.platform == "darwin":
@@ -24,7 +24,7 @@ def cache_root() -> Path:
 
 
 def processor() -> str:
-    """A name for the kind of processor, with its instruction sets where the system tells."""
+    """A name for the kind of processor, with its instruction sets where the system lists them."""
     features = ""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -47,7 +47,15 @@ def usable_cores() -> int:
 
 @dataclass(frozen=True)
 class Machine:
-    """Processor, cores we may use, bytes of memory (0 where the system does not say), system, load average."""
+    """A machine.
+
+    Attributes:
+        processor: its name.
+        cores: processors that this process may use.
+        memory: bytes; 0 where the system has no such number.
+        system: name and version of the operating system.
+        load_average: over one minute; 0 where the system has no such number.
+    """
 
     processor: str
     cores: int
@@ -71,9 +79,13 @@ def machine() -> Machine:
 
 @dataclass(frozen=True)
 class Memory:
-    """Resident bytes of this process: now, of that anonymous, and the largest so far; 0 where the system does not say.
+    """Memory of this process in bytes; 0 where the system has no such number.
 
-    The rest of `resident` is mapped files, which processes share and the system takes back when it needs to.
+    Attributes:
+        resident: in memory now. The part that is not anonymous is mapped files, which processes share and the system
+            can take back.
+        anonymous: the process's own part of it.
+        peak: the largest `resident` so far.
     """
 
     resident: int
@@ -82,7 +94,7 @@ class Memory:
 
 
 def memory() -> Memory:
-    """What this process holds."""
+    """The memory of this process."""
     fields = _fields(Path("/proc/self/status"))
     return Memory(*(int(fields.get(name, "0").split()[0]) * _KILOBYTE for name in ("VmRSS", "RssAnon", "VmHWM")))
 

@@ -3,7 +3,7 @@
 Loading a bundle packs every matrix for the processor at hand: seconds of work, and as many bytes of private memory as
 there are weights. A prepared graph is packed once; loading it maps the result, which the system shares between
 processes and may drop and read again (measured on the 3B's Thinker: 1.7 GB of private memory become 0.04 GB, 4.7 s of
-loading 1.3 s). It holds for one processor type and one onnxruntime version: another finds nothing and packs again.
+loading 1.3 s). It holds for one processor type and one onnxruntime version; others pack again.
 Where our operators are compiled, linear layers read their weights in the bundle itself: such graphs stay as they are.
 """
 
@@ -35,16 +35,16 @@ class PreparedGraphs:
     """The prepared graphs of one bundle for this machine.
 
     Attributes:
-        bundle: what they are made from.
-        folder: where they are, or would be.
+        bundle: the bundle that they are made from.
+        folder: their place, whether they exist or not.
     """
 
     bundle: Bundle
     folder: Path
 
     @classmethod
-    def of(cls, bundle: Bundle, root: Path | None = None) -> PreparedGraphs:
-        """Those of `bundle` below `root` (None: the user's cache folder)."""
+    def for_bundle(cls, bundle: Bundle, root: Path | None = None) -> PreparedGraphs:
+        """The prepared graphs of `bundle` below `root` (None: the user's cache folder)."""
         manifest = digest((bundle.path / MANIFEST_NAME).read_bytes())
         machine = digest(f"{runtime_version()} {processor()} {kernels.compiled()}".encode())
         return cls(bundle, (root or cache_root()) / f"{manifest}-{machine}")
@@ -60,7 +60,7 @@ class PreparedGraphs:
         progress: Callable[[str], None] | None = None,
         on_busy: Callable[[int | None], None] | None = None,
     ) -> int:
-        """Prepares every graph whose weights are not read in place; replaces what other machines or versions left.
+        """Prepares every graph whose weights are not read in place; removes those of other machines and versions.
 
         Args:
             progress: called with each graph's role before it is packed.

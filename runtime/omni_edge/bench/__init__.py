@@ -1,7 +1,7 @@
 """Measures a bundle on this machine, by stage and as a whole. The figures are data; `omni-edge bench` prints them.
 
-Everything goes through what a program would use: sessions, encoders, the Talker and the vocoder of a loaded engine.
-Inputs are noise, because speed does not depend on what is said.
+The measurements use the public sessions and the loaded parts of a model. Inputs are noise, because speed does not
+depend on their content.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MEASURES = {
     "vision": stages.vision,
     "token2wav": stages.token2wav,
 }
-_SPOKEN = {"talker", "token2wav"}
+_NEED_SPEECH = {"talker", "token2wav"}
 
 
 def bench(
@@ -34,10 +34,10 @@ def bench(
     Args:
         bundle: its folder.
         settings: what to measure; None: everything.
-        progress: told the name of each stage as it begins.
+        progress: called with the name of each stage as it begins.
 
     Raises:
-        BundleError: it is no bundle.
+        BundleError: the folder is no bundle.
         UsageError: a prompt that is too short for a turn's marks.
         ResourceError: not enough memory.
     """
@@ -47,7 +47,7 @@ def bench(
     figures: list[Figure] = []
     reply = whole.Whole()
     for name in STAGES:
-        if name not in settings.stages or (name in _SPOKEN and manifest.talker is None):
+        if name not in settings.stages or (name in _NEED_SPEECH and manifest.talker is None):
             continue
         if progress:
             progress(name)

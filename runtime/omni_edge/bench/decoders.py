@@ -25,7 +25,7 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 class ThinkerProbe:
-    """Prefill and decode as a user of a session sees them: sampling, text and Python included.
+    """Prefill and decode at the public API of a session: sampling, text and Python included.
 
     A context of up to `refilled` positions is filled again for every measurement; in a longer one the conversation
     goes on, and grows by a turn each time.
@@ -71,7 +71,7 @@ class ThinkerProbe:
             session = self._filled[context] = session or self._session()
             self._fill(session, context)
         else:
-            self._go_on(session, context, steps)
+            self._continue(session, context, steps)
         spans: list[tuple[float, float]] = []
         done = empty = 0
         while True:
@@ -92,13 +92,13 @@ class ThinkerProbe:
                     f"The model ends its replies at once behind {context} positions: no rate of decoding can be "
                     "measured there. Choose another context with --at, or leave the stage thinker out."
                 )
-            self._go_on(session, context, steps)
+            self._continue(session, context, steps)
 
     def _fill(self, session: Session, context: int) -> None:
         session.reset()
         session.push(self._text(context))
 
-    def _go_on(self, session: Session, context: int, steps: int) -> None:
+    def _continue(self, session: Session, context: int, steps: int) -> None:
         """The next turn; in a full conversation, the first one of a new one."""
         if session.offset + steps + _TURN <= session.capacity:
             session.push("?")
@@ -145,23 +145,23 @@ def thinker(subject: Subject) -> Iterator[Figure]:
 
 
 def talker(subject: Subject) -> Iterator[Figure]:
-    """Codec tokens per second, sampling included, and prefill; fed with noise in the place of the Thinker's states."""
+    """Codec tokens per second, sampling included, and prefill; the Thinker's states are noise."""
     engine, settings = subject.engine, subject.settings
-    speaker, sampling = engine.model.talker, engine.manifest.talker_sampling
-    assert speaker is not None
+    part, sampling = engine.model.talker, engine.manifest.talker_sampling
+    assert part is not None
     assert sampling is not None
     random = np.random.default_rng(_SEED)
     for context in settings.contexts:
-        states = random.standard_normal((context, speaker.text_end.size)).astype(np.float32)
-        state = speaker.state(context + settings.steps + 2)
+        states = random.standard_normal((context, part.text_end.size)).astype(np.float32)
+        state = part.state(context + settings.steps + 2)
         prompt = Positions()
         block = ThinkerStates(states, prompt.text(context))
         began = time.perf_counter()
-        speaker.prefill(block, state)
+        part.prefill(block, state)
         yield Figure("talker", f"prefill {context}", "tok/s", (context / (time.perf_counter() - began),))
         rates = []
         for _ in range(1 + settings.runs):
-            utterance = speaker.begin(
+            utterance = part.begin(
                 voice=states[0],
                 first=states[-1],
                 positions=replace(prompt),
@@ -171,7 +171,7 @@ def talker(subject: Subject) -> Iterator[Figure]:
             )
             began = time.perf_counter()
             for _ in range(settings.steps):
-                speaker.speak(speaker.text_pad, utterance, state)
+                part.speak(part.text_pad, utterance, state)
             rates.append(settings.steps / (time.perf_counter() - began))
         yield Figure("talker", f"codec tokens at {context}", "tok/s", tuple(rates[1:]))
 

@@ -1,4 +1,4 @@
-"""What is measured, and what comes out of it."""
+"""Settings and results of a measurement."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PACKAGES = ("omni-edge", "onnxruntime", "numpy", "tokenizers")
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured.
+    """Settings of a measurement.
 
     Attributes:
         stages: of `STAGES`.
@@ -34,7 +34,7 @@ class Settings:
         contexts: positions in the KV cache at which decoding is measured.
         prefills: lengths of prompts.
         steps: tokens of one decode measurement.
-        sound_seconds: length of the question, and of the sound that the encoder hears.
+        sound_seconds: length of the question and of the encoder's input.
         picture: height and width in pixels.
         reply_tokens, reply_codec_tokens: length of the whole reply (random weights would never end it).
         chunk_blocks: DiT blocks of one chunk, each size of which is measured.
@@ -133,7 +133,7 @@ class Subject:
         return sum(span.end - span.begin for span in self.spans if begin <= span.begin < end)
 
     def seconds(self, call: Callable[[], object]) -> tuple[float, ...]:
-        """Of each run, after one that does not count."""
+        """Seconds of each run, after one run that does not count."""
         call()
         return tuple(timed(call) for _ in range(self.settings.runs))
 
@@ -146,7 +146,7 @@ def timed(call: Callable[[], object]) -> float:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that speed depends on; and whether our operators are compiled."""
+    """Versions of Python and of the packages that speed depends on; whether our operators are compiled."""
     packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {
         "python": platform.python_version(),

@@ -20,12 +20,12 @@ def noise(seconds: float, rate: int) -> NDArray[np.float32]:
 
 
 def load(subject: Subject) -> Iterator[Figure]:
-    """Until the first prompt can be taken, from a warm page cache; the memory that takes."""
+    """Seconds until the first prompt can be prefilled, from a warm page cache; the memory after that."""
     del subject.engine
     yield Figure("load", "until ready", "s", subject.seconds(subject.load))
     subject.engine = subject.load()
     yield Figure("load", "resident memory", "B", (subject.fresh.resident,))
-    yield Figure("load", "of it anonymous", "B", (subject.fresh.anonymous,))
+    yield Figure("load", "anonymous memory", "B", (subject.fresh.anonymous,))
 
 
 def audio(subject: Subject) -> Iterator[Figure]:

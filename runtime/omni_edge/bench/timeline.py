@@ -1,4 +1,4 @@
-"""Which stage ran when: spans of one reply, what a loudspeaker would have made of it."""
+"""The timeline of a reply: spans of its stages, and the playback of its chunks."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Playback:
-    """A sink that plays each chunk as soon as it can, in real time; seconds.
+    """The playback of a reply in real time, each chunk as soon as possible; seconds.
 
     Attributes:
         longest_gap: between the arrivals of two chunks.
-        underruns: times it ran dry before the last chunk.
-        silence: how long it was dry altogether.
-        lead: by how much playing would have had to begin later for it never to run dry.
+        underruns: times that the sound ran out before the last chunk.
+        silence: length of all underruns.
+        lead: the delay of the first chunk that avoids every underrun.
     """
 
     longest_gap: float
@@ -45,7 +45,7 @@ class Playback:
 
 
 def play(arrivals: Sequence[Arrival]) -> Playback:
-    """What becomes of the chunks in a sink that drains in real time from the first one on."""
+    """The playback of chunks in real time from the first one on."""
     gaps = [after.at - before.at for before, after in pairwise(arrivals)]
     underruns, silence, lead, played = 0, 0.0, 0.0, 0.0
     for index, chunk in enumerate(arrivals):
@@ -59,7 +59,7 @@ def play(arrivals: Sequence[Arrival]) -> Playback:
 
 
 def joined(spans: Iterable[Span]) -> list[Span]:
-    """The spans by begin, those of one stage that (almost) touch made one."""
+    """The spans in order of their begin; spans of one stage that touch, or nearly, are joined."""
     done: list[Span] = []
     last: dict[str, int] = {}
     for span in sorted(spans, key=lambda item: item.begin):

@@ -1,4 +1,4 @@
-"""A whole reply: a spoken question in, text and speech out, as a caller experiences it."""
+"""A whole reply at the public API: a spoken question in, text and speech out."""
 
 from __future__ import annotations
 
@@ -31,10 +31,18 @@ class Whole:
 
 @dataclass(frozen=True)
 class _Reply:
-    """One reply; seconds from the end of the question.
+    """One reply; times in seconds from the end of the question.
 
-    `after`: the first sound if each stage had waited for the one before it: the vocoder once, over the whole reply.
-    `memory`: before that was tried, which takes more than any stream.
+    Attributes:
+        ttft: to the first text token.
+        ttfa: to the first sound; None without speech.
+        total: to the end of the reply.
+        after: to the first sound if each stage had waited for the end of the one before it.
+        memory: of the process, before the whole utterance was vocoded at once for `after`.
+        metrics: those of the reply.
+        playback: its speech in real time.
+        spans: runs of graphs.
+        arrivals: chunks of speech.
     """
 
     ttft: float
@@ -49,7 +57,7 @@ class _Reply:
 
 
 def reply(subject: Subject) -> Whole:
-    """The question once as a clip that arrives at once, once as a live sound whose pieces were encoded as they came."""
+    """Replies to a question that comes whole, and to one that comes live, whose pieces are encoded as they come."""
     manifest, settings = subject.engine.manifest, subject.settings
     rate = manifest.audio.sample_rate
     sound = noise(settings.sound_seconds, rate)
@@ -124,8 +132,7 @@ def _figures(kind: str, replies: list[_Reply]) -> list[Figure]:
         return Figure("reply", f"{kind}: {name}", unit, tuple(value(one) for one in replies))
 
     figures = [figure("TTFT", "s", lambda one: one.ttft)]
-    spoken = [one for one in replies if one.ttfa is not None]
-    if len(spoken) == len(replies):
+    if all(one.ttfa is not None for one in replies):
         figures += [
             figure("TTFA", "s", lambda one: one.ttfa or 0.0),
             figure("TTFA, stage after stage", "s", lambda one: one.after),

@@ -15,14 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omni_edge.audio.front_end import AudioBlock, AudioFrontEndState
-from omni_edge.audio.samples import validate_pcm
 from omni_edge.conversation import saved
 from omni_edge.conversation.context import Context
 from omni_edge.conversation.reply import Reply
 from omni_edge.conversation.settings import SessionSettings, check_voice
 from omni_edge.conversation.speech import Speech
 from omni_edge.decoders.sampling import Sampler
-from omni_edge.errors import UsageError
+from omni_edge.errors import MediaError, UsageError
 from omni_edge.events import AudioClip, Event, ImageFrame, Media, PcmBlock, VideoClip
 from omni_edge.model import Model
 from omni_edge.vision.image_processor import ImageProcessor, VisionPatches, within_context
@@ -170,7 +169,7 @@ class Session:
         self._turn_open = False
         self._reply_starts.append(self._context.prefilled)
         reply = self._reply = self._begin_reply(began, prefilled, max_new_tokens, max_codec_tokens)
-        # An iterator that is still held when the conversation goes on must not write into it any more.
+        # An iterator that is still held when the conversation continues must not write into it any more.
         return reply.events(lambda: self._cancelled or self._reply is not reply)
 
     def trim(self, offset: int) -> None:
@@ -270,9 +269,14 @@ class Session:
                 f"This sound came at {self._sound.rate} Hz, and now at {piece.rate}. End it (end=True) before changing."
             )
         state = self._sound if self._sound is not None else front_end.state(piece.rate)
-        samples = validate_pcm(piece.samples)
+        try:
+            blocks = front_end.step(piece.samples, state, piece.end)
+        except MediaError:
+            if state.ended:
+                self._sound = None
+            raise
         self._sound = None if piece.end else state
-        for block in front_end.step(samples, state, piece.end):
+        for block in blocks:
             self._reserve(block.tokens)
             embeds = self._encode_sound([block])
             with self._user_turn():

@@ -23,14 +23,16 @@ T = TypeVar("T", bound=np.generic)
 
 @dataclass(frozen=True)
 class WindowPlan:
-    """What the graph needs to know of a grid; every array is read-only. Window order: windows from left to right and
-    top to bottom, merge groups likewise within each, patches likewise within each group.
+    """The graph's inputs that depend on the grid alone; every array is read-only.
+
+    Window order: windows from left to right and top to bottom, in each window its merge groups in the same order, in
+    each group its patches in the same order.
 
     Attributes:
         order: int64 [patches], for every patch in window order its place in merge-group order.
         restore: int64 [tokens], for every merged token in picture order its place in window order.
         cos: float32 [patches, head_dim / 2], in window order: rotary pairs of the row, then of the column.
-        sin: likewise.
+        sin: float32 [patches, head_dim / 2], as cos.
         slots: int64 [windows, patches of the largest window]; beyond a window's length, its last patch again.
         unslots: int64 [patches], the place of every patch in `slots`, flattened.
         lengths: int32 [windows].

@@ -42,7 +42,7 @@ def reply(engine: OmniEdge) -> TurnDone:
 
 def test_prepared_graphs_are_used_and_answer_the_same(bundle: Path, engine: OmniEdge, cache: Path) -> None:
     roles: list[str] = []
-    prepared = PreparedGraphs.of(Bundle(bundle))
+    prepared = PreparedGraphs.for_bundle(Bundle(bundle))
     assert prepared.graph("thinker") is None
     written = prepared.build(roles.append)
     assert roles == list(engine.manifest.graphs)
@@ -64,7 +64,7 @@ def test_weights_that_are_read_in_place_are_not_packed(
 
     out = tmp_path / "int4"
     export_bundle(str(checkpoint), out, ExportOptions(Precision(Kind.INT4, 32)))
-    prepared = PreparedGraphs.of(Bundle(out))
+    prepared = PreparedGraphs.for_bundle(Bundle(out))
     roles: list[str] = []
     prepared.build(roles.append)
     assert set(roles) >= {"dit", "bigvgan"}
@@ -80,7 +80,7 @@ def test_weights_that_are_read_in_place_are_not_packed(
 
 
 def test_a_damaged_cache_is_ignored(bundle: Path, cache: Path) -> None:
-    prepared = PreparedGraphs.of(Bundle(bundle))
+    prepared = PreparedGraphs.for_bundle(Bundle(bundle))
     prepared.build()
     graph = prepared.folder / "thinker.onnx"
     size = graph.stat().st_size
@@ -92,10 +92,10 @@ def test_a_damaged_cache_is_ignored(bundle: Path, cache: Path) -> None:
 
 
 def test_another_machine_or_version_prepares_anew(bundle: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = PreparedGraphs.of(Bundle(bundle))
+    here = PreparedGraphs.for_bundle(Bundle(bundle))
     here.build()
     monkeypatch.setattr("omni_edge.backend.prepacked.runtime_version", lambda: "0.0")
-    other = PreparedGraphs.of(Bundle(bundle))
+    other = PreparedGraphs.for_bundle(Bundle(bundle))
     assert other.graph("thinker") is None
     other.build()
     assert other.graph("thinker") is not None
@@ -104,7 +104,7 @@ def test_another_machine_or_version_prepares_anew(bundle: Path, cache: Path, mon
 
 def test_two_processes_prepare_once(bundle: Path, cache: Path) -> None:
     """The second one waits for the first, and takes what that has made."""
-    prepared = PreparedGraphs.of(Bundle(bundle))
+    prepared = PreparedGraphs.for_bundle(Bundle(bundle))
     waiting, packed = threading.Event(), list[str]()
     cache.mkdir()
     with ThreadPoolExecutor(1) as pool:
@@ -127,7 +127,7 @@ def test_an_interrupted_preparation_leaves_nothing(bundle: Path, cache: Path, mo
 
     monkeypatch.setattr("omni_edge.backend.prepacked.prepare_graph", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        PreparedGraphs.of(Bundle(bundle)).build()
+        PreparedGraphs.for_bundle(Bundle(bundle)).build()
     assert list(cache.iterdir()) == []
 
 
@@ -137,7 +137,7 @@ def test_a_full_disk_is_said_before_anything_is_written(
     usage = os.statvfs(bundle)
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": usage.f_bsize})())
     with pytest.raises(ResourceError, match="Make room, or set OMNI_EDGE_CACHE"):
-        PreparedGraphs.of(Bundle(bundle)).build()
+        PreparedGraphs.for_bundle(Bundle(bundle)).build()
     assert list(cache.iterdir()) == []
 
 

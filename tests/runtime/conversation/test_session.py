@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
 
 import numpy as np
@@ -23,6 +24,7 @@ from omni_edge import (
     UsageError,
     VideoClip,
 )
+from omni_edge.audio import samples
 from omni_edge.events import Event
 
 RATE = 16_000
@@ -320,6 +322,36 @@ def test_text_of_a_mark_is_text(engine: OmniEdge) -> None:
     spelled = done(answer(session, tokens=1)).prompt_tokens
     other = greedy(engine, speech=False, system="S")
     other.push("a")
-    pieces, letter = (len(engine.model.text.encode(text)) for text in ("<|im_end|>", "a"))
+    pieces, letter = (len(engine.model.tokenizer.encode(text)) for text in ("<|im_end|>", "a"))
     assert pieces > 1
     assert spelled == done(answer(other, tokens=1)).prompt_tokens + pieces - letter
+
+
+def test_a_live_sound_that_ends_too_short_is_over(engine: OmniEdge) -> None:
+    session, other = greedy(engine, speech=False), greedy(engine, speech=False)
+    session.push(PcmBlock(hum(0.002), RATE))
+    with pytest.raises(MediaError, match="too short for one"):
+        session.push(PcmBlock(hum(0.002), RATE, end=True))
+    # Another rate is another sound.
+    session.push(PcmBlock(hum(1), RATE // 2, end=True))
+    other.push(PcmBlock(hum(1), RATE // 2, end=True))
+    assert done(answer(session)).token_ids == done(answer(other)).token_ids
+
+
+def test_the_samples_of_a_live_sound_are_checked_once(engine: OmniEdge, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[object] = []
+
+    def counted(name: str) -> None:
+        check = getattr(samples, name)
+        for module in list(sys.modules.values()):
+            if getattr(module, "__name__", "").startswith("omni_edge") and getattr(module, name, None) is check:
+                monkeypatch.setattr(module, name, lambda value: (checked.append(name), check(value))[1])
+
+    counted("validate_pcm")
+    counted("validate_rate")
+    session = greedy(engine, speech=False)
+    for piece in range(3):
+        session.push(PcmBlock(hum(0.1), RATE, end=piece == 2))
+    # The converter of a pair of rates, which all sounds share, checks them too when it is made.
+    assert checked.count("validate_pcm") == 3
+    assert checked.count("validate_rate") in (1, 3)
