@@ -9,7 +9,7 @@ import typer
 from omni_edge import shipped_bundle
 
 
-def named_or_shipped(bundle: Path | None, choice: str = "-m BUNDLE") -> Path:
+def resolve_bundle(bundle: Path | None, choice: str = "-m BUNDLE") -> Path:
     """`bundle`, or where none was named the built-in one, with a line on stderr that says so.
 
     Args:

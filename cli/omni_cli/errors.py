@@ -16,18 +16,17 @@ from __future__ import annotations
 
 import errno
 import functools
-import io
 import signal
-import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import ParamSpec
 
 import typer
 
-from omni_edge.errors import OmniEdgeError, ResourceError
+from omni_cli.standard_streams import is_text
+from omni_edge.errors import OmniEdgeError, ResourceError, UsageError
 
 P = ParamSpec("P")
 
@@ -35,12 +34,13 @@ INTERRUPTED = 130
 _DISK_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 
 
-def mannered(command: Callable[P, None]) -> Callable[P, None]:
+def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
     """Wraps a command: whatever it raises becomes a message on stderr and an exit code."""
 
     @functools.wraps(command)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
+            _check_text(kwargs)
             command(*args, **kwargs)
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
@@ -54,11 +54,12 @@ def mannered(command: Callable[P, None]) -> Callable[P, None]:
     return wrapper
 
 
-def speak_utf8() -> None:
-    """stdin and stdout are UTF-8, pipes on every system included: replies are in any language."""
-    for stream in (sys.stdin, sys.stdout):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="utf-8")
+def _check_text(options: Mapping[str, object]) -> None:
+    """Refuses options with bytes that are not UTF-8; a file may have any name that the system allows."""
+    for name, value in options.items():
+        texts = value if isinstance(value, list) else [value]
+        if not all(is_text(text) for text in texts if isinstance(text, str)):
+            raise UsageError(f"The value of {name.replace('_', '-')} is not UTF-8 text. Write it in UTF-8.")
 
 
 def report(error: Exception) -> int:

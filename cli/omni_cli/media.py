@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import typer
-import typer.core
 
+from omni_cli.options import GroupedHelp
 from omni_edge.bundle.manifest import Manifest
 from omni_edge.errors import UsageError
 from omni_edge.events import Media
@@ -19,7 +19,7 @@ KINDS = ("audio", "image", "video")
 STDIN = Path("-")
 
 
-class MediaInOrder(typer.core.TyperCommand):
+class MediaInOrder(GroupedHelp):
     """A command that remembers how its media options were interleaved: the parser keeps one list per option.
 
     `context.obj` holds the option names in command-line order, one per occurrence.

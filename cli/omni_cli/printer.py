@@ -6,7 +6,7 @@ import base64
 import dataclasses
 import json
 import sys
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from omni_edge import AudioChunk, TextDelta, TurnDone
 from omni_edge.events import Event
@@ -21,14 +21,22 @@ class Printer(Protocol):
 
 
 class TextPrinter:
-    """The reply's text on stdout, as it is written, and a line end when it is complete."""
+    """Writes the reply's text as it comes, and a line end when it is complete.
+
+    Args:
+        stream: where to; None: stdout.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stdout
 
     def show(self, event: Event) -> None:
+        """Writes what is new."""
         if isinstance(event, TextDelta):
-            sys.stdout.write(event.text)
+            self._stream.write(event.text)
         elif isinstance(event, TurnDone):
-            sys.stdout.write("\n")
-        sys.stdout.flush()
+            self._stream.write("\n")
+        self._stream.flush()
 
 
 class JsonPrinter:

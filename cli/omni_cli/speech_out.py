@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import threading
 from collections import deque
 from pathlib import Path
@@ -15,6 +16,7 @@ from omni_edge.errors import DeviceError, UsageError
 from omni_edge.media.wav import WavWriter
 
 _POLL_SECONDS = 0.1
+_REPLY_NAME = re.compile(r"reply-(\d+)\.wav")
 
 
 class SpeechOut(Protocol):
@@ -34,16 +36,17 @@ class SpeechOut(Protocol):
 
 
 class WavFolder:
-    """`reply-001.wav`, `reply-002.wav`, ... in a folder, which is created."""
+    """`reply-001.wav`, `reply-002.wav`, ... in a folder, which is created; numbers continue after those there."""
 
     def __init__(self, folder: Path, rate: int) -> None:
         self._folder, self._rate = folder, rate
-        self._count = 0
         self._file: WavWriter | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"{folder} cannot be used ({error.strerror}). -o names a folder for WAV files.") from None
+        numbers = (_REPLY_NAME.fullmatch(path.name) for path in folder.iterdir())
+        self._count = max((int(found[1]) for found in numbers if found), default=0)
 
     def begin(self) -> None:
         self._count += 1

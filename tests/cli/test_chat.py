@@ -163,9 +163,11 @@ def test_in_a_pipe_the_first_error_ends_it(bundle: Path) -> None:
         assert "Traceback" not in result.stderr
 
 
-def test_a_person_is_told_and_goes_on(engine: OmniEdge, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_chat_in_a_terminal_continues_after_errors(engine: OmniEdge, capsys: pytest.CaptureFixture[str]) -> None:
     session = engine.session(speech=False, sampling=Sampling(temperature=0))
-    Chat(engine, session, [], max_new_tokens=6, forgiving=True).run(["/dance", "/help", "Hello.", "/quit", "Never."])
+    Chat(engine, session, [], max_new_tokens=6, continue_after_errors=True).run(
+        ["/dance", "/help", "Hello.", "/quit", "Never."]
+    )
     printed = capsys.readouterr()
     assert "There is no /dance" in printed.err
     assert "/audio FILE" in printed.err

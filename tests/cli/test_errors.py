@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from typer.testing import Result
 
+from omni_edge import OmniEdge
 from support.commands import SHORT, events, picture, run_edge, run_export, tone, write_wav
 
 
@@ -343,7 +344,7 @@ def test_an_unforeseen_error_shows_its_traceback_only_with_debug(bundle: Path, m
     def fail(*_: object, **__: object) -> None:
         raise KeyError("surprise")
 
-    monkeypatch.setattr("omni_cli.app.OmniEdge.load", fail)
+    monkeypatch.setattr(OmniEdge, "load", fail)
     assert_refused(run_edge("run", "Hello", "-m", bundle), 1, "surprise", "--debug")
     result = run_edge("run", "Hello", "-m", bundle, "--debug")
     assert result.exit_code == 1
@@ -356,7 +357,7 @@ def test_errors_of_the_machine_have_their_code(bundle: Path, monkeypatch: pytest
         def fail(*_: object, error: Exception = error, **__: object) -> None:
             raise error
 
-        monkeypatch.setattr("omni_cli.app.OmniEdge.load", fail)
+        monkeypatch.setattr(OmniEdge, "load", fail)
         assert_refused(run_edge("run", "Hello", "-m", bundle), 6)
 
 

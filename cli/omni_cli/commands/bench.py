@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from omni_cli import options
+from omni_cli import session_options as session
 from omni_cli.console import human_bytes, table
-from omni_cli.default_bundle import named_or_shipped
+from omni_cli.default_bundle import resolve_bundle
 from omni_cli.plots.file import check_plot, write_plot
 from omni_cli.plots.timeline import timeline_svg
 from omni_edge.bench import STAGES, Figure, Report, Settings
@@ -37,10 +38,10 @@ def bench(
     codec_tokens: Annotated[
         int, typer.Option("--max-codec-tokens", metavar="N", min=1, help="Speech of the whole reply (50 a second).")
     ] = 300,
-    solver: options.Solver = None,
-    evaluations: options.Evaluations = None,
-    guidance: options.Guidance = None,
-    chunks: options.Chunks = None,
+    solver: session.Solver = None,
+    evaluations: session.Evaluations = None,
+    guidance: session.Guidance = None,
+    chunks: session.Chunks = None,
     threads: options.Threads = None,
     low_memory: options.LowMemory = False,
     plot: Annotated[
@@ -72,7 +73,7 @@ def bench(
         solvers=tuple(SolverSettings.from_options(solver, evaluations, each) for each in guidances),
         chunks=ChunkSchedule.named(chunks),
     )
-    report = measure(named_or_shipped(model), settings, lambda name: typer.echo(f"measuring {name} ...", err=True))
+    report = measure(resolve_bundle(model), settings, lambda name: typer.echo(f"measuring {name} ...", err=True))
     typer.echo(json.dumps(_data(report), indent=1, ensure_ascii=False) if as_json else _text(report))
     if plot:
         write_plot(plot, timeline_svg(report.spans, report.arrivals, _title(report)))

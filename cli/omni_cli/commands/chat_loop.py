@@ -1,11 +1,9 @@
-"""`omni-edge chat`: a conversation in the terminal, turn by turn.
-
-A microphone will be one more source of `session.push`; nothing here assumes that turns are typed.
-"""
+"""The turns of `omni-edge chat`: lines in, replies out."""
 
 from __future__ import annotations
 
 import importlib
+import mimetypes
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -17,15 +15,20 @@ import typer
 from numpy.typing import NDArray
 
 from omni_cli import media
+from omni_cli.commands.chat_lines import dropped_file, file_argument, split_command
 from omni_cli.errors import on_interrupt, report
+from omni_cli.outputs import check_wav_name
 from omni_cli.printer import TextPrinter
 from omni_cli.speech_out import SpeechOut
+from omni_cli.standard_streams import is_text
 from omni_edge import AudioChunk, OmniEdge, Session, TurnDone
 from omni_edge.errors import DeviceError, OmniEdgeError, UsageError
 from omni_edge.media.wav import WavWriter
 
 HELP = """\
-/audio FILE   attach a sound to the next turn (/image and /video likewise)
+/audio FILE   attach a sound to the next turn; a file dropped into the terminal is attached too
+/image FILE   attach a picture
+/video FILE   attach a video
 /voice NAME   change the speaker; without a name: list them
 /save FILE    FILE.wav: the speech of the last reply; another name: the conversation as text
 /reset        forget the conversation
@@ -62,7 +65,7 @@ class Chat:
         max_new_tokens: longest reply, in text tokens.
         max_codec_tokens: longest speech, in codec tokens.
         video_sound: videos come with their sound.
-        forgiving: report errors and go on (a person is there to read them) instead of raising the first.
+        continue_after_errors: report errors and continue, for a terminal; otherwise the first error is raised.
     """
 
     def __init__(
@@ -74,12 +77,12 @@ class Chat:
         max_new_tokens: int | None = None,
         max_codec_tokens: int | None = None,
         video_sound: bool = True,
-        forgiving: bool = False,
+        continue_after_errors: bool = False,
     ) -> None:
         self._engine, self._session = engine, session
         self._speech_out = list(speech_out)
         self._max_new_tokens, self._max_codec_tokens = max_new_tokens, max_codec_tokens
-        self._video_sound, self._forgiving = video_sound, forgiving
+        self._video_sound, self._continue_after_errors = video_sound, continue_after_errors
         self._printer = TextPrinter()
         self._transcript: list[str] = []
         self._attached: list[str] = []
@@ -100,7 +103,7 @@ class Chat:
             try:
                 self.take(line)
             except OmniEdgeError as error:
-                if not self._forgiving:
+                if not self._continue_after_errors:
                     raise
                 report(error)
 
@@ -110,12 +113,16 @@ class Chat:
         Raises:
             OmniEdgeError: whatever is wrong with it; the conversation is as before.
         """
-        if line.startswith("/"):
-            name, _, argument = line.partition(" ")
+        if not is_text(line):
+            raise UsageError("The line is not UTF-8 text. Set the terminal, or what is piped in, to UTF-8.")
+        if dropped := dropped_file(line):
+            self._attach(*dropped)
+        elif words := split_command(line):
+            name, argument = words
             command = self._commands.get(name)
             if command is None:
-                raise UsageError(f"There is no {name}. /help lists the commands.")
-            command(argument.strip())
+                raise UsageError(f"There is no {name}. /help lists the commands; a space before it makes it text.")
+            command(argument)
         elif line.strip() or self._attached:
             self._answer(line)
 
@@ -153,11 +160,14 @@ class Chat:
         def attach(argument: str) -> None:
             if not argument:
                 raise UsageError(f"/{kind} needs the name of a file.")
-            path = Path(argument).expanduser()
-            self._session.push(media.load(kind, path, self._engine.manifest, sound=self._video_sound))
-            self._attached.append(f"[{kind} {path.name}]")
+            self._attach(kind, file_argument(argument))
 
         return attach
+
+    def _attach(self, kind: str, path: Path) -> None:
+        self._session.push(media.load(kind, path, self._engine.manifest, sound=self._video_sound))
+        self._attached.append(f"[{kind} {path.name}]")
+        typer.echo(f"attached: {kind} {path.name}", err=True)
 
     def _voice(self, argument: str) -> None:
         if argument:
@@ -172,8 +182,10 @@ class Chat:
     def _save(self, argument: str) -> None:
         if not argument:
             raise UsageError("/save needs the name of a file: /save talk.txt or /save reply.wav.")
-        path = Path(argument).expanduser()
+        path = file_argument(argument)
         if path.suffix.lower() != ".wav":
+            if (mimetypes.guess_type(path.name)[0] or "").startswith("audio/"):
+                check_wav_name(path)
             try:
                 path.write_text("\n".join(self._transcript) + "\n", "utf-8")
             except OSError as error:

@@ -13,7 +13,8 @@ import typer
 
 from omni_cli import options
 from omni_cli.console import Progress, human_bytes, human_seconds, overall, table
-from omni_cli.errors import mannered, speak_utf8
+from omni_cli.errors import reports_errors
+from omni_cli.standard_streams import set_up_streams
 from omni_edge.errors import UsageError
 from omni_quant.precision import DEFAULT_GROUP_SIZE, CacheKind, Kind, Precision
 
@@ -37,7 +38,7 @@ def _names(kinds: type[Kind] | type[CacheKind]) -> str:
 
 
 @export_app.command(epilog="'omni-export verify BUNDLE --against CHECKPOINT' measures a bundle against its reference.")
-@mannered
+@reports_errors
 def export(
     *,
     checkpoint: Annotated[
@@ -126,7 +127,7 @@ def _precision_of(value: str) -> tuple[str, Kind]:
 
 
 @verify_app.command()
-@mannered
+@reports_errors
 def verify(
     *,
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The exported bundle.")],
@@ -179,5 +180,5 @@ def run(arguments: list[str], program: str = "omni-export") -> None:
 
 def main() -> None:
     """Entry point of `omni-export`."""
-    speak_utf8()
+    set_up_streams()
     run(sys.argv[1:])

@@ -10,7 +10,7 @@ import typer
 
 from omni_cli import options
 from omni_cli.console import Progress, human_bytes, table
-from omni_cli.default_bundle import named_or_shipped
+from omni_cli.default_bundle import resolve_bundle
 from omni_edge.bundle.footprint import footprint
 from omni_edge.bundle.manifest import Manifest, graph_bytes
 from omni_edge.bundle.reader import Bundle
@@ -23,7 +23,7 @@ def info(
     debug: options.Debug = False,
 ) -> None:
     """Show what a bundle holds and needs. Checks the hash of every file."""
-    folder = named_or_shipped(bundle, "BUNDLE")
+    folder = resolve_bundle(bundle, "BUNDLE")
     progress = Progress()
     hashed = 0
 

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from omni_edge.backend.graph import Graph, Trace
+from omni_edge.backend.machine import usable_cores
 from omni_edge.backend.prepacked import PreparedGraphs
 from omni_edge.bundle.reader import Bundle
-from omni_edge.errors import BundleError
+from omni_edge.errors import BundleError, ResourceError, UsageError
 
 Part = TypeVar("Part")
 
@@ -21,13 +22,18 @@ class GraphLoader:
         bundle: the bundle with the graphs.
         threads: cores that one graph may use; None: all.
         trace: called after every run of every graph.
+
+    Raises:
+        UsageError: more threads than cores.
     """
 
     def __init__(self, bundle: Bundle, threads: int | None = None, trace: Trace | None = None) -> None:
+        if threads is not None and not 1 <= threads <= usable_cores():
+            raise UsageError(f"{threads} threads were asked for; this process may use 1 to {usable_cores()} cores.")
         self.bundle = bundle
         self.threads = threads
         self._trace = trace
-        self._prepared = PreparedGraphs.for_bundle(bundle)
+        self._prepared = _prepared(bundle)
 
     def __call__(self, role: str, *, varying: bool = False) -> Graph:
         """The graph of `role`; `varying` as in `Graph`.
@@ -36,7 +42,7 @@ class GraphLoader:
             BundleError: the bundle has none, or a damaged one.
             ResourceError: not enough memory.
         """
-        if prepared := self._prepared.graph(role):
+        if prepared := self._prepared and self._prepared.graph(role):
             try:
                 return Graph.from_bundle(
                     self.bundle, role, self.threads, prepared=prepared, varying=varying, trace=self._trace
@@ -45,6 +51,14 @@ class GraphLoader:
                 # A damaged copy in the cache does no harm: the bundle itself has the graph.
                 pass
         return Graph.from_bundle(self.bundle, role, self.threads, varying=varying, trace=self._trace)
+
+
+def _prepared(bundle: Bundle) -> PreparedGraphs | None:
+    """What `omni-edge prepare` has left; None where this user has no cache folder."""
+    try:
+        return PreparedGraphs.for_bundle(bundle)
+    except ResourceError:
+        return None
 
 
 class LazyParts:

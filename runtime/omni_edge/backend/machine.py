@@ -9,18 +9,30 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from omni_edge.errors import ResourceError
+
 _KILOBYTE = 1024
 
 
 def cache_root() -> Path:
-    """The folder of this machine's own files: $OMNI_EDGE_CACHE, else one in the user's cache folder."""
+    """The folder of this machine's own files: $OMNI_EDGE_CACHE, else one in the user's cache folder.
+
+    Raises:
+        ResourceError: the user has no home folder, and no variable names another one.
+    """
     if own := os.environ.get("OMNI_EDGE_CACHE"):
         return Path(own)
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "omni-edge"
     if local := os.environ.get("LOCALAPPDATA"):
         return Path(local) / "omni-edge" / "cache"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "omni-edge"
+    if cache := os.environ.get("XDG_CACHE_HOME"):
+        return Path(cache) / "omni-edge"
+    try:
+        home = Path.home()
+    except RuntimeError:
+        raise ResourceError(
+            "This user has no home folder for cached files. Set OMNI_EDGE_CACHE to a folder that you may write to."
+        ) from None
+    return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "omni-edge"
 
 
 def processor() -> str:

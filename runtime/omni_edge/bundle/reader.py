@@ -35,6 +35,12 @@ class Bundle:
         self, path: Path | str, *, verify: bool = False, progress: Callable[[int], None] | None = None
     ) -> None:
         self.path = Path(path)
+        try:
+            str(self.path).encode("utf-8")
+        except UnicodeEncodeError:
+            raise BundleError(
+                f"The path of the bundle, {str(self.path)!a}, is not UTF-8 text, as onnxruntime needs it. Rename it."
+            ) from None
         self.manifest = self._read()
         for name in self.manifest.used_files():
             self.file(name)

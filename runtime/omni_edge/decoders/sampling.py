@@ -17,6 +17,9 @@ from omni_edge.errors import UsageError
 
 # Values of which only the largest is looked at first when the best tokens are sought.
 _RUN_LENGTH = 64
+# Beyond these, float32 logits overflow or vanish.
+_TEMPERATURES = (1e-3, 1e3)
+_PENALTIES = (1e-6, 1e6)
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,18 @@ class Sampling:
 
     def __post_init__(self) -> None:
         for name, valid, needed in (
-            ("temperature", self.temperature is None or self.temperature >= 0, "0 or more"),
+            (
+                "temperature",
+                self.temperature == 0 or _within(self.temperature, _TEMPERATURES),
+                f"0, or {_TEMPERATURES[0]:g} to {_TEMPERATURES[1]:g}",
+            ),
             ("top_k", self.top_k is None or self.top_k >= 0, "0 or more"),
             ("top_p", self.top_p is None or 0 < self.top_p <= 1, "above 0 and at most 1"),
-            ("repetition_penalty", self.repetition_penalty is None or self.repetition_penalty > 0, "above 0"),
+            (
+                "repetition_penalty",
+                _within(self.repetition_penalty, _PENALTIES),
+                f"{_PENALTIES[0]:g} to {_PENALTIES[1]:g}",
+            ),
         ):
             if not valid:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be {needed}.")
@@ -52,6 +63,11 @@ class Sampling:
             **{name: getattr(defaults, name) if value is None else value for name, value in chosen.items()},
             max_new_tokens=defaults.max_new_tokens,
         )
+
+
+def _within(value: float | None, limits: tuple[float, float]) -> bool:
+    """Whether `value` is left open, or lies within `limits`; a NaN does not."""
+    return value is None or limits[0] <= value <= limits[1]
 
 
 class Sampler:

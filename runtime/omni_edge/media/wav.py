@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import stat
 import struct
 from dataclasses import dataclass
+from io import RawIOBase
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -171,24 +173,32 @@ def pcm16(samples: NDArray[np.float32]) -> bytes:
 
 
 class WavWriter:
-    """Mono 16-bit PCM; the header is right after every `write`, also when the disk fills in the middle of one.
+    """Writes mono 16-bit PCM.
+
+    The header of a regular file is right after every `write`, also when the disk fills in the middle of one. A pipe or
+    a device cannot be rewritten: its header says that the length is unknown.
 
     Args:
-        path: replaced if it exists.
+        target: a path, replaced if it exists, or an open binary file without a buffer.
         rate: samples per second.
 
     Raises:
         UsageError: the file cannot be created.
     """
 
-    def __init__(self, path: Path, rate: int) -> None:
+    def __init__(self, target: Path | RawIOBase, rate: int) -> None:
         self.rate = rate
         self.samples = 0
-        try:
-            # Unbuffered: what cannot be written is known here, and the header never counts samples still in memory.
-            self._file = path.open("wb", buffering=0)
-        except OSError as error:
-            raise UsageError(f"{path} cannot be written ({error.strerror}). Choose another file with -o.") from None
+        self._bytes = 0
+        if isinstance(target, Path):
+            try:
+                # Unbuffered: a failing write is noticed here, and the header never counts samples still in memory.
+                self._file: RawIOBase = target.open("wb", buffering=0)
+            except OSError as error:
+                raise UsageError(f"{target} cannot be written ({error.strerror}). Choose another file.") from None
+            self._rewritable = stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
+        else:
+            self._file, self._rewritable = target, False
         self._append(self._header())
 
     def write(self, samples: NDArray[np.float32]) -> None:
@@ -200,10 +210,11 @@ class WavWriter:
         try:
             self._append(pcm16(samples))
         finally:
-            self.samples = (self._file.tell() - _HEADER_BYTES) // _SAMPLE_BYTES
-            self._file.seek(0)
-            self._file.write(self._header())
-            self._file.seek(0, 2)
+            self.samples = (self._bytes - _HEADER_BYTES) // _SAMPLE_BYTES
+            if self._rewritable:
+                self._file.seek(0)
+                self._file.write(self._header())
+                self._file.seek(0, os.SEEK_END)
 
     def close(self) -> None:
         """Ends the file; it has been valid all along."""
@@ -220,10 +231,12 @@ class WavWriter:
     def _append(self, data: bytes) -> None:
         rest = memoryview(data)
         while rest:
-            rest = rest[self._file.write(rest) :]
+            written = self._file.write(rest) or 0
+            self._bytes += written
+            rest = rest[written:]
 
     def _header(self) -> bytes:
-        size = self.samples * _SAMPLE_BYTES
-        form = struct.pack("<4sI4s", b"RIFF", _HEADER_BYTES - 8 + size, b"WAVE")
+        size = min(self.samples * _SAMPLE_BYTES, _LARGEST_SIZE) if self._rewritable else _LARGEST_SIZE
+        form = struct.pack("<4sI4s", b"RIFF", min(_HEADER_BYTES - 8 + size, _LARGEST_SIZE), b"WAVE")
         coding = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, self.rate, self.rate * _SAMPLE_BYTES, _SAMPLE_BYTES, 16)
         return form + coding + struct.pack("<4sI", b"data", size)

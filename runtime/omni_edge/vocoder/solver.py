@@ -26,6 +26,9 @@ Method = Literal["euler", "ab2", "rk4"]
 _EVALUATIONS_PER_STEP: dict[str, int] = {"euler": 1, "ab2": 1, "rk4": 4}
 # Defaults of `SolverSettings.from_options`; the reference uses rk4 with 36.
 _DEFAULT_EVALUATIONS: dict[str, int] = {"euler": 4, "ab2": 4, "rk4": 36}
+# Far beyond any use: an evaluation keeps tables and state of its own, and a mel grows with the guidance.
+_MOST_EVALUATIONS = 1000
+_MOST_GUIDANCE = 100.0
 _THIRD = np.float32(1 / 3)
 _TWO_THIRDS = np.float32(2 / 3)
 
@@ -54,13 +57,13 @@ class SolverSettings:
         if self.method not in _EVALUATIONS_PER_STEP:
             raise UsageError(f"There is no solver {self.method!r}; the solvers are {', '.join(get_args(Method))}.")
         per_step = _EVALUATIONS_PER_STEP[self.method]
-        if self.evaluations < 1 or self.evaluations % per_step:
+        if not 1 <= self.evaluations <= _MOST_EVALUATIONS or self.evaluations % per_step:
             raise UsageError(
                 f"{self.evaluations} evaluations are not whole steps of {self.method}; "
-                f"choose a positive multiple of {per_step}."
+                f"choose a multiple of {per_step} from {per_step} to {_MOST_EVALUATIONS}."
             )
-        if not self.guidance >= 0:
-            raise UsageError(f"The guidance is {self.guidance}; it must be 0 (off) or positive.")
+        if not 0 <= self.guidance <= _MOST_GUIDANCE:
+            raise UsageError(f"The guidance is {self.guidance}; it must be from 0 (off) to {_MOST_GUIDANCE:g}.")
         if not -1 <= self.sway <= 2 / (np.pi - 2):
             raise UsageError(f"The sway is {self.sway}; it must be from -1 to 1.75, or time would run backwards.")
 

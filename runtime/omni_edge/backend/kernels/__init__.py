@@ -42,8 +42,13 @@ def switched_off() -> bool:
 
 def compiled() -> Path | None:
     """The library of compiled operators; None if there is none, or if they are `switched_off`."""
-    path = _path()
-    return path if path.is_file() and not switched_off() else None
+    if switched_off():
+        return None
+    try:
+        path = _path()
+    except ResourceError:
+        return None  # without a cache folder nothing can have been compiled
+    return path if path.is_file() else None
 
 
 def register(options: ort.SessionOptions) -> None:
@@ -75,9 +80,11 @@ def build() -> Path | None:
     Raises:
         ResourceError: the compiler fails, or the disk is full.
     """
+    if switched_off():
+        return None
     path = _path()
-    if switched_off() or path.is_file():
-        return compiled()
+    if path.is_file():
+        return path
     compiler = find_compiler()
     if compiler is None:
         return None
