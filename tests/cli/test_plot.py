@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from omni_cli import app as edge
+from omni_cli.commands import run
 from omni_cli.plots.file import write_plot
 from omni_edge import UsageError
 from support.commands import GREEDY, SHORT, events, run_edge
@@ -54,7 +54,7 @@ def test_a_picture_that_cannot_be_drawn_is_a_usage_error(bundle: Path, mute_bund
 def test_a_reply_without_a_sound_leaves_the_file_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plot = tmp_path / "reply.svg"
     plot.write_text("an older one")
-    edge._draw(plot, [], 24_000, "", "Ethan")
+    run._draw(plot, [], 24_000, "", "Ethan")
     assert plot.read_text() == "an older one"
     assert "no sound" in capsys.readouterr().err
 

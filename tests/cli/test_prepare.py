@@ -20,7 +20,7 @@ def test_a_prepared_bundle_answers_the_same(bundle: Path, tmp_path: Path, monkey
     assert "preparing thinker" in result.stderr
     folder = Path(result.stdout.split("  ")[0])
     assert folder.parent == tmp_path
-    assert OmniEdge.load(bundle, threads=1).thinker.decoder.graph.path == folder / "thinker.onnx"
+    assert OmniEdge.load(bundle, threads=1).model.thinker.decoder.graph.path == folder / "thinker.onnx"
     assert {path: path.stat().st_mtime_ns for path in bundle.iterdir()} == files
     after = events(run_edge("run", "Hello", "-m", bundle, "--json", *GREEDY, *SHORT))[-1]
     assert (after["token_ids"], after["codec_tokens"]) == (before["token_ids"], before["codec_tokens"])
@@ -78,7 +78,7 @@ def test_chunks_change_how_the_waveform_is_cut(bundle: Path) -> None:
     ("settings", "message"),
     [
         (("--solver", "heun"), "There is no solver 'heun'; the solvers are euler, ab2, rk4."),
-        (("--solver", "rk4", "--evaluations", "6"), "6 evaluations do not make whole steps of rk4"),
+        (("--solver", "rk4", "--evaluations", "6"), "6 evaluations are not whole steps of rk4"),
         (("--guidance", "-1"), "The guidance is -1.0"),
         (("--chunks", "often"), "There is no chunk schedule 'often'; choose from growing, paced, exact."),
     ],
