@@ -21,6 +21,7 @@ _WHOLE_JPEG_PIXELS = 1 << 26
 _LONGEST_SIDE = 1 << 20
 _LARGEST_FILE_BYTES = 1 << 30
 _FIRST_BYTES = 64
+_LOG_SILENT = 0
 _STRIP_PIXELS = 1 << 20
 _HEIC = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypheim")
 
@@ -89,17 +90,16 @@ class _silent_log:  # noqa: N801 -- a context manager, named as a function
     """Turns off OpenCV's own log, and back to its level afterwards."""
 
     def __init__(self, cv2: Any) -> None:
-        self._logging = getattr(getattr(cv2, "utils", None), "logging", None)
+        # Version 5 moved the functions into a module of their own.
+        self._log = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging
         self._before: Any = None
 
     def __enter__(self) -> None:
-        if self._logging is not None:
-            self._before = self._logging.getLogLevel()
-            self._logging.setLogLevel(self._logging.LOG_LEVEL_SILENT)
+        self._before = self._log.getLogLevel()
+        self._log.setLogLevel(_LOG_SILENT)
 
     def __exit__(self, *error: object) -> None:
-        if self._logging is not None:
-            self._logging.setLogLevel(self._before)
+        self._log.setLogLevel(self._before)
 
 
 def _first_frame(source: Source, header: PictureHeader) -> NDArray[np.uint8]:

@@ -255,12 +255,13 @@ def test_the_decoders_own_lines_never_reach_stderr(kind: str, capfd: pytest.Capt
     whole = encoded(picture, kind, **({"icc_profile": b"x" * 200} if kind == "PNG" else {})).getvalue()
     broken = bytearray(whole)
     broken[len(whole) // 2 : len(whole) // 2 + 40] = b"\xff\xd3" * 20
-    level = cv2.utils.logging.getLogLevel()
+    log = cv2 if hasattr(cv2, "getLogLevel") else cv2.utils.logging
+    level = log.getLogLevel()
     for data in (whole, bytes(broken), whole[: len(whole) * 2 // 3], whole + b"tail"):
         with suppress(MediaError):
             pixels(data)
     assert capfd.readouterr().err == ""
-    assert cv2.utils.logging.getLogLevel() == level
+    assert log.getLogLevel() == level
 
 
 def test_our_own_lines_still_reach_stderr(capfd: pytest.CaptureFixture[str]) -> None:
