@@ -26,7 +26,7 @@ _NO_MEDIA = frozenset({"tty", "ffmetadata", "webvtt", "srt", "ass", "subviewer",
 # Frames of 8K films have 33 million pixels; several lie in memory at a time.
 LARGEST_FRAME_PIXELS = 40_000_000
 # A medium is one file. A playlist would open others, or addresses in the network.
-_OPTIONS = {"protocol_whitelist": "none", "max_pixels": str(LARGEST_FRAME_PIXELS)}
+_OPTIONS = {"protocol_whitelist": "none"}
 _TOLERANT_PYAV = 19
 _CONTAINER_CLOCK = 1_000_000  # FFmpeg counts a container's length in microseconds
 # Telephones stop transmitting in a pause, but for a packet of so many bytes that describes its noise; FFmpeg's own
@@ -46,7 +46,7 @@ def open_container(source: Source) -> Iterator[Any]:
     # Tags in other encodings than UTF-8: since version 19 PyAV always passes them over, before it has to be asked to.
     tags = {} if int(av.__version__.partition(".")[0]) >= _TOLERANT_PYAV else {"metadata_errors": "ignore"}
     try:
-        with quiet(), av.open(source.file, options=_OPTIONS, **tags) as container:
+        with quiet(), av.open(source.file, container_options=_OPTIONS, **tags) as container:
             if container.format.name in _NO_MEDIA:
                 raise MediaError(f"{source.name} is text, not a sound or video. Name another file.")
             yield container

@@ -146,6 +146,8 @@ def _video_stream(container: Any, source: Source) -> Any:
             f"{source.name} has frames of {width} x {height} pixels, and {LARGEST_FRAME_PIXELS / 1e6:.0f} million is "
             "the most. Make it smaller, for example with ffmpeg -vf scale=1280:-2."
         )
+    # For frames that grow within the stream.
+    stream.codec_context.options = {"max_pixels": str(LARGEST_FRAME_PIXELS)}
     return stream
 
 
