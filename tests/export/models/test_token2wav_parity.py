@@ -27,7 +27,7 @@ from omni_export.checkpoint.lazy_tensor import LazyTensor
 from omni_export.graph.builder import GraphBuilder
 from omni_export.models.token2wav import bigvgan, dit, snake, voices
 from omni_export.models.token2wav.bigvgan_int8 import Int8
-from omni_export.models.token2wav.bigvgan_residual import Half
+from omni_export.models.token2wav.bigvgan_residual import ActivatedConv
 from omni_quant.precision import Kind, Precision
 from support.checkpoints import SPEAKERS, Case
 from support.vocoders import Parts, build_parts, snr
@@ -386,7 +386,7 @@ def test_an_int8_convolution_is_the_convolution(tmp_path: Path) -> None:
     int8 = Int8(ranges, snake.FAST_DEGREE)
     quantized = g.op("QuantizeLinear", [g.input("x", [1, 24, 1, "time"]), *int8.affine(g, "/conv/in")], "/x")
     scope: Any = _StateDict(weights)
-    y = int8.convolution(g, quantized, Half(scope, scope, "/act", "/conv", taps=7, dilation=3))
+    y = int8.convolution(g, quantized, ActivatedConv(scope, scope, "/act", "/conv", taps=7, dilation=3))
     leave = int8.affine(g, "/conv/out")
     g.output(g.op("DequantizeLinear", [y, *leave], "/y"), "y", [1, 24, 1, "time"])
     # What lies to the left of the signal is part of it: here zeros, as at an utterance's beginning.

@@ -154,7 +154,7 @@ class Int8:
             ],
             produce,
         )
-        zeros = g.const(np.zeros(channels, np.int8), f"const/zeros/{channels}")
+        zeros = g.const(np.zeros(channels, np.int8), f"{name}.weight_zeros")
         return [codes, sums, scales, zeros, biases]
 
     def affine(self, g: GraphBuilder, path: str) -> Affine:
