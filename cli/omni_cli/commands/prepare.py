@@ -30,5 +30,10 @@ def prepare(
         reason = "OMNI_EDGE_KERNELS is 0" if kernels.switched_off() else "there is no C compiler; install one"
         typer.echo(f"Nothing is compiled ({reason}): standard operators, which are slower, do the work.", err=True)
     prepared = PreparedGraphs.for_bundle(opened)
-    nbytes = prepared.build(lambda role: typer.echo(f"preparing {role}", err=True))
+    nbytes = prepared.build(lambda role: typer.echo(f"preparing {role}", err=True), _wait)
     typer.echo(f"{prepared.folder}  {human_bytes(nbytes)}")
+
+
+def _wait(process: int | None) -> None:
+    """Another process prepares the same bundle: its result will be used."""
+    typer.echo(f"waiting for process {process or '(unknown)'}, which prepares this bundle", err=True)

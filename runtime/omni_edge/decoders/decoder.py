@@ -1,4 +1,4 @@
-"""A decoder graph with its KV cache: what the Thinker and the Talker share."""
+"""A decoder graph with its KV cache; the Thinker and the Talker are two of them."""
 
 from __future__ import annotations
 
@@ -24,9 +24,8 @@ PREFILL_POSITIONS = 128
 class KVCache:
     """Keys and values of every layer, preallocated, and the rotary row of every slot.
 
-    The memory is reserved at once but becomes resident only as slots fill, and goes back to the system with the cache:
-    it is a mapping of its own. From malloc a second conversation's would be what the first has left in pieces, all of
-    it resident (measured: 1 GB after three conversations with a 3B model).
+    The memory is reserved at once, becomes resident as slots fill, and goes back to the system with the cache: it is a
+    mapping of its own. malloc would keep the resident pages (measured: 1 GB after three conversations with a 3B model).
 
     Attributes:
         keys, values: per layer float32 or int8 [1, kv_heads, capacity, head_dim].
@@ -52,7 +51,7 @@ class KVCache:
 
     @property
     def capacity(self) -> int:
-        """Positions that it can hold."""
+        """Number of positions that fit."""
         return len(self.cos)
 
     @property
@@ -83,7 +82,7 @@ class KVCache:
 
 
 def _mapped(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Zeros in pages of their own, this process's alone."""
+    """Zeros in private pages of their own."""
     pages = mmap.mmap(-1, prod(shape) * dtype.itemsize, access=mmap.ACCESS_COPY)
     return np.frombuffer(pages, dtype).reshape(shape)
 
@@ -168,7 +167,7 @@ class Decoder:
         step = cache._bindings.get(count)
         if step is None:
             step = self._bind(inputs, count, cache)
-            # The two lengths that come again and again: one position while decoding, whole pieces of a long prompt.
+            # The two frequent lengths: one position while decoding, whole pieces of a long prompt.
             if count in (1, PREFILL_POSITIONS):
                 cache._bindings[count] = step
         for role, value in inputs.items():

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from omni_edge.bundle.manifest import SamplingSection
 from omni_edge.errors import UsageError
 
-# Values of which only the largest is looked at first when the best tokens are sought.
+# Logits per run; the maxima of the runs bound the search for the best tokens.
 _RUN_LENGTH = 64
 # Beyond these, float32 logits overflow or vanish.
 _TEMPERATURES = (1e-3, 1e3)
@@ -24,7 +24,7 @@ _PENALTIES = (1e-6, 1e6)
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn; None takes the bundle's default.
+    """The rules for drawing tokens; None takes the bundle's default.
 
     Attributes:
         temperature: divides the logits; 0 always takes the best token (the penalty still applies).
@@ -57,7 +57,7 @@ class Sampling:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be {needed}.")
 
     def over(self, defaults: SamplingSection) -> SamplingSection:
-        """`defaults` with everything that is set here in its place."""
+        """Complete settings: `defaults`, replaced by every field that is not None."""
         chosen = {item.name: getattr(self, item.name) for item in fields(self)}
         return SamplingSection(
             **{name: getattr(defaults, name) if value is None else value for name, value in chosen.items()},
@@ -71,7 +71,7 @@ def _within(value: float | None, limits: tuple[float, float]) -> bool:
 
 
 class Sampler:
-    """Draws tokens; remembers which occurred.
+    """Draws tokens, with a penalty on those that occurred before.
 
     Args:
         settings: complete settings.
@@ -114,7 +114,7 @@ class Sampler:
     def _random_token(self, logits: NDArray[np.float32]) -> int:
         settings = self.settings
         kept = _largest(logits, settings.top_k) if 0 < settings.top_k < logits.size else np.arange(logits.size)
-        # Ascending and stable: the draw does not depend on how equals happened to be ordered.
+        # Ascending and stable: the draw does not depend on the order of equal logits.
         kept = kept[np.lexsort((kept, logits[kept]))]
         scaled = logits[kept].astype(np.float64) / settings.temperature
         weights = np.exp(scaled - scaled[-1])
@@ -129,8 +129,8 @@ class Sampler:
 def _largest(logits: NDArray[np.float32], count: int) -> NDArray[np.int64]:
     """Indices of the `count` largest values, in no order.
 
-    A partition of a whole vocabulary takes a millisecond, a noticeable part of a decode step. The count-th largest of
-    the maxima of short runs is a lower bound that all but a few values stay below.
+    A partition of a whole vocabulary takes a millisecond, a noticeable part of a decode step. Few values reach the
+    count-th largest of the maxima of short runs, and the largest ones are among them.
     """
     runs = logits.size // _RUN_LENGTH
     if runs > count:

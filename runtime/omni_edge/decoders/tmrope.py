@@ -1,8 +1,8 @@
 """TMRoPE: three-dimensional position ids (time, height, width) aligned to real time, and the rotary tables they index.
 
 Source: transformers `Qwen2_5OmniPreTrainedModelForConditionalGeneration.get_rope_index`; technical report
-arXiv 2503.20215, section 2.2. `Positions` hands out the ids span by span, so that a prompt can be prefilled as it
-arrives; the property tests hold it against the reference on whole prompts.
+arXiv 2503.20215, section 2.2. `Positions` yields the ids span by span, so that a prompt can be prefilled as it
+arrives. Property tests compare it with the reference on whole prompts.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ class Positions:
 
     Attributes:
         next: the id a following text token or span starts from.
-        highest: the largest id handed out; decoding continues after it.
+        highest: the largest id in use; decoding continues after it.
     """
 
     next: int = 0
     highest: int = field(default=-1)
 
     def text(self, count: int) -> Ids:
-        """[3, count]: all three ids count on, one per token. Sound alone is counted the same way."""
+        """Ids [3, count] of text or of sound alone: all three rise by one per token."""
         ids = np.arange(self.next, self.next + count)
         return self._take(np.broadcast_to(ids, (3, count)))
 
     def shared(self, count: int) -> Ids:
-        """[3, count]: `count` marks that share one id (vision_bos + audio_bos around a video with sound)."""
+        """Ids [3, count] of marks that share one id (vision_bos + audio_bos around a video with sound)."""
         return self._take(np.full((3, count), self.next))
 
     def continued(self, count: int) -> Ids:
-        """[3, count]: text ids after the highest one so far, where decoding goes on."""
+        """Ids [3, count] of decoded text: they follow the highest id in use."""
         self.next = self.highest + 1
         return self.text(count)
 
     def vision(self, times: Ids, height: int, width: int) -> Ids:
-        """[3, T * height * width] for temporal patches at the time ids `times` [T], in merged rows and columns."""
+        """Ids [3, T * height * width] of temporal patches at the time ids `times` [T], in merged rows and columns."""
         return self._take(self.next + vision_grid(times, height, width))
 
     def interleaved(self, video: InterleavedVideo) -> Ids:
-        """[3, n] for a video with its sound; as in the reference, the next id follows the last run's largest one."""
+        """Ids [3, n] of a video with its sound; as in the reference, the next id follows the last run's largest one."""
         start = self.next
         ids = self._take(start + video.offsets)
         self.next = start + video.last + 1
@@ -63,7 +63,7 @@ class Positions:
 
 
 def vision_grid(times: Ids, height: int, width: int) -> Ids:
-    """[3, T * height * width]: (time, row, column) offsets of merged vision tokens."""
+    """Offsets (time, row, column) of merged vision tokens, int64 [3, T * height * width]."""
     t, h, w = np.meshgrid(times, np.arange(height), np.arange(width), indexing="ij")
     return np.stack([t.ravel(), h.ravel(), w.ravel()]).astype(np.int64)
 
@@ -75,7 +75,7 @@ def time_ids(count: int, seconds_per_grid: float, section: PositionSection) -> I
 
 
 def chunk_bounds(ids: Ids, ids_per_chunk: int) -> list[tuple[int, int]]:
-    """Cuts ascending time offsets [n] into (start, stop) runs, one per interleaving chunk.
+    """The (start, stop) runs of ascending time offsets [n], one per interleaving chunk.
 
     As in the reference, a gap of several chunks closes only one of them per token that lies behind it.
     """

@@ -1,4 +1,4 @@
-"""Text to tokens and back."""
+"""The tokenizer: text to tokens and back."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from omni_edge.errors import BundleError
 class TextTokenizer:
     """The bundle's tokenizer; immutable.
 
-    What a user writes is always text: a `<|im_end|>` in a prompt is spelled out, never taken as the mark of a turn.
+    A user's text is always text: `<|im_end|>` in a prompt becomes several tokens, never the mark of a turn.
     """
 
     def __init__(self, path: Path, section: TextSection) -> None:
@@ -36,7 +36,7 @@ class TextTokenizer:
     def _special(self, token: str) -> int:
         value = self._tokenizer.token_to_id(token)
         if value is None:
-            raise BundleError(f"The tokenizer does not know {token!r}. Export the bundle again.")
+            raise BundleError(f"The tokenizer has no token {token!r}. Export the bundle again.")
         return int(value)
 
     def encode(self, text: str) -> list[int]:
@@ -53,7 +53,7 @@ class TextTokenizer:
 
 
 class TextStream:
-    """Yields text as soon as it is certain: a character split over several tokens comes with the last of them."""
+    """Decodes tokens one at a time. A character that is split over several tokens comes with the last one."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -74,7 +74,7 @@ class TextStream:
         return str(piece)
 
     def close(self) -> str:
-        """What is left: an unfinished character appears as U+FFFD."""
+        """The rest of the text; an unfinished character becomes U+FFFD."""
         whole = str(self._tokenizer.decode(self._ids, skip_special_tokens=True))
         rest = whole[len(self._text) :] if whole.startswith(self._text) else ""
         self._text += rest

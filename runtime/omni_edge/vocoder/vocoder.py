@@ -109,7 +109,12 @@ class Vocoder:
         manifest = bundle.manifest
         if manifest.token2wav is None or manifest.voices is None:
             raise BundleError(f"The bundle {bundle.path} has no vocoder. Export it again without --text-only.")
-        constants = np.fromfile(bundle.file(manifest.voices.file), "<f4").astype(np.float32, copy=False)
+        try:
+            constants = np.fromfile(bundle.file(manifest.voices.file), "<f4").astype(np.float32, copy=False)
+        except OSError as error:
+            raise BundleError(
+                f"{manifest.voices.file} cannot be read ({error.strerror}). Copy the bundle again."
+            ) from None
         rows = 1 + max(manifest.voices.unconditional_row, *(v.row for v in manifest.voices.speakers.values()))
         if constants.size % rows:
             raise BundleError(f"{manifest.voices.file} does not hold {rows} rows. Export the bundle again.")
