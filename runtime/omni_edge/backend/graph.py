@@ -16,7 +16,7 @@ from omni_edge.backend import kernels
 from omni_edge.backend.machine import usable_cores
 from omni_edge.backend.onnx_runtime import ort
 from omni_edge.bundle.reader import Bundle
-from omni_edge.errors import BundleError, OmniEdgeError, ResourceError
+from omni_edge.errors import BundleError, ResourceError
 
 Trace = Callable[[str, float, float], None]
 """Called after every run of a graph with its role, begin and end (s, `time.perf_counter`)."""
@@ -251,14 +251,14 @@ def _configure(options: ort.SessionOptions, *, threads: int, varying: bool) -> N
     options.enable_mem_reuse = not varying
 
 
-def _failed(path: Path, error: Exception) -> OmniEdgeError:
-    """Why a run failed; onnxruntime says it in its first line."""
+def _failed(path: Path, error: Exception) -> BundleError | ResourceError:
+    """Why a run failed: memory, or a graph that does not fit its manifest. The first line of onnxruntime says it."""
     reason = str(error).splitlines()[0][:200]
     if isinstance(error, MemoryError) or "alloc" in reason.lower():
         return ResourceError(
             f"Not enough memory to run {path.name} ({reason}). Close programs, or use a smaller input."
         )
-    return OmniEdgeError(f"Running {path.name} failed: {reason}. 'omni-edge info' checks the bundle; export it again.")
+    return BundleError(f"Running {path.name} failed: {reason}. 'omni-edge info' checks the bundle; export it again.")
 
 
 def _specs(arguments: Sequence[Any]) -> dict[str, TensorSpec]:
