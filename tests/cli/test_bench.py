@@ -81,7 +81,7 @@ def test_what_cannot_be_measured_is_a_usage_error(bundle: Path, tmp_path: Path) 
         (("--evaluations", "3", "--solver", "rk4"), "whole steps of rk4"),
         (("--at", "many"), "whole numbers"),
         (("--at", "0"), "at least 1"),
-        (("--prefill", "12", "--stage", "thinker"), "marks alone take"),
+        (("--prefill", "2", "--stage", "thinker"), "marks alone take"),
         (("--plot", tmp_path / "none" / "x.svg"), "does not exist"),
         (("--plot", tmp_path / "x.svg", "--stage", "load"), "--stage reply"),
     ):

@@ -17,10 +17,10 @@ def test_a_prepared_bundle_answers_the_same(bundle: Path, tmp_path: Path, monkey
     files = {path: path.stat().st_mtime_ns for path in bundle.iterdir()}
     result = run_edge("prepare", bundle)
     assert result.exit_code == 0, result.output
-    assert "preparing thinker" in result.stderr
+    assert "preparing dit" in result.stderr
     folder = Path(result.stdout.split("  ")[0])
     assert folder.parent == tmp_path
-    assert OmniEdge.load(bundle, threads=1).model.thinker.decoder.graph.path == folder / "thinker.onnx"
+    assert OmniEdge.load(bundle, threads=1).model.vocoder().dit._graph.path == folder / "dit.onnx"
     assert {path: path.stat().st_mtime_ns for path in bundle.iterdir()} == files
     after = events(run_edge("run", "Hello", "-m", bundle, "--json", *GREEDY, *SHORT))[-1]
     assert (after["token_ids"], after["codec_tokens"]) == (before["token_ids"], before["codec_tokens"])

@@ -154,7 +154,7 @@ def test_an_interrupted_export_is_no_bundle_and_can_go_on(
 def test_resume_with_other_options_starts_over(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "bundle"
     with monkeypatch.context() as patch:
-        patch.setattr("omni_export.bundle._Export._finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("omni_export.bundle._Export._manifest", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             export_bundle(str(source), out, options("int4"))
     export_bundle(str(source), out, options("int8", resume=True))

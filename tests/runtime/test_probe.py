@@ -45,7 +45,9 @@ def probe(length: int, capacity: int) -> tuple[ThinkerProbe, list[Talk]]:
         return talks[-1]
 
     manifest = SimpleNamespace(thinker=SimpleNamespace(max_positions=100_000))
-    engine: Any = SimpleNamespace(manifest=manifest, session=session, text=SimpleNamespace(encode=list))
+    engine: Any = SimpleNamespace(
+        manifest=manifest, session=session, model=SimpleNamespace(tokenizer=SimpleNamespace(encode=list))
+    )
     return ThinkerProbe(engine, capacity), talks
 
 

@@ -64,6 +64,12 @@ def exported_bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="session")
+def exact_engine(exported_bundle: Path) -> OmniEdge:
+    """A model in float32: the same positions give the same tokens, in whatever groups they were prefilled."""
+    return OmniEdge.load(exported_bundle, threads=1)
+
+
+@pytest.fixture(scope="session")
 def exported_mute_bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The INT8 bundle of `checkpoint`, without speech; needs torch."""
     return _export(checkpoint, tmp_path_factory.mktemp("bundle") / "mute", "int8", "--text-only")

@@ -79,10 +79,10 @@ def assert_same(left: Session, right: Session) -> None:
 @pytest.mark.parametrize("kept", [0, 1, 5])
 @pytest.mark.parametrize("name", list(PUSHED))
 def test_a_reply_that_was_cut_short_is_one_that_ended_there(
-    engine: OmniEdge, name: str, kept: int, speech: bool
+    exact_engine: OmniEdge, name: str, kept: int, speech: bool
 ) -> None:
     settings = SessionSettings(seed=4, speech=speech, sampling=PENALIZED, talker_sampling=PENALIZED)
-    cut, ended = engine.session(settings), engine.session(settings)
+    cut, ended = exact_engine.session(settings), exact_engine.session(settings)
     push(cut, name)
     first, _ = answer(cut)
     assert len(first.token_ids) == 12
@@ -131,8 +131,8 @@ def test_only_replies_can_be_cut(engine: OmniEdge) -> None:
     assert_same(other, session)
 
 
-def test_cutting_ends_the_reply_and_a_live_sound(engine: OmniEdge) -> None:
-    session, other = (engine.session(seed=4, sampling=PENALIZED) for _ in range(2))
+def test_cutting_ends_the_reply_and_a_live_sound(exact_engine: OmniEdge) -> None:
+    session, other = (exact_engine.session(seed=4, sampling=PENALIZED) for _ in range(2))
     for each in (session, other):
         each.push("Count.")
     held = session.reply(max_new_tokens=40)

@@ -129,7 +129,7 @@ def test_solvers_have_their_order_on_unequal_steps(method: Any, order: int) -> N
     [
         ({"method": "heun"}, "euler, ab2, rk4"),
         ({"method": "rk4", "evaluations": 10}, "multiple of 4"),
-        ({"evaluations": 0}, "positive"),
+        ({"evaluations": 0}, "multiple of 1 from 1 to 1000"),
         ({"guidance": -0.1}, "guidance"),
         ({"guidance": float("nan")}, "guidance"),
         ({"sway": -1.5}, "sway"),
