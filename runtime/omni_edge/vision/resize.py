@@ -2,7 +2,7 @@
 
 A resize is two banded products, along the rows and along the columns. Each is computed tile by tile: a few neighbouring
 outputs need one short range of the input, so a tile is a small dense matrix product, which BLAS does. In float64 the
-products of bytes and 22-bit weights are exact, hence the result is Pillow's, not merely close to it.
+products of bytes and 22-bit weights are exact, so the result equals Pillow's.
 (Source: `ImagingResample` in Pillow's libImaging/Resample.c.)
 """
 
@@ -40,37 +40,26 @@ def resize(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uin
     # The order shows in the last bits, since the values between the two passes are bytes. Pillow narrows first, unless
     # (since version 13) the height shrinks by far more than the width.
     if height < rows and rows - height > 2 * (columns - width):
-        planes = _across(_down(planes, height), width)
+        planes = _resize_axis(_resize_axis(planes, 1, height), 2, width)
     else:
-        planes = _down(_across(planes, width), height)
+        planes = _resize_axis(_resize_axis(planes, 2, width), 1, height)
     return np.ascontiguousarray(planes.transpose(1, 2, 0))
 
 
-def _across(planes: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
-    """Planes [C, H, W] resized along their rows: [C, H, width]."""
-    channels, rows, columns = planes.shape
-    if columns == width:
+def _resize_axis(planes: NDArray[np.uint8], axis: int, size: int) -> NDArray[np.uint8]:
+    """Planes uint8 [C, H, W] with `size` values along `axis`, 1 or 2."""
+    if planes.shape[axis] == size:
         return planes
-    result = np.empty((channels, rows, width), np.uint8)
-    for tile in _tiles(columns, width):
+    shape = [size if each == axis else length for each, length in enumerate(planes.shape)]
+    result = np.empty(shape, np.uint8)
+    # Views with the axis last: one product serves both directions.
+    lines, resized = planes.swapaxes(axis, 2), result.swapaxes(axis, 2)
+    channels, count, length = lines.shape
+    for tile in _tiles(length, size):
         step = max(1, _STRIP_VALUES // (channels * tile.weights.shape[0]))
-        for top in range(0, rows, step):
-            strip = planes[:, top : top + step, tile.source].astype(np.float64)
-            result[:, top : top + step, tile.target] = _to_bytes(strip @ tile.weights)
-    return result
-
-
-def _down(planes: NDArray[np.uint8], height: int) -> NDArray[np.uint8]:
-    """Planes [C, H, W] resized along their columns: [C, height, W]."""
-    channels, rows, columns = planes.shape
-    if rows == height:
-        return planes
-    result = np.empty((channels, height, columns), np.uint8)
-    for tile in _tiles(rows, height):
-        step = max(1, _STRIP_VALUES // (channels * tile.weights.shape[0]))
-        for left in range(0, columns, step):
-            strip = planes[:, tile.source, left : left + step].astype(np.float64)
-            result[:, tile.target, left : left + step] = _to_bytes(tile.weights.T @ strip)
+        for start in range(0, count, step):
+            strip = lines[:, start : start + step, tile.source].astype(np.float64)
+            resized[:, start : start + step, tile.target] = _to_bytes(strip @ tile.weights)
     return result
 
 

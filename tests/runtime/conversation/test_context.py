@@ -8,50 +8,23 @@ import numpy as np
 import pytest
 
 from omni_edge import (
-    AudioChunk,
-    AudioClip,
     ContextFullError,
-    ImageFrame,
     OmniEdge,
     PcmBlock,
     ResourceError,
     Sampling,
     Session,
     SessionSettings,
-    TurnDone,
     UsageError,
-    VideoClip,
 )
 from omni_edge.conversation.context import Context
 from omni_edge.conversation.prompt import Prompt
 from omni_edge.decoders.talker import Talker
 from omni_edge.decoders.thinker import INSIDE, Thinker, ThinkerBlock
+from support.turns import PUSHED, RATE, answer, hum, push
 
-RATE = 16_000
+TOKENS = 12
 PENALIZED = Sampling(temperature=0, repetition_penalty=1.5)
-
-
-def hum(seconds: float) -> np.ndarray:
-    return (0.2 * np.sin(np.arange(int(seconds * RATE)) / 9)).astype(np.float32)
-
-
-def picture(height: int, width: int) -> np.ndarray:
-    y, x = np.mgrid[:height, :width]
-    return np.stack([np.sin(x / 9 + y / 5 * k) * 127 + 128 for k in range(3)], axis=-1).astype(np.uint8)
-
-
-PUSHED: dict[str, list[Any]] = {
-    "text": ["What is the time?"],
-    "sound": [AudioClip(hum(2.3), RATE), "What was that?"],
-    "picture": [ImageFrame(picture(60, 84)), "What is it?"],
-    "video": [VideoClip(np.stack([picture(56, 84)] * 6), 2.0), "What moves?"],
-    "video with sound": [VideoClip(np.stack([picture(56, 84)] * 6), 2.0, AudioClip(hum(3), RATE)), "What moves?"],
-}
-
-
-def push(session: Session, name: str) -> None:
-    for item in PUSHED[name]:
-        session.push(item)
 
 
 def push_and_reply(session: Session, name: str) -> None:
@@ -59,16 +32,8 @@ def push_and_reply(session: Session, name: str) -> None:
     session.reply()
 
 
-def answer(session: Session, tokens: int = 12) -> tuple[TurnDone, np.ndarray]:
-    events = list(session.reply(max_new_tokens=tokens, max_codec_tokens=30))
-    samples = [event.samples for event in events if isinstance(event, AudioChunk)]
-    done = events[-1]
-    assert isinstance(done, TurnDone)
-    return done, np.concatenate([np.zeros(0, np.float32), *samples])
-
-
 def assert_same(left: Session, right: Session) -> None:
-    (expected, sound), (actual, again) = answer(left), answer(right)
+    (expected, sound), (actual, again) = answer(left, TOKENS), answer(right, TOKENS)
     assert actual.token_ids == expected.token_ids
     assert actual.codec_tokens == expected.codec_tokens
     assert actual.prompt_tokens == expected.prompt_tokens
@@ -84,11 +49,11 @@ def test_a_reply_that_was_cut_short_is_one_that_ended_there(
     settings = SessionSettings(seed=4, speech=speech, sampling=PENALIZED, talker_sampling=PENALIZED)
     cut, ended = exact_engine.session(settings), exact_engine.session(settings)
     push(cut, name)
-    first, _ = answer(cut)
+    first, _ = answer(cut, TOKENS)
     assert len(first.token_ids) == 12
     # A second turn, so that the cut goes far behind what the Talker has taken.
     push(cut, "picture")
-    answer(cut)
+    answer(cut, TOKENS)
     cut.trim(first.prompt_tokens + kept)
     assert cut.offset == first.prompt_tokens + kept
 

@@ -18,8 +18,6 @@ import numpy as np
 import pytest
 
 from omni_edge import (
-    AudioChunk,
-    AudioClip,
     ChunkSchedule,
     ConversationError,
     ImageFrame,
@@ -31,47 +29,17 @@ from omni_edge import (
     SolverSettings,
     TurnDone,
     UsageError,
-    VideoClip,
 )
 from omni_edge.bundle.reader import Bundle
+from support.turns import PUSHED, RATE, answer, hum, push, waves
 
-RATE = 16_000
+TOKENS = 7
 PREFIX = struct.Struct("<8sIIQ")
 
 
-def hum(seconds: float) -> np.ndarray:
-    return (0.2 * np.sin(np.arange(int(seconds * RATE)) / 9)).astype(np.float32)
-
-
-def picture(height: int, width: int) -> np.ndarray:
-    y, x = np.mgrid[:height, :width]
-    return np.stack([np.sin(x / 9 + y / 5 * k) * 127 + 128 for k in range(3)], axis=-1).astype(np.uint8)
-
-
-PUSHED: dict[str, list[Any]] = {
-    "text": ["What is the time?"],
-    "sound": [AudioClip(hum(2.3), RATE), "What was that?"],
-    "picture": [ImageFrame(picture(60, 84)), "What is it?"],
-    "video with sound": [VideoClip(np.stack([picture(56, 84)] * 6), 2.0, AudioClip(hum(3), RATE)), "What moves?"],
-}
-
-
-def push(session: Session, name: str) -> None:
-    for item in PUSHED[name]:
-        session.push(item)
-
-
-def answer(session: Session, tokens: int = 7) -> tuple[TurnDone, np.ndarray]:
-    events = list(session.reply(max_new_tokens=tokens, max_codec_tokens=30))
-    samples = [event.samples for event in events if isinstance(event, AudioChunk)]
-    done = events[-1]
-    assert isinstance(done, TurnDone)
-    return done, np.concatenate([np.zeros(0, np.float32), *samples])
-
-
-def assert_same(left: Session, right: Session, **limits: int) -> None:
+def assert_same(left: Session, right: Session, tokens: int = TOKENS) -> None:
     """Both give the same reply, to the last sample."""
-    (expected, sound), (actual, again) = answer(left, **limits), answer(right, **limits)
+    (expected, sound), (actual, again) = answer(left, tokens), answer(right, tokens)
     assert actual.token_ids == expected.token_ids
     assert actual.codec_tokens == expected.codec_tokens
     assert actual.prompt_tokens == expected.prompt_tokens
@@ -86,7 +54,7 @@ def test_a_conversation_continues_as_if_it_had_not_stopped(
     # Drawn at random: the streams of random numbers have to continue too.
     session = engine.session(seed=5, speech=speech, voice="Ethan", sampling=Sampling(temperature=1.2))
     push(session, name)
-    answer(session)
+    answer(session, TOKENS)
     session.save(tmp_path / "talk")
     resumed = engine.resume(tmp_path / "talk")
     assert (resumed.offset, resumed.capacity, resumed.speech) == (session.offset, session.capacity, speech)
@@ -153,7 +121,7 @@ def test_all_settings_come_back(engine: OmniEdge, tmp_path: Path) -> None:
     resumed = engine.resume(tmp_path / "talk")
     assert resumed._settings == replace(session._settings, voice="Ethan")
     for each in (session, resumed):
-        each.push(ImageFrame(picture(200, 200)))
+        each.push(ImageFrame(waves(200, 200)))
     assert_same(session, resumed)
     paced = engine.session(chunks=ChunkSchedule.named("paced"))
     paced.save(tmp_path / "paced")
@@ -163,7 +131,7 @@ def test_all_settings_come_back(engine: OmniEdge, tmp_path: Path) -> None:
 def test_another_process_takes_it_up(bundle: Path, engine: OmniEdge, tmp_path: Path) -> None:
     session = engine.session(seed=5)
     push(session, "video with sound")
-    answer(session)
+    answer(session, TOKENS)
     session.save(tmp_path / "talk")
     program = """
 import sys
@@ -178,7 +146,7 @@ np.savez(sys.argv[3], tokens=events[-1].token_ids, codec=events[-1].codec_tokens
     result = tmp_path / "result.npz"
     subprocess.run([sys.executable, "-c", program, bundle, tmp_path / "talk", result], check=True)
     session.push("Go on.")
-    done, samples = answer(session)
+    done, samples = answer(session, TOKENS)
     other = np.load(result)
     assert other["tokens"].tolist() == list(done.token_ids)
     assert other["codec"].tolist() == list(done.codec_tokens)
@@ -190,7 +158,7 @@ def test_only_the_used_part_is_stored(engine: OmniEdge, tmp_path: Path) -> None:
     for context in (500, 8000):
         session = engine.session(context=context, seed=1)
         session.push("Hello.")
-        answer(session)
+        answer(session, TOKENS)
         session.save(tmp_path / str(context))
         sizes[context] = (tmp_path / str(context)).stat().st_size
     assert abs(sizes[500] - sizes[8000]) < 100
@@ -215,7 +183,7 @@ def talk(engine: OmniEdge, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("talk") / "talk"
     session = engine.session(seed=5)
     session.push("Hello.")
-    answer(session)
+    answer(session, TOKENS)
     session.push("More.")
     session.save(path)
     return path
@@ -358,7 +326,7 @@ def test_a_file_is_written_whole_or_not_at_all(
 ) -> None:
     session = engine.session(seed=1)
     session.push("Hello.")
-    answer(session)
+    answer(session, TOKENS)
     path = tmp_path / "talk"
     session.save(path)
     before = path.read_bytes()
