@@ -1,27 +1,5 @@
 """What judges a model is tested on a random one, whose replies no training has shaped."""
 
-from __future__ import annotations
+from support.exported_bundles import bundle, engine, mute_bundle
 
-from pathlib import Path
-
-import pytest
-
-from omni_edge import OmniEdge
-
-
-@pytest.fixture(scope="session")
-def bundle(exported_bundle: Path) -> Path:
-    """The float32 bundle of `checkpoint`."""
-    return exported_bundle
-
-
-@pytest.fixture(scope="session")
-def mute_bundle(exported_mute_bundle: Path) -> Path:
-    """The INT8 bundle of `checkpoint`, without speech."""
-    return exported_mute_bundle
-
-
-@pytest.fixture(scope="session")
-def engine(bundle: Path) -> OmniEdge:
-    """`bundle`, loaded once."""
-    return OmniEdge.load(bundle, threads=1)
+__all__ = ["bundle", "engine", "mute_bundle"]
