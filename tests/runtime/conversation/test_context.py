@@ -177,10 +177,10 @@ def decode(context: Context, count: int) -> tuple[list[int], list[np.ndarray]]:
 
 
 @pytest.mark.parametrize("name", list(PUSHED))
-def test_every_valid_offset(engine: OmniEdge, name: str) -> None:
-    whole, part = fresh(engine), fresh(engine)
-    probe = fresh(engine).pending
-    write(probe, name, engine)
+def test_every_valid_offset(exact_engine: OmniEdge, name: str) -> None:
+    whole, part = fresh(exact_engine), fresh(exact_engine)
+    probe = fresh(exact_engine).pending
+    write(probe, name, exact_engine)
     blocks = probe.take()
     total = sum(map(len, blocks))
     valid = [False] * (total + 1)
