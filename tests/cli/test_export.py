@@ -16,6 +16,7 @@ import pytest
 
 from omni_cli.console import Progress
 from support.commands import run_edge, run_export
+from support.needs_torch import HAS_TORCH, skip
 
 
 def test_the_table_and_the_progress(checkpoint: Path, tmp_path: Path) -> None:
@@ -107,6 +108,8 @@ def test_optimum_knows_the_command(checkpoint: Path, tmp_path: Path) -> None:
 
 
 def test_optimum_shows_the_commands_own_help() -> None:
+    if not HAS_TORCH:
+        skip()
     result = optimum("--help")
     assert result.returncode == 0, result.stderr
     assert "optimum-cli export omni-edge" in result.stdout
