@@ -192,15 +192,19 @@ class Binding:
 
     def input(self, name: str, array: NDArray[Any]) -> None:
         """Binds a contiguous array as input `name`; later runs read the values that it then has."""
-        value = ort.OrtValue.ortvalue_from_numpy(array)
-        self._held["in:" + name] = (value, array)
-        self._binding.bind_ortvalue_input(name, value)
+        self._bind(self._binding.bind_ortvalue_input, f"in:{name}", name, array)
 
     def output(self, name: str, array: NDArray[Any]) -> None:
         """Binds a contiguous array as output `name`: results are written into it."""
+        self._bind(self._binding.bind_ortvalue_output, f"out:{name}", name, array)
+
+    def _bind(self, bind: Callable[[str, Any], None], key: str, name: str, array: NDArray[Any]) -> None:
         value = ort.OrtValue.ortvalue_from_numpy(array)
-        self._held["out:" + name] = (value, array)
-        self._binding.bind_ortvalue_output(name, value)
+        self._held[key] = (value, array)
+        try:
+            bind(name, value)
+        except Exception as error:  # onnxruntime raises undocumented exceptions of its own
+            raise _failed(self._path, error) from error
 
     def run(self) -> None:
         """Runs once over the bound arrays."""

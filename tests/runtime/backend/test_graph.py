@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from omni_edge import OmniEdge, shipped_bundle
 from omni_edge.backend import graph
 from omni_edge.backend.graph import Graph
+from omni_edge.decoders.decoder import Decoder, KVCache
 from omni_edge.errors import BundleError
 from omni_edge.vocoder.bigvgan import whole_utterance
 
@@ -59,3 +61,11 @@ def test_a_run_that_fails_says_why_and_does_not_blame_memory(capfd: pytest.Captu
     with pytest.raises(BundleError, match=r"Running token_embedding\.onnx failed.*omni-edge info"):
         embedding.run({"ids": np.zeros((1, 1), np.float32)})
     assert capfd.readouterr().err == ""
+
+
+def test_a_manifest_with_more_layers_than_the_graph_is_a_damaged_bundle() -> None:
+    decoder = OmniEdge.load(threads=1).model.thinker.decoder
+    section = replace(decoder.section, num_layers=decoder.section.num_layers + 1)
+    embeds, positions = np.zeros((1, 1, section.hidden_size), np.float32), np.zeros((3, 1), np.int64)
+    with pytest.raises(BundleError, match=r"Running thinker\.onnx failed"):
+        Decoder(decoder.graph, section).step({"embeds": embeds}, positions, KVCache.allocate(section, 4))
