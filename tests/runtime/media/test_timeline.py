@@ -208,7 +208,7 @@ def test_a_film_falls_back_on_the_track_that_holds_sound(tmp_path: Path) -> None
     """An empty default track beside one with sound."""
     path = tmp_path / "a.mkv"
     with av.open(str(path), "w") as container:
-        container.add_stream("flac", rate=RATE, layout="mono").disposition = int(av.stream.Disposition.default)
+        container.add_stream("flac", rate=RATE, layout="mono").disposition = av.stream.Disposition.default.value
         full = container.add_stream("flac", rate=RATE, layout="mono")
         frame = av.AudioFrame.from_ndarray(tone(440, RATE, 1.0, 0.4)[None], format="fltp", layout="mono")
         frame.sample_rate, frame.pts = RATE, 0
