@@ -73,7 +73,7 @@ def run(command: str, folder: Path) -> str:
     result = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", command.replace(PUBLISHED, LOCAL)],
         cwd=folder,
-        env={**os.environ, "PATH": path},
+        env={**os.environ, "PATH": path, "OMNI_EDGE_CACHE": str(folder / "cache")},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
