@@ -104,4 +104,8 @@ def needs_calibration(parts: Mapping[str, WeightFormat]) -> bool:
 
 def has_compiled_operator(weights: WeightFormat) -> bool:
     """Whether our own operators multiply by such weights."""
-    return weights.activations is Activations.INT8_PER_GROUP and weights.group_size >= SMALLEST_COMPILED_GROUP
+    return (
+        weights.activations is Activations.INT8_PER_GROUP
+        and weights.group_size >= SMALLEST_COMPILED_GROUP
+        and not weights.float16_scales
+    )

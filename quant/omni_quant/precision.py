@@ -71,12 +71,29 @@ class WeightFormat:
 
     Attributes:
         kind: the number format.
-        scales: which weights share a scale (float32).
+        scales: which weights share a scale.
         activations: the other operand of their products.
         group_size: weights that share a scale. 0, in the table of `policy` only: as many as the export asks for.
+        float16_scales: scales per group are float16, otherwise float32.
+        zero_points: each group has an integer zero point, otherwise it is half the range.
     """
 
     kind: Kind
     scales: Scales
     activations: Activations
     group_size: int = 0
+    float16_scales: bool = False
+    zero_points: bool = False
+
+    @property
+    def initializers(self) -> int:
+        """Tensors that a graph stores for a matrix: the weight, its scales, its zero points."""
+        return 1 if self.kind is Kind.FP32 else 2 + self.zero_points
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of a weight with its share of the group's scale and zero point; padding is left out."""
+        if self.scales is not Scales.GROUP:
+            return float(self.kind.bits)
+        scale = 16 if self.float16_scales else 32
+        return self.kind.bits + (scale + self.zero_points * self.kind.bits) / self.group_size

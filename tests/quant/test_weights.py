@@ -10,9 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omni_edge.backend.graph import Graph
+from omni_edge.errors import CheckpointError
 from omni_export.checkpoint.lazy_tensor import LazyTensor
-from omni_export.graph.builder import GraphBuilder
-from omni_quant import dequantize_blockwise, quantize_blockwise, quantize_blockwise_rows, quantize_channelwise
+from omni_export.graph.builder import GraphBuilder, round_blockwise
+from omni_quant import (
+    Groups,
+    blockwise_weight,
+    dequantize_blockwise,
+    quantize_blockwise,
+    quantize_blockwise_rows,
+    quantize_channelwise,
+)
 from omni_quant.policy import formats
 from omni_quant.precision import Activations, Kind, Precision, Scales, WeightFormat
 
@@ -133,3 +141,59 @@ def test_the_gather_kernel_reads_what_was_packed(tmp_path: Path, kind: Kind, col
     actual = Graph(builder.save(tmp_path).graph).run({"ids": chosen})[0]
     packed = quantize_blockwise(table, bits=kind.bits, block_size=16)
     np.testing.assert_allclose(actual, dequantize_blockwise(packed)[chosen], rtol=1e-6)
+
+
+@pytest.mark.parametrize("columns", [64, 84, 200, 416])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bias", [False, True])
+def test_float16_scales_and_zero_points_are_what_onnxruntime_multiplies_by(
+    tmp_path: Path, bits: int, columns: int, bias: bool
+) -> None:
+    kind = Kind.INT4 if bits == 4 else Kind.INT8
+    weights = WeightFormat(
+        kind, Scales.GROUP, Activations.FLOAT32, 32, float16_scales=True, zero_points=kind is Kind.INT4
+    )
+    weight, offset = random(24, columns) + 0.7, random(1, 24, 1)[0]
+    builder = GraphBuilder("product", {"part": weights})
+    x = builder.input("x", ["n", columns])
+    given_bias = LazyTensor.wrap(offset) if bias else None
+    builder.output(builder.linear(x, LazyTensor.wrap(weight), "/product", "part", bias=given_bias), "y", ["n", 24])
+    rows = Graph(builder.save(tmp_path).graph).run({"x": np.eye(columns, dtype=np.float32)})[0]
+    packed = round_blockwise(LazyTensor.wrap(weight), weights)
+    assert packed.scales.dtype == np.float16
+    assert (packed.zero_points is None) == (kind is Kind.INT8)
+    np.testing.assert_allclose(rows.T - offset[:, None] * bias, dequantize_blockwise(packed), atol=1e-6)
+
+
+def test_codes_and_zero_points_of_even_places_are_in_the_low_nibble() -> None:
+    codes = np.array([[[1, 2], [3, 4], [5, 15]]], np.uint8)
+    groups = Groups(codes, np.array([[1, 0.5, 2]], np.float16), np.array([[7, 9, 4]], np.uint8))
+    packed = blockwise_weight(groups, 5, 4)
+    np.testing.assert_array_equal(packed.packed, [[[0x21], [0x43], [0xF5]]])
+    np.testing.assert_array_equal(packed.zero_points, [[0x97, 0x04]])
+    np.testing.assert_array_equal(dequantize_blockwise(packed), [[-6, -5, -3, -2.5, 2]])
+
+
+def test_a_table_with_float16_scales_gives_its_rows_in_float32(tmp_path: Path) -> None:
+    table = random(30, 72)
+    weights = WeightFormat(Kind.INT8, Scales.GROUP, Activations.NONE, 32, float16_scales=True)
+    builder = GraphBuilder("table", {"table": weights})
+    ids = builder.input("ids", ["n"], "int64")
+    builder.output(builder.embedding(ids, LazyTensor.wrap(table), "/table", "table"), "rows", ["n", 72])
+    chosen = np.array([3, 0, 29, 3])
+    actual = Graph(builder.save(tmp_path).graph).run({"ids": chosen})[0]
+    assert actual.dtype == np.float32
+    expected = dequantize_blockwise(round_blockwise(LazyTensor.wrap(table), weights))[chosen]
+    np.testing.assert_allclose(actual, expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e7])
+def test_weights_that_float16_scales_cannot_hold_are_refused_by_name(value: float) -> None:
+    weight = random(4, 64)
+    weight[2, 40] = value
+    for kind in (Kind.INT4, Kind.INT8):
+        weights = WeightFormat(
+            kind, Scales.GROUP, Activations.FLOAT32, 32, float16_scales=True, zero_points=kind is Kind.INT4
+        )
+        with pytest.raises(CheckpointError, match=r"layers\.0\.q_proj has weights that are not finite, or too large"):
+            round_blockwise(LazyTensor.wrap(weight, "layers.0.q_proj"), weights)

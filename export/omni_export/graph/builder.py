@@ -20,17 +20,18 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from omni_edge.backend.machine import usable_cores
-from omni_edge.errors import ResourceError
+from omni_edge.errors import CheckpointError, ResourceError
 from omni_export.checkpoint.lazy_tensor import LazyTensor
 from omni_export.graph.data_file import ELEMENT_TYPES, DataFile, Produce, TensorSpec
 from omni_export.graph.function import CONTRIB, DOMAINS, OWN, Function
 from omni_export.graph.linear import linear_nodes
 from omni_export.graph.node_order import reorder, shorten_names
-from omni_quant import quantize_blockwise_rows, quantize_channelwise
+from omni_quant import BlockwiseWeight, quantize_blockwise_rows, quantize_channelwise
 from omni_quant.policy import stated_precision
 from omni_quant.precision import Activations, Kind, Precision, Scales, WeightFormat
 
 Shape = Sequence["int | str | None"]
+Quantize = Callable[[LazyTensor, WeightFormat], BlockwiseWeight]
 
 IR_VERSION = 10
 # Smaller constants stay inside the .onnx file.
@@ -70,6 +71,38 @@ class _Place:
         return self.graph.call(function, inputs, self.path, **attributes)
 
 
+def round_blockwise(
+    weight: LazyTensor, weights: WeightFormat, importance: NDArray[np.float32] | None = None
+) -> BlockwiseWeight:
+    """Quantizes a matrix in groups, from its values alone.
+
+    Args:
+        weight: [rows, columns].
+        weights: the format, with scales per group.
+        importance: of each column, float32 [columns]; see `omni_quant.quantize_blockwise_rows`.
+
+    Raises:
+        CheckpointError: a value is not finite, or too large for the format.
+    """
+    rows, columns = weight.shape
+    try:
+        return quantize_blockwise_rows(
+            weight.read,
+            rows,
+            columns,
+            bits=weights.kind.bits,
+            block_size=weights.group_size,
+            float16_scales=weights.float16_scales,
+            zero_points=weights.zero_points,
+            importance=importance,
+            threads=usable_cores(),
+        )
+    except ValueError as error:
+        raise CheckpointError(
+            f"{weight.name} has {error}. Download the checkpoint again, or export it with --precision fp32."
+        ) from error
+
+
 class GraphBuilder:
     """Collects nodes, inputs, outputs and weights of one graph; `save` writes them.
 
@@ -79,11 +112,15 @@ class GraphBuilder:
     Args:
         name: of the graph and of its files.
         formats: part of the graph -> format of its weights, as `omni_quant.policy.formats` gives them.
+
+    Attributes:
+        quantize: makes packed weights while `save` writes them; calibration puts its own function here.
     """
 
     def __init__(self, name: str, formats: Mapping[str, WeightFormat] | None = None) -> None:
         self.name = name
         self.formats = dict(formats or {})
+        self.quantize: Quantize = round_blockwise
         self._nodes: list[onnx.NodeProto] = []
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
@@ -223,16 +260,14 @@ class GraphBuilder:
         """The initializers of a linear layer's weight [out, in], as `linear_nodes` takes them."""
         weights = self.formats[part]
         if weights.kind is not Kind.FP32:
-            return list(self._quantized(weight, name, weights))
+            return self._quantized(weight, name, weights)
         self._external(
             [(name, np.dtype(np.float32), weight.shape[::-1])], lambda: [np.ascontiguousarray(weight.load().T)]
         )
         return [name]
 
-    def _quantized(
-        self, weight: LazyTensor, name: str, weights: WeightFormat, *, flat: bool = False
-    ) -> tuple[str, str]:
-        """The packed weight and its scales as initializers.
+    def _quantized(self, weight: LazyTensor, name: str, weights: WeightFormat, *, flat: bool = False) -> list[str]:
+        """The packed weight, its scales and, where the format has them, its zero points as initializers.
 
         `flat` drops the axis of groups and its padding, which is the layout that gathering takes.
         """
@@ -240,26 +275,23 @@ class GraphBuilder:
         bits, block = weights.kind.bits, weights.group_size
         blocks = -(-columns // block)
         row_bytes = -(-columns * bits // 8)
-        packed_shape = (rows, row_bytes) if flat else (rows, blocks, block * bits // 8)
+        scale_type = np.dtype(np.float16 if weights.float16_scales else np.float32)
+        tensors: list[TensorSpec] = [
+            (f"{name}_Q{bits}", np.dtype(np.uint8), (rows, row_bytes) if flat else (rows, blocks, block * bits // 8)),
+            (f"{name}_scales", scale_type, (rows, blocks)),
+        ]
+        if weights.zero_points:
+            tensors.append((f"{name}_zero_points", np.dtype(np.uint8), (rows, -(-blocks * bits // 8))))
 
         def produce() -> Iterable[NDArray[Any]]:
-            result = quantize_blockwise_rows(
-                weight.read, rows, columns, bits=bits, block_size=block, threads=usable_cores()
-            )
+            result = self.quantize(weight, weights)
             packed = result.packed.reshape(rows, -1)[:, :row_bytes] if flat else result.packed
-            return [packed, result.scales]
+            return [packed, result.scales, *([] if result.zero_points is None else [result.zero_points])]
 
-        packed_name, scales_name = f"{name}_Q{bits}", f"{name}_scales"
-        if packed_name not in self._initializers:
-            self._external(
-                [
-                    (packed_name, np.dtype(np.uint8), packed_shape),
-                    (scales_name, np.dtype(np.float32), (rows, blocks)),
-                ],
-                produce,
-                rows * columns,
-            )
-        return packed_name, scales_name
+        names = [tensor for tensor, _, _ in tensors]
+        if names[0] not in self._initializers:
+            self._external(tensors, produce, rows * columns)
+        return names
 
     def _dynamic_linear(self, x: str, weight: LazyTensor, name: str, bias: LazyTensor | None) -> str:
         """x @ weight.T + bias as an INT8 x INT8 product, with one weight scale per output.
@@ -291,10 +323,10 @@ class GraphBuilder:
         weights = self.formats[part]
         if weights.kind is Kind.FP32:
             return self.op("Gather", [self.weight(weight, f"{name}.weight"), ids], name, axis=0)
-        packed, scales = self._quantized(weight, f"{name}.weight", weights, flat=True)
-        return self.op(
+        packed, *parameters = self._quantized(weight, f"{name}.weight", weights, flat=True)
+        rows = self.op(
             "GatherBlockQuantized",
-            [packed, ids, scales],
+            [packed, ids, *parameters],
             name,
             domain=CONTRIB,
             gather_axis=0,
@@ -302,6 +334,7 @@ class GraphBuilder:
             block_size=weights.group_size,
             bits=weights.kind.bits,
         )
+        return self.op("Cast", [rows], name, to=TensorProto.FLOAT) if weights.float16_scales else rows
 
     def layer_norm(self, x: str, weight: LazyTensor, bias: LazyTensor, name: str, epsilon: float = 1e-5) -> str:
         """LayerNormalization over the last axis."""

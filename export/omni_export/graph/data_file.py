@@ -22,6 +22,7 @@ Produce = Callable[[], Iterable[NDArray[Any]]]
 
 ELEMENT_TYPES: dict[str, int] = {
     "float32": TensorProto.FLOAT,
+    "float16": TensorProto.FLOAT16,
     "int64": TensorProto.INT64,
     "int32": TensorProto.INT32,
     "int8": TensorProto.INT8,

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from onnx import TensorProto
+
 from omni_export.graph.function import CONTRIB, Function
 from omni_quant.policy import has_compiled_operator
 from omni_quant.precision import Activations, Kind, WeightFormat
 
 # The accuracy_level of MatMulNBits, which says what it does with its activations.
 _ACCURACY_LEVELS = {Activations.FLOAT32: 1, Activations.INT8_PER_GROUP: 4}
+# The place of the bias among the inputs of MatMulNBits.
+_BIAS_INPUT = 5
 
 
 class Nodes(Protocol):
@@ -42,7 +46,12 @@ def linear_nodes(
     sizes: dict[str, Any] = {"K": k, "N": n, "bits": weights.kind.bits, "block_size": weights.group_size}
     if has_compiled_operator(weights):
         return nodes.call(_linear_nbits(bool(bias)), [*inputs, bias] if bias else inputs, **sizes)[0]
-    inputs += ["", "", bias] if bias else []
+    packed, scales, *zero_points = matrix
+    if weights.float16_scales:
+        scales = nodes.op("Cast", [scales], to=TensorProto.FLOAT)
+    inputs = [x, packed, scales, *zero_points]
+    if bias:
+        inputs += [""] * (_BIAS_INPUT - len(inputs)) + [bias]
     level = _ACCURACY_LEVELS[weights.activations]
     return nodes.op("MatMulNBits", inputs, domain=CONTRIB, accuracy_level=level, **sizes)
 

@@ -21,7 +21,7 @@ from typing import Any
 from omni_export.graph.function import CONTRIB, Function
 from omni_export.graph.linear import linear_nodes
 from omni_quant.policy import has_compiled_operator
-from omni_quant.precision import Kind, WeightFormat
+from omni_quant.precision import WeightFormat
 
 CACHE_INPUTS = 6
 
@@ -90,7 +90,7 @@ def decoder_layer(sizes: LayerSizes, weights: WeightFormat, dtype: str) -> Funct
         f.attribute(name)
 
     def matrix() -> list[str]:
-        return [f.input() for _ in range(1 if weights.kind is Kind.FP32 else 2)]
+        return [f.input() for _ in range(weights.initializers)]
 
     x, normed = f.input(), f.input()
     qkv, qkv_bias, out = matrix(), f.input(), matrix()
