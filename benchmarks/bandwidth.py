@@ -19,8 +19,6 @@ import ctypes
 import datetime
 import json
 import os
-import platform
-import subprocess
 import tempfile
 import threading
 import time
@@ -104,8 +102,7 @@ def loop(nbytes: int, threads: int) -> Reading | None:
     with tempfile.TemporaryDirectory() as folder:
         source, library = Path(folder, "loop.c"), Path(folder, "loop.so")
         source.write_text(LOOP)
-        native = "-mcpu=native" if platform.machine() == "aarch64" else "-march=native"
-        subprocess.run([*compiler.split(), "-O3", native, "-shared", "-fPIC", source, "-o", library], check=True)
+        kernels.compile_library(compiler, [source], library)
         read_words = ctypes.CDLL(str(library)).read_words
     read_words.argtypes, read_words.restype = [ctypes.c_void_p, ctypes.c_size_t], ctypes.c_uint64
     return in_slices(nbytes, threads, lambda part: read_words(part.ctypes.data, part.size))

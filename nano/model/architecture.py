@@ -42,7 +42,7 @@ PARTS = {
     "bigvgan": "token2wav.code2wav_bigvgan_model.",
 }
 
-PREPROCESSOR: dict[str, Any] = {
+PUBLISHED_PREPROCESSOR: dict[str, Any] = {
     "chunk_length": 300,
     "dither": 0.0,
     "feature_size": 128,
@@ -58,9 +58,9 @@ PREPROCESSOR: dict[str, Any] = {
     "patch_size": 14,
     "sampling_rate": 16000,
     "temporal_patch_size": 2,
-    # Not published: the exporter uses it instead of the reference loader's 128 tokens per frame pair.
-    "video_min_pixels": 3136,
 }
+# Not published: the exporter uses it instead of the reference loader's 128 tokens per frame pair.
+PREPROCESSOR = {**PUBLISHED_PREPROCESSOR, "video_min_pixels": PUBLISHED_PREPROCESSOR["min_pixels"]}
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"

@@ -252,6 +252,8 @@ def write_checkpoint(path: Path, name: str = "grouped") -> Path:
     import torch
     from transformers import Qwen2_5OmniForConditionalGeneration
 
+    from nano.model.architecture import PUBLISHED_PREPROCESSOR
+
     shape = SHAPES[name]
     path.mkdir(parents=True, exist_ok=True)
     model = Qwen2_5OmniForConditionalGeneration(config_of(shape))
@@ -265,27 +267,7 @@ def write_checkpoint(path: Path, name: str = "grouped") -> Path:
         _publish_spelling(path)
     write_tokenizer(path)
     (path / "chat_template.json").write_text(json.dumps({"chat_template": CHAT_TEMPLATE}))
-    (path / "preprocessor_config.json").write_text(
-        json.dumps(
-            {
-                "chunk_length": 300,
-                "dither": 0.0,
-                "feature_size": 128,
-                "hop_length": 160,
-                "image_mean": [0.48145466, 0.4578275, 0.40821073],
-                "image_std": [0.26862954, 0.26130258, 0.27577711],
-                "max_pixels": 12845056,
-                "merge_size": 2,
-                "min_pixels": 3136,
-                "n_fft": 400,
-                "n_samples": 4800000,
-                "nb_max_frames": 30000,
-                "patch_size": 14,
-                "sampling_rate": 16000,
-                "temporal_patch_size": 2,
-            }
-        )
-    )
+    (path / "preprocessor_config.json").write_text(json.dumps(PUBLISHED_PREPROCESSOR))
     (path / "generation_config.json").write_text(
         json.dumps({"eos_token_id": [SPECIAL["<|im_end|>"], SPECIAL["<|endoftext|>"]], "pad_token_id": 256})
     )

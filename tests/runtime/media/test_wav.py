@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import resource
 import signal
 import wave
 from collections.abc import Iterator
@@ -55,6 +54,7 @@ def test_a_file_that_cannot_be_created_is_a_usage_error(tmp_path: Path) -> None:
 @pytest.fixture
 def small_disk() -> Iterator[int]:
     """No file of this process may grow beyond a few kilobytes."""
+    resource = pytest.importorskip("resource", reason="Windows has no limit for the size of files")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
