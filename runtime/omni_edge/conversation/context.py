@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from omni_edge.conversation.prompt import Prompt
 from omni_edge.conversation.saved import SavedFile, named
 from omni_edge.conversation.settings import CompleteSettings
+from omni_edge.conversation.snapshot import ContextSnapshot
 from omni_edge.decoders.thinker import INSIDE, ThinkerStates
 from omni_edge.decoders.tmrope import Positions
 from omni_edge.model import Model
@@ -174,15 +175,27 @@ class Context:
     @contextmanager
     def unchanged_on_error(self) -> Iterator[None]:
         """Within it, an error leaves the context as it was at the beginning."""
-        prefilled, pending = self.prefilled, self.pending.copy()
+        before = self.snapshot()
         try:
             yield
         except BaseException:
-            if self.prefilled != prefilled:
-                self.logits = None
-            self._cut(prefilled)
-            self.pending = pending
+            self.restore(before)
             raise
+
+    def snapshot(self) -> ContextSnapshot:
+        """The present place, to which `restore` goes back."""
+        return ContextSnapshot(self.prefilled, self.pending.copy())
+
+    def restore(self, snapshot: ContextSnapshot) -> None:
+        """Goes back to a snapshot: forgets what came behind it, and waits for what waited then.
+
+        Nothing in front of the snapshot may have been cut since.
+        """
+        assert self.prefilled >= snapshot.prefilled
+        if self.prefilled != snapshot.prefilled:
+            self.logits = None
+        self._cut(snapshot.prefilled)
+        self.pending = snapshot.pending.copy()
 
     def _cut(self, to: int) -> None:
         self._cache.trim(min(to, self._cache.offset))

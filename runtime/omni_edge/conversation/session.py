@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from omni_edge.conversation import saved
 from omni_edge.conversation.context import Context
 from omni_edge.conversation.reply import Reply
 from omni_edge.conversation.settings import SessionSettings, check_voice
+from omni_edge.conversation.snapshot import SessionSnapshot
 from omni_edge.conversation.speech import Speech
 from omni_edge.decoders.sampling import Sampler
 from omni_edge.errors import MediaError, UsageError
@@ -195,6 +197,34 @@ class Session:
         self._context.trim(offset)
         self._sound, self._sound_begun, self._turn_open = None, False, False
         del self._reply_starts[reply:], self._reply_stops[reply - 1 :]
+
+    def snapshot(self) -> SessionSnapshot:
+        """The present place, in the middle of a live sound as well; `restore` goes back to it.
+
+        It copies what waits and what the live sound holds (2 s at most), not the caches.
+        """
+        starts, stops = tuple(self._reply_starts), tuple(self._reply_stops)
+        context, sound = self._context.snapshot(), deepcopy(self._sound)
+        return SessionSnapshot(context, starts, stops, sound, self._sound_begun, self._turn_open)
+
+    def restore(self, snapshot: SessionSnapshot) -> None:
+        """Goes back to a place of this conversation: what was pushed and replied since then is forgotten.
+
+        The conversation then continues, token for token, as one in which it never happened.
+
+        Args:
+            snapshot: taken since the conversation began, was reset or was last cut in front of it.
+
+        Raises:
+            UsageError: the conversation was cut in front of it.
+        """
+        if self._context.prefilled < snapshot.context.prefilled:
+            raise UsageError("This place was cut from the conversation. Restore one that the conversation still has.")
+        self._reply = None
+        self._context.restore(snapshot.context)
+        self._reply_starts, self._reply_stops = list(snapshot.reply_starts), list(snapshot.reply_stops)
+        self._sound, self._sound_begun = deepcopy(snapshot.sound), snapshot.sound_begun
+        self._turn_open = snapshot.turn_open
 
     def save(self, path: Path | str) -> None:
         """Puts the conversation away in a file, whole or not at all; `OmniEdge.resume` takes it up again.
