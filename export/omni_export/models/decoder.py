@@ -16,29 +16,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from omni_edge.bundle.manifest import DecoderSection, TalkerSection
 from omni_export.checkpoint.checkpoint import Scope
 from omni_export.checkpoint.config import DecoderConfig, TalkerConfig
 from omni_export.checkpoint.lazy_tensor import Array, LazyTensor
 from omni_export.graph.builder import GraphBuilder, Shape
-from omni_export.models.decoder_layer import LayerSizes, decoder_layer
+from omni_export.models.decoder_layer import decoder_layer
+from omni_export.models.decoder_weights import DecoderWeights, padded_head_dim
 from omni_quant.policy import formats
 from omni_quant.precision import Precision
 
 THINKER = "thinker"
 TALKER = "talker"
 TOKEN_EMBEDDING = "token_embedding"
-
-# GroupQueryAttention rotates heads whose halves are multiples of 8 values wide (onnxruntime 1.32).
-_HALF_HEAD_MULTIPLE = 8
-
-
-def padded_head_dim(config: DecoderConfig) -> int:
-    """The cache's head width: `head_dim` with each rotary half padded to the attention kernel's multiple."""
-    half = config.head_dim // 2
-    return 2 * (-(-half // _HALF_HEAD_MULTIPLE) * _HALF_HEAD_MULTIPLE)
 
 
 @dataclass(frozen=True)
@@ -180,23 +171,14 @@ class _Layers:
         self, graph: GraphBuilder, weights: Scope, config: DecoderConfig, cache_scales: CacheScales | None = None
     ) -> None:
         self.graph = graph
-        self.weights = weights
         self.config = config
         self.cache_scales = cache_scales
         self.weights_format = graph.formats["layers"]
         self.cache_dtype = "int8" if cache_scales else "float32"
-        self.head_dim = padded_head_dim(config)
-        self.sizes = LayerSizes(
-            hidden=config.hidden_size,
-            intermediate=config.intermediate_size,
-            heads=config.num_heads,
-            kv_heads=config.num_kv_heads,
-            head_dim=self.head_dim,
-            scale=config.head_dim**-0.5,
-            epsilon=config.rms_norm_eps,
-        )
+        self.stored = DecoderWeights(weights, config)
+        self.sizes = self.stored.sizes
         self.function = decoder_layer(self.sizes, self.weights_format, self.cache_dtype)
-        half = self.head_dim // 2
+        half = self.sizes.head_dim // 2
         self.last_slot = graph.input("last_slot", [1], "int32")
         self.total = graph.input("total", [1], "int32")
         self.cos = graph.input("cos", ["capacity", half])
@@ -204,9 +186,7 @@ class _Layers:
 
     def build(self, x: str) -> str:
         """embeds -> hidden after the final norm."""
-        normed = self.graph.rms_norm(
-            x, self._norm("layers.0.input_layernorm"), "/layers.0/input_norm", self.config.rms_norm_eps
-        )
+        normed = self.graph.rms_norm(x, self.stored.first_norm, "/layers.0/input_norm", self.config.rms_norm_eps)
         for index in range(self.config.num_layers):
             x, normed = self._layer(x, normed, index)
         return normed
@@ -228,66 +208,18 @@ class _Layers:
 
     def _layer_weights(self, index: int, path: str) -> list[str]:
         """The layer's initializers, in the operator's order."""
-        graph, sizes = self.graph, self.sizes
-        attention, mlp = (self.weights.scope(f"layers.{index}.{part}") for part in ("self_attn", "mlp"))
-        qkv, bias = self._qkv(attention)
-        out = self._pad_columns(attention("o_proj.weight", (sizes.hidden, sizes.heads * self.config.head_dim)))
-        wide = (sizes.intermediate, sizes.hidden)
-        gate_up = LazyTensor.stack([mlp(f"{name}_proj.weight", wide) for name in ("gate", "up")])
+        graph, layer = self.graph, self.stored.layer(index)
         last = index == self.config.num_layers - 1
 
         def matrix(tensor: LazyTensor, name: str) -> list[str]:
             return graph.matrix(tensor, f"{path}/{name}.weight", "layers")
 
         return [
-            *matrix(qkv, "attn/qkv_proj"),
-            graph.weight(bias, f"{path}/attn/qkv_proj.bias"),
-            *matrix(out, "attn/o_proj"),
-            graph.weight(self._norm(f"layers.{index}.post_attention_layernorm"), f"{path}/post_attn_norm.weight"),
-            *matrix(gate_up, "mlp/gate_up_proj"),
-            *matrix(mlp("down_proj.weight", sizes.down), "mlp/down_proj"),
-            graph.weight(
-                self._norm("norm" if last else f"layers.{index + 1}.input_layernorm"),
-                "/norm.weight" if last else f"/layers.{index + 1}/input_norm.weight",
-            ),
+            *matrix(layer.qkv, "attn/qkv_proj"),
+            graph.weight(layer.qkv_bias, f"{path}/attn/qkv_proj.bias"),
+            *matrix(layer.out, "attn/o_proj"),
+            graph.weight(layer.middle_norm, f"{path}/post_attn_norm.weight"),
+            *matrix(layer.gate_up, "mlp/gate_up_proj"),
+            *matrix(layer.down, "mlp/down_proj"),
+            graph.weight(layer.next_norm, "/norm.weight" if last else f"/layers.{index + 1}/input_norm.weight"),
         ]
-
-    def _norm(self, name: str) -> LazyTensor:
-        return self.weights(f"{name}.weight", (self.config.hidden_size,))
-
-    def _qkv(self, weights: Scope) -> tuple[LazyTensor, LazyTensor]:
-        """Stacked weight and bias of Q, K and V, padded to the cache's head width."""
-        config = self.config
-        heads, kv_heads = config.num_heads, config.num_kv_heads
-        parts = []
-        for name, count, rotated in (("q_proj", heads, True), ("k_proj", kv_heads, True), ("v_proj", kv_heads, False)):
-            rows = count * config.head_dim
-            weight, bias = weights(f"{name}.weight", (rows, config.hidden_size)), weights(f"{name}.bias", (rows,))
-            parts.append((self._pad_rows(weight, rotated), self._pad_rows(bias, rotated)))
-        return LazyTensor.stack([weight for weight, _ in parts]), LazyTensor.stack([bias for _, bias in parts])
-
-    def _pad_rows(self, tensor: LazyTensor, rotated: bool) -> LazyTensor:
-        """Adds zero rows up to the cache's head width: after each rotary half, or after a head that is not rotated."""
-        if self.head_dim == self.config.head_dim:
-            return tensor
-        groups = 2 if rotated else 1
-        size, padded = self.config.head_dim // groups, self.head_dim // groups
-        count = tensor.shape[0] // size
-
-        def pad(array: Array) -> Array:
-            grouped = array.reshape(count, size, -1)
-            return np.pad(grouped, ((0, 0), (0, padded - size), (0, 0))).reshape(count * padded, *array.shape[1:])
-
-        return tensor.map(pad, (count * padded, *tensor.shape[1:]))
-
-    def _pad_columns(self, tensor: LazyTensor) -> LazyTensor:
-        """Adds zero columns after each head, up to the cache's head width."""
-        if self.head_dim == self.config.head_dim:
-            return tensor
-        rows, heads = tensor.shape[0], self.config.num_heads
-
-        def pad(array: Array) -> NDArray[np.float32]:
-            split = array.reshape(rows, heads, self.config.head_dim)
-            return np.pad(split, ((0, 0), (0, 0), (0, self.head_dim - self.config.head_dim))).reshape(rows, -1)
-
-        return tensor.map(pad, (rows, heads * self.head_dim))
