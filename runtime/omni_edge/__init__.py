@@ -38,6 +38,20 @@ from omni_edge.events import (
     TurnDone,
     VideoClip,
 )
+from omni_edge.live.duplex import Duplex
+from omni_edge.live.events import (
+    ContextUse,
+    Interrupted,
+    Level,
+    LiveEvent,
+    SpeechResumed,
+    SpeechStarted,
+    SpeechStopped,
+)
+from omni_edge.live.hearing import Hearing
+from omni_edge.live.playback import SpeechSink
+from omni_edge.live.settings import TurnSettings
+from omni_edge.live.voice_detector import VoiceDetector
 from omni_edge.vocoder.pacing import PacingSettings
 from omni_edge.vocoder.schedule import ChunkSchedule
 from omni_edge.vocoder.solver import SolverSettings
@@ -49,10 +63,16 @@ __all__ = [
     "CheckpointError",
     "ChunkSchedule",
     "ContextFullError",
+    "ContextUse",
     "ConversationError",
     "DeviceError",
+    "Duplex",
     "Event",
+    "Hearing",
     "ImageFrame",
+    "Interrupted",
+    "Level",
+    "LiveEvent",
     "Manifest",
     "Media",
     "MediaError",
@@ -66,9 +86,15 @@ __all__ = [
     "Session",
     "SessionSettings",
     "SolverSettings",
+    "SpeechResumed",
+    "SpeechSink",
+    "SpeechStarted",
+    "SpeechStopped",
     "TextDelta",
     "TurnDone",
+    "TurnSettings",
     "UsageError",
     "VideoClip",
+    "VoiceDetector",
     "shipped_bundle",
 ]

@@ -80,6 +80,11 @@ class Session:
         return self._context.talker is not None
 
     @property
+    def turn_open(self) -> bool:
+        """Whether the user's turn holds anything that `reply` would answer."""
+        return self._turn_open
+
+    @property
     def offset(self) -> int:
         """Positions of the context in use, those that wait to be prefilled included."""
         return self._context.offset
