@@ -8,7 +8,7 @@ from pathlib import Path
 import typer.testing
 
 from omni_cli import app as edge
-from omni_cli.commands import export
+from omni_cli.commands import evaluate, export
 
 PAGE = Path(__file__).parents[1] / "docs" / "cli.md"
 INTRODUCTION = """\
@@ -50,6 +50,7 @@ COMMANDS = (
     ("omni-edge bench", edge.app, ["bench"]),
     ("omni-export", export.export_app, []),
     ("omni-export verify", export.verify_app, []),
+    ("omni-export evaluate", evaluate.evaluate_app, []),
 )
 
 

@@ -17,16 +17,18 @@ if TYPE_CHECKING:
     from omni_export.bundle import ExportOptions as ExportOptions
     from omni_export.bundle import ExportReport as ExportReport
     from omni_export.bundle import export_bundle as export_bundle
+    from omni_export.evaluate.evaluate import evaluate_bundle as evaluate_bundle
     from omni_export.verify.verify import verify_bundle as verify_bundle
 
 _HOMES = {
     "ExportOptions": "omni_export.bundle",
     "ExportReport": "omni_export.bundle",
+    "evaluate_bundle": "omni_export.evaluate.evaluate",
     "export_bundle": "omni_export.bundle",
     "verify_bundle": "omni_export.verify.verify",
 }
 
-__all__ = ["ExportOptions", "ExportReport", "export_bundle", "verify_bundle"]
+__all__ = ["ExportOptions", "ExportReport", "evaluate_bundle", "export_bundle", "verify_bundle"]
 
 
 def __getattr__(name: str) -> Any:

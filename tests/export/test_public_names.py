@@ -9,6 +9,7 @@ import pytest
 
 import omni_export
 from omni_export.bundle import ExportOptions, ExportReport, export_bundle
+from omni_export.evaluate.evaluate import evaluate_bundle
 from omni_export.verify.verify import verify_bundle
 
 HEAVY = "{'torch', 'onnx', 'onnxruntime', 'transformers'} & set(sys.modules)"
@@ -20,6 +21,7 @@ def test_the_names_are_those_of_their_modules() -> None:
     assert [getattr(omni_export, name) for name in omni_export.__all__] == [
         ExportOptions,
         ExportReport,
+        evaluate_bundle,
         export_bundle,
         verify_bundle,
     ]

@@ -12,7 +12,7 @@ import numpy as np
 from typer.testing import CliRunner, Result
 
 from omni_cli import app as edge
-from omni_cli.commands import export
+from omni_cli.commands import evaluate, export
 
 # Enough for a few blocks of speech, little enough for a test.
 SHORT = ("--max-new-tokens", "6", "--max-codec-tokens", "40")
@@ -27,8 +27,9 @@ def run_edge(*arguments: object, input: str | bytes | None = None) -> Result:  #
 def run_export(*arguments: object) -> Result:
     """`omni-export` with the given words."""
     words = [str(argument) for argument in arguments]
-    if words[:1] == ["verify"]:
-        return CliRunner().invoke(export.verify_app, words[1:], prog_name="omni-export verify")
+    for name, app in (("verify", export.verify_app), ("evaluate", evaluate.evaluate_app)):
+        if words[:1] == [name]:
+            return CliRunner().invoke(app, words[1:], prog_name=f"omni-export {name}")
     return CliRunner().invoke(export.export_app, words, prog_name="omni-export")
 
 

@@ -1,19 +1,19 @@
-"""`omni-export`: a checkpoint into a bundle, and a bundle against its checkpoint."""
+"""`omni-export` and `omni-export verify`: a checkpoint into a bundle, and its graphs against the checkpoint."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from omni_cli import options
+from omni_cli.commands.evaluate import evaluate_app
 from omni_cli.console import Progress, human_bytes, human_seconds, overall, table
 from omni_cli.errors import reports_errors
+from omni_cli.export_packages import export_packages
 from omni_cli.standard_streams import set_up_streams
 from omni_edge.errors import UsageError
 from omni_quant.precision import DEFAULT_GROUP_SIZE, CacheKind, Kind, Precision
@@ -37,7 +37,12 @@ def _names(kinds: type[Kind] | type[CacheKind]) -> str:
     return "|".join(kind.value for kind in kinds)
 
 
-@export_app.command(epilog="'omni-export verify BUNDLE --against CHECKPOINT' measures a bundle against its reference.")
+@export_app.command(
+    epilog=(
+        "'omni-export verify BUNDLE --against CHECKPOINT' checks a bundle's graphs against the reference; "
+        "'omni-export evaluate BUNDLE --against CHECKPOINT' measures what its precision costs."
+    )
+)
 @reports_errors
 def export(
     *,
@@ -75,7 +80,7 @@ def export(
     debug: options.Debug = False,
 ) -> None:
     """Write a checkpoint as a bundle of ONNX graphs that omni-edge runs without torch."""
-    with _export_packages():
+    with export_packages():
         from omni_export.bundle import ExportOptions, export_bundle  # noqa: PLC0415 -- seconds to import
     wanted = ExportOptions(
         precision=Precision(precision, group_size),
@@ -107,17 +112,6 @@ def export(
     typer.echo(f"\n{report.path}  {human_bytes(report.nbytes)}  in {human_seconds(time.monotonic() - began)}")
 
 
-@contextmanager
-def _export_packages() -> Iterator[None]:
-    """Inside, a package that is missing is a usage error with the way to get it."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"There is no package {error.name}: exporting needs more than running. pip install 'omni-edge[export]'"
-        ) from None
-
-
 def _precision_of(value: str) -> tuple[str, Kind]:
     role, _, kind = value.partition("=")
     kinds = [each.value for each in Kind]
@@ -142,7 +136,7 @@ def verify(
     Errors are relative to the reference's RMS. The verdict is by signal-to-noise ratio, whose bound depends on how the
     graph's matrices are stored.
     """
-    with _export_packages():
+    with export_packages():
         import transformers  # noqa: PLC0415
 
         from omni_export.bundle import find_checkpoint  # noqa: PLC0415
@@ -171,9 +165,10 @@ def verify(
 
 
 def run(arguments: list[str], program: str = "omni-export") -> None:
-    """Runs `omni-export` with `arguments`: a first word `verify` is that command, anything else is a checkpoint."""
-    if arguments[:1] == ["verify"]:
-        verify_app(arguments[1:], prog_name=f"{program} verify")
+    """Runs `omni-export` with `arguments`: a first word may be another command, anything else is a checkpoint."""
+    commands = {"verify": verify_app, "evaluate": evaluate_app}
+    if arguments and arguments[0] in commands:
+        commands[arguments[0]](arguments[1:], prog_name=f"{program} {arguments[0]}")
     else:
         export_app(arguments, prog_name=program)
 

@@ -73,6 +73,9 @@ class Talker:
         section: its special tokens.
         codec_limit: codec tokens from here on have no sound.
         text_end, text_pad: float32 [embedding]; embeds of the marks that follow the reply's text.
+
+    Attributes:
+        suppressed: codec tokens that are never drawn, ascending.
     """
 
     def __init__(
@@ -88,7 +91,7 @@ class Talker:
         self.section = section
         # The reference draws from the unused rows behind the codebook too, and fails when one comes.
         unused = set(range(codec_limit, decoder.section.vocab_size)) - {section.codec_pad, section.codec_end}
-        self._suppressed = sorted(unused | {section.codec_start})
+        self.suppressed = sorted(unused | {section.codec_start})
         self.text_end = text_end
         self.text_pad = text_pad
 
@@ -129,7 +132,7 @@ class Talker:
         """
         section = self.section
         state.cache.trim(state.prefilled)
-        sampler = Sampler(sampling, seed, self.decoder.section.vocab_size, self._suppressed)
+        sampler = Sampler(sampling, seed, self.decoder.section.vocab_size, self.suppressed)
         # The reference's penalty looks at the prompt's placeholders too.
         sampler.observe(np.array([section.codec_mask, section.codec_pad, section.codec_start]))
         codec = np.array([[section.codec_pad, section.codec_start]])
