@@ -107,5 +107,5 @@ def has_compiled_operator(weights: WeightFormat) -> bool:
     return (
         weights.activations is Activations.INT8_PER_GROUP
         and weights.group_size >= SMALLEST_COMPILED_GROUP
-        and not weights.float16_scales
+        and (weights.kind is Kind.INT4 or not weights.zero_points)
     )

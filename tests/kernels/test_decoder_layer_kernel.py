@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from omni_edge.backend.graph import Graph
 from omni_export.checkpoint.lazy_tensor import LazyTensor
 from omni_export.graph.builder import GraphBuilder
-from omni_export.models.decoder_layer import LayerSizes, decoder_layer
-from omni_quant import dequantize_blockwise, quantize_blockwise
-from omni_quant.policy import formats
-from omni_quant.precision import Kind, Precision
+from omni_export.models.decoder_layer import MATRICES, LayerSizes, decoder_layer, matrix_inputs
+from omni_quant import dequantize_blockwise
+from omni_quant.precision import WeightFormat
+from support.blockwise import FORMATS, in_groups, quantize, rounded
 from support.vocoders import prepared_kinds, snr
 
 Array = NDArray[np.float32]
@@ -24,7 +24,6 @@ Exact = NDArray[np.float64]
 SMALL = LayerSizes(hidden=70, intermediate=90, heads=3, kv_heads=1, head_dim=16, scale=0.25, epsilon=1e-6)
 # The Talker of the 3B, half as wide.
 WIDE = LayerSizes(hidden=448, intermediate=1216, heads=8, kv_heads=2, head_dim=64, scale=0.125, epsilon=1e-6)
-MATRICES = ("qkv", "out", "gate_up", "down")
 
 
 def weights(sizes: LayerSizes) -> dict[str, Array]:
@@ -41,12 +40,13 @@ def steps(sizes: LayerSizes) -> list[Array]:
     return [random.uniform(0.02, 0.05, sizes.kv_heads * sizes.head_dim).astype(np.float32) for _ in range(2)]
 
 
-def layer(sizes: LayerSizes, precision: Precision, folder: Path, dtype: str = "float32") -> Path:
-    parts = formats("thinker", precision)
-    g = GraphBuilder("layer", parts)
+def layer(sizes: LayerSizes, format_: WeightFormat, folder: Path, dtype: str = "float32") -> Path:
+    g = GraphBuilder("layer", {"layers": format_})
     stored = {name: LazyTensor.wrap(value) for name, value in weights(sizes).items()}
     x, normed = (g.input(name, [1, "S", None]) for name in ("x", "normed"))
     matrix = {name: g.matrix(stored[name], name, "layers") for name in MATRICES}
+    for stored_as in matrix.values():
+        stored_as.extend([""] * (matrix_inputs(format_) - len(stored_as)))
     vector = {name: g.weight(stored[name], name) for name in ("bias", "middle", "next")}
     shape = [1, sizes.kv_heads, "capacity", sizes.head_dim]
     inputs = [
@@ -58,8 +58,8 @@ def layer(sizes: LayerSizes, precision: Precision, folder: Path, dtype: str = "f
     ]
     if dtype == "int8":
         inputs += [g.const(step, f"step{index}", inline=True) for index, step in enumerate(steps(sizes))]
-    function = decoder_layer(sizes, parts["layers"], dtype)
-    outputs = g.call(function, inputs, "/layer", **sizes.attributes(parts["layers"]))
+    function = decoder_layer(sizes, format_, dtype)
+    outputs = g.call(function, inputs, "/layer", **sizes.attributes(format_))
     for name, value in zip(("y", "y_normed"), outputs[:2], strict=True):
         g.output(value, name, [1, "S", sizes.hidden])
     for name, value in zip(("keys", "values"), outputs[2:], strict=True):
@@ -90,23 +90,19 @@ def feeds(sizes: LayerSizes, length: int, past: int, dtype: str = "float32") -> 
     return fed
 
 
-def linear(x: Exact, weight: Array, precision: Precision) -> Exact:
+def linear(x: Exact, weight: Array, format_: WeightFormat) -> Exact:
     """The product of activations rounded to INT8 with the stored weight."""
-    block = precision.group_size
-    stored = dequantize_blockwise(quantize_blockwise(weight, bits=precision.kind.bits, block_size=block))
-    padded = np.pad(x, [(0, 0), (0, -x.shape[1] % block)]).reshape(len(x), -1, block)
-    step = np.abs(padded).max(2, keepdims=True) / 127
-    kept = np.rint(padded / np.where(step, step, 1)) * step
-    y: Exact = kept.reshape(len(x), -1)[:, : x.shape[1]] @ stored.T.astype(np.float64)
+    stored = dequantize_blockwise(quantize(weight, format_)).astype(np.float64)
+    y: Exact = rounded(x.astype(np.float32), format_.group_size) @ stored.T
     return y
 
 
-def exact(sizes: LayerSizes, precision: Precision, fed: dict[str, NDArray[Any]]) -> tuple[Exact, Exact, Exact, Exact]:
+def exact(sizes: LayerSizes, format_: WeightFormat, fed: dict[str, NDArray[Any]]) -> tuple[Exact, Exact, Exact, Exact]:
     """y, its norm, keys and values [kv_heads, total, head_dim] in float64."""
     w, width, total = weights(sizes), sizes.head_dim, int(fed["total"][0])
     x, normed = (fed[name][0].astype(np.float64) for name in ("x", "normed"))
     length = len(x)
-    packed = (linear(normed, w["qkv"], precision) + w["bias"]).reshape(length, -1, width)
+    packed = (linear(normed, w["qkv"], format_) + w["bias"]).reshape(length, -1, width)
     cos, sin = (fed[name][total - length : total, None].astype(np.float64) for name in ("cos", "sin"))
     first, second = np.split(packed[:, : sizes.heads + sizes.kv_heads], 2, axis=2)
     rotated = np.concatenate([first * cos - second * sin, second * cos + first * sin], 2)
@@ -125,40 +121,46 @@ def exact(sizes: LayerSizes, precision: Precision, fed: dict[str, NDArray[Any]])
         normed: Exact = x / np.sqrt((x**2).mean(1, keepdims=True) + sizes.epsilon) * weight
         return normed
 
-    h = x + linear(attended.reshape(length, -1), w["out"], precision)
-    gate, up = np.split(linear(norm(h, w["middle"]), w["gate_up"], precision), 2, axis=1)
-    y = h + linear(gate / (1 + np.exp(-gate)) * up, w["down"], precision)
+    h = x + linear(attended.reshape(length, -1), w["out"], format_)
+    gate, up = np.split(linear(norm(h, w["middle"]), w["gate_up"], format_), 2, axis=1)
+    y = h + linear(gate / (1 + np.exp(-gate)) * up, w["down"], format_)
     return y, norm(y, w["next"]), keys, values
 
 
 # One position, the most rows that run row by row, the fewest in panels, several tiles; no past, one and several spans;
 # fewer threads than cores, and more.
 @pytest.mark.parametrize(("length", "past"), [(1, 0), (1, 70), (1, 1500), (8, 5), (9, 5), (130, 600)])
-@pytest.mark.parametrize("kind", ["int4", "int8"])
+@pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize(("sizes", "block"), [(SMALL, 32), (SMALL, 64), (WIDE, 128)])
 @pytest.mark.usefixtures("compiled")
 def test_the_layer_is_exact_up_to_its_rounding(
-    sizes: LayerSizes, block: int, kind: Any, length: int, past: int, tmp_path: Path
+    sizes: LayerSizes, block: int, name: str, length: int, past: int, tmp_path: Path
 ) -> None:
-    precision = Precision(Kind(kind), block)
-    path, fed = layer(sizes, precision, tmp_path), feeds(sizes, length, past)
-    y, y_normed, keys, values = exact(sizes, precision, fed)
+    format_ = in_groups(name, block)
+    path, fed = layer(sizes, format_, tmp_path), feeds(sizes, length, past)
+    y, y_normed, keys, values = exact(sizes, format_, fed)
     for threads in (1, 3):
         got = Graph(path, threads=threads).run(fed, ["y", "y_normed", "keys", "values"])
-        # A value half way between two codes may be rounded to either.
-        assert snr(y.astype(np.float32), got[0][0]) > 55
-        assert snr(y_normed.astype(np.float32), got[1][0]) > 55
+        for wanted, computed in zip((y, y_normed), got[:2], strict=True):
+            # A value half way between two codes may be rounded to either, which few positions show.
+            assert snr(wanted.astype(np.float32), computed[0]) > 50
+            positions = [snr(*pair) for pair in zip(wanted.astype(np.float32), computed[0], strict=True)]
+            assert np.median(positions) > 55
         for wanted, cache in zip((keys, values), got[2:], strict=True):
             np.testing.assert_allclose(cache[0, :, : past + length], wanted, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
 @pytest.mark.parametrize("length", [1, 20])
+@pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.usefixtures("compiled")
-def test_the_layer_is_its_definition(dtype: str, length: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, fed = layer(WIDE, Precision(Kind.INT4, 64), tmp_path, dtype), feeds(WIDE, length, 300, dtype)
+def test_the_layer_is_its_definition(
+    name: str, dtype: str, length: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    format_ = in_groups(name, 64)
+    path, fed = layer(WIDE, format_, tmp_path, dtype), feeds(WIDE, length, 300, dtype)
     kinds = prepared_kinds(path, tmp_path / "prepared.onnx")
-    ours_alone = "DecoderLayerInt8" if dtype == "int8" else "DecoderLayer"
+    ours_alone = "DecoderLayer" + "F16" * format_.float16_scales + "Int8" * (dtype == "int8")
     assert kinds == [ours_alone] or "MatMulNBits" in kinds  # where the processor has no products of bytes
     ours = Graph(path).run(fed, ["y", "y_normed", "keys", "values"])
     monkeypatch.setenv("OMNI_EDGE_KERNELS", "0")
@@ -174,9 +176,9 @@ def test_the_layer_is_its_definition(dtype: str, length: int, tmp_path: Path, mo
 
 @pytest.mark.usefixtures("compiled")
 def test_a_bound_cache_is_appended_to_in_place(tmp_path: Path) -> None:
-    precision = Precision(Kind.INT4, 32)
-    graph, fed = Graph(layer(SMALL, precision, tmp_path), threads=2), feeds(SMALL, 3, 70)
-    y, _, keys, values = exact(SMALL, precision, fed)
+    format_ = in_groups("int4", 32)
+    graph, fed = Graph(layer(SMALL, format_, tmp_path), threads=2), feeds(SMALL, 3, 70)
+    y, _, keys, values = exact(SMALL, format_, fed)
     got = {name: np.empty((1, 3, SMALL.hidden), np.float32) for name in ("y", "y_normed")}
     binding = graph.binding()
     for name, array in fed.items():
@@ -192,7 +194,7 @@ def test_a_bound_cache_is_appended_to_in_place(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("compiled")
 def test_not_a_number_stays_in_its_position(tmp_path: Path) -> None:
-    graph, fed = Graph(layer(SMALL, Precision(Kind.INT4, 32), tmp_path), threads=2), feeds(SMALL, 12, 4)
+    graph, fed = Graph(layer(SMALL, in_groups("int4", 32), tmp_path), threads=2), feeds(SMALL, 12, 4)
     (clean,) = graph.run(fed, ["y"])
     fed["x"][0, 7, 3] = np.nan
     (y,) = graph.run(fed, ["y"])
@@ -205,15 +207,15 @@ def test_not_a_number_stays_in_its_position(tmp_path: Path) -> None:
 )
 @pytest.mark.usefixtures("compiled")
 def test_a_cache_that_does_not_fit_is_refused(name: str, value: NDArray[np.int32], tmp_path: Path) -> None:
-    graph, fed = Graph(layer(SMALL, Precision(Kind.INT4, 32), tmp_path)), feeds(SMALL, 3, 70)
+    graph, fed = Graph(layer(SMALL, in_groups("int4", 32), tmp_path)), feeds(SMALL, 3, 70)
     with pytest.raises(Exception, match="inputs do not fit"):
         graph.run(fed | {name: value}, ["y"])
 
 
 @pytest.mark.usefixtures("compiled")
 def test_a_norm_of_another_length_is_refused(tmp_path: Path) -> None:
-    path, fed = layer(SMALL, Precision(Kind.INT4, 32), tmp_path), feeds(SMALL, 3, 70)
-    if prepared_kinds(path, tmp_path / "prepared.onnx") != ["DecoderLayer"]:
+    path, fed = layer(SMALL, in_groups("int4", 32), tmp_path), feeds(SMALL, 3, 70)
+    if prepared_kinds(path, tmp_path / "prepared.onnx") != ["DecoderLayerF16"]:
         pytest.skip("needs dot products of bytes")
     with pytest.raises(Exception, match="decoder layer's inputs do not fit"):
         Graph(path).run(fed | {"normed": fed["normed"][:, :2]}, ["y"])

@@ -20,6 +20,9 @@ _ATTRIBUTE_TYPES = {
     tuple: onnx.AttributeProto.INTS,
 }
 
+Given = Mapping[str, "type | tuple[str, type]"]
+"""A node's attribute -> its type: int, float, or tuple (of int). With a name where the function's has another one."""
+
 
 class Function:
     """The definition of an operator in the domain `OWN`.
@@ -57,9 +60,7 @@ class Function:
         if name not in self._attributes:
             self._attributes.append(name)
 
-    def op(
-        self, kind: str, inputs: Sequence[str], *, given: Mapping[str, type] | None = None, **attributes: Any
-    ) -> str:
+    def op(self, kind: str, inputs: Sequence[str], *, given: Given | None = None, **attributes: Any) -> str:
         """Adds a node; returns its first output. See `ops`."""
         return self.ops(kind, inputs, 1, given=given, **attributes)[0]
 
@@ -71,7 +72,7 @@ class Function:
         *,
         domain: str = "",
         without: Collection[int] = (),
-        given: Mapping[str, type] | None = None,
+        given: Given | None = None,
         **attributes: Any,
     ) -> list[str]:
         """Adds a node; returns its outputs.
@@ -82,19 +83,20 @@ class Function:
             count: the number of outputs.
             domain: of the operator.
             without: indices of optional outputs that are left out.
-            given: attributes whose values come with a call: name -> int, float or tuple (of int).
+            given: attributes whose values come with a call of this function; see `Given`.
             attributes: attributes with their values.
         """
         outputs = ["" if index in without else f"{kind}{len(self._nodes)}_{index}" for index in range(count)]
         node = helper.make_node(kind, list(inputs), outputs, domain=domain, **attributes)
-        for name, type_ in (given or {}).items():
-            node.attribute.add(name=name, ref_attr_name=name, type=_ATTRIBUTE_TYPES[type_])
-            self.attribute(name)
+        for name, value in (given or {}).items():
+            source, type_ = value if isinstance(value, tuple) else (name, value)
+            node.attribute.add(name=name, ref_attr_name=source, type=_ATTRIBUTE_TYPES[type_])
+            self.attribute(source)
         self._nodes.append(node)
         return [output for output in outputs if output]
 
     def call(
-        self, function: Function, inputs: Sequence[str], *, given: Mapping[str, type] | None = None, **attributes: Any
+        self, function: Function, inputs: Sequence[str], *, given: Given | None = None, **attributes: Any
     ) -> list[str]:
         """Adds a node that calls `function`; returns its outputs."""
         self.called.append(function)

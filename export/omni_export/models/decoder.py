@@ -22,7 +22,7 @@ from omni_export.checkpoint.checkpoint import Scope
 from omni_export.checkpoint.config import DecoderConfig, TalkerConfig
 from omni_export.checkpoint.lazy_tensor import Array, LazyTensor
 from omni_export.graph.builder import GraphBuilder, Shape
-from omni_export.models.decoder_layer import decoder_layer
+from omni_export.models.decoder_layer import decoder_layer, matrix_inputs
 from omni_export.models.decoder_weights import DecoderWeights, padded_head_dim
 from omni_quant.policy import formats
 from omni_quant.precision import Precision
@@ -212,7 +212,8 @@ class _Layers:
         last = index == self.config.num_layers - 1
 
         def matrix(tensor: LazyTensor, name: str) -> list[str]:
-            return graph.matrix(tensor, f"{path}/{name}.weight", "layers")
+            stored = graph.matrix(tensor, f"{path}/{name}.weight", "layers")
+            return stored + [""] * (matrix_inputs(self.weights_format) - len(stored))
 
         return [
             *matrix(layer.qkv, "attn/qkv_proj"),

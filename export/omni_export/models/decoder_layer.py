@@ -2,7 +2,7 @@
 
     h = x + attention(normed),  n = norm(h),  y = h + down(silu(gate(n)) * up(n)),  next_normed = norm(y)
 
-Inputs, in this order; a matrix is as many inputs as `GraphBuilder.matrix` returns:
+Inputs, in this order; a matrix is as many inputs as `matrix_inputs` says:
     x, normed: float32 [1, S, hidden].
     qkv, its bias, out: the attention's matrices.
     norm of h, gate_up, down, norm of y: weights; gate_up is gate's rows followed by up's.
@@ -19,11 +19,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from omni_export.graph.function import CONTRIB, Function
-from omni_export.graph.linear import linear_nodes
+from omni_export.graph.linear import MATRIX_INPUTS, linear_in_function, linear_nodes
 from omni_quant.policy import has_compiled_operator
 from omni_quant.precision import WeightFormat
 
 CACHE_INPUTS = 6
+# The layer's matrices in the operator's order, by their names in attributes and in `LayerSizes`.
+MATRICES = ("qkv", "out", "gate_up", "down")
 
 
 @dataclass(frozen=True)
@@ -76,21 +78,39 @@ class LayerSizes:
             "epsilon": self.epsilon,
         }
         if has_compiled_operator(weights):
-            attributes |= {"bits": weights.kind.bits, "block_size": weights.group_size}
+            names = [f"{name}_" for name in MATRICES] if weights.float16_scales else [""]
+            for name in names:
+                attributes |= {f"{name}bits": weights.kind.bits, f"{name}block_size": weights.group_size}
         return attributes
+
+
+def matrix_inputs(weights: WeightFormat) -> int:
+    """Inputs of the operator for each matrix. "" stands for zero points that the format does not have."""
+    return MATRIX_INPUTS if _has_float16_kernel(weights) else weights.initializers
+
+
+def _has_float16_kernel(weights: WeightFormat) -> bool:
+    return has_compiled_operator(weights) and weights.float16_scales
 
 
 def decoder_layer(sizes: LayerSizes, weights: WeightFormat, dtype: str) -> Function:
     """The operator for matrices in the format `weights` and a cache in `dtype`, "float32" or "int8"."""
     int8 = dtype == "int8"
     # A kernel is found by the operator's name: other matrices need another name.
-    compiled = has_compiled_operator(weights)
-    f = Function(("DecoderLayer" if compiled else "PlainDecoderLayer") + ("Int8" if int8 else ""))
-    for name in ("bits", "block_size") if compiled else ():
+    compiled, float16 = has_compiled_operator(weights), _has_float16_kernel(weights)
+    name = "DecoderLayer" if compiled else "PlainDecoderLayer"
+    f = Function(name + ("F16" if float16 else "") + ("Int8" if int8 else ""))
+    for name in ("bits", "block_size") if compiled and not float16 else ():
         f.attribute(name)
 
     def matrix() -> list[str]:
-        return [f.input() for _ in range(weights.initializers)]
+        return [f.input() for _ in range(matrix_inputs(weights))]
+
+    def linear(name: str, x: str, matrix: list[str], bias: str = "") -> str:
+        shape: tuple[int, int] = getattr(sizes, name)
+        if float16:
+            return linear_in_function(f, x, matrix, bias, shape, name)
+        return linear_nodes(f, x, matrix, bias, shape, weights)
 
     x, normed = f.input(), f.input()
     qkv, qkv_bias, out = matrix(), f.input(), matrix()
@@ -109,13 +129,13 @@ def decoder_layer(sizes: LayerSizes, weights: WeightFormat, dtype: str) -> Funct
         )
         return outputs[1], outputs[0]
 
-    packed = linear_nodes(f, normed, qkv, qkv_bias, sizes.qkv, weights)
+    packed = linear("qkv", normed, qkv, qkv_bias)
     given = {"num_heads": int, "kv_num_heads": int, "scale": float}
     attended, *present = f.call(cached_attention(dtype), [packed, *cache], given=given)
-    h, normed = added(x, linear_nodes(f, attended, out, "", sizes.out, weights), middle_norm)
-    gate, up = f.ops("Split", [linear_nodes(f, normed, gate_up, "", sizes.gate_up, weights)], 2, axis=-1, num_outputs=2)
+    h, normed = added(x, linear("out", attended, out), middle_norm)
+    gate, up = f.ops("Split", [linear("gate_up", normed, gate_up)], 2, axis=-1, num_outputs=2)
     product = f.op("Mul", [f.op("QuickGelu", [gate], domain=CONTRIB, alpha=1.0), up])
-    y, normed = added(h, linear_nodes(f, product, down, "", sizes.down, weights), next_norm)
+    y, normed = added(h, linear("down", product, down), next_norm)
     for value in (y, normed, *present):
         f.output(value)
     return f

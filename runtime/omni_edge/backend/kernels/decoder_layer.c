@@ -19,17 +19,19 @@
 #ifdef DOT4
 
 /*
- *     DecoderLayer (num_heads, kv_num_heads, scale, epsilon, bits, block_size)      a cache in float32
- *     DecoderLayerInt8 (the same attributes)                                        a cache in int8
+ *     DecoderLayerF16, DecoderLayerF16Int8     matrices as LinearNBitsF16 takes them; a cache in float32 or int8
+ *     DecoderLayer, DecoderLayerInt8           matrices as LinearNBits takes them, without places for zero points
  *
- * Inputs: 0 x, 1 its norm float32 [1, S, K]; 2, 3, 4 matrix, scales and bias of Q, K and V together; 5, 6 matrix and
- * scales of the attention's output; 7 weight of the norm of h [K]; 8, 9 matrix and scales of gate and, behind it, up;
- * 10, 11 matrix and scales of down; 12 weight of the norm of y [K]; from 13 on the cache, as CachedAttention takes it.
- * Matrices and scales are those of LinearNBits.
- * Outputs: 0 y, 1 its norm float32 [1, S, K]; 2 present key, 3 present value.
+ * Attributes: num_heads, kv_num_heads, scale, epsilon. F16: bits and block_size of each matrix, named qkv_bits and so
+ * on; the others: bits and block_size of all matrices.
+ * Inputs: x, its norm float32 [1, S, K]; the matrix of Q, K and V together, its bias; the matrix of the attention's
+ * output; weight of the norm of h [K]; the matrix of gate and, behind it, up; that of down; weight of the norm of y [K];
+ * the cache, as CachedAttention takes it. A matrix is three inputs: weights, scales, zero points.
+ * Outputs: y, its norm float32 [1, S, K]; present key, present value.
  */
-enum { X, NORMED, QKV, QKV_SCALES, QKV_BIAS, OUT, OUT_SCALES, MIDDLE_NORM, GATE_UP, GATE_UP_SCALES, DOWN,
-       DOWN_SCALES, NEXT_NORM, CACHE, INPUTS = CACHE + CACHE_INPUTS, INPUTS_INT8 = CACHE + CACHE_INPUTS_INT8 };
+enum { X, NORMED, QKV, QKV_BIAS = QKV + MATRIX_INPUTS, OUT, MIDDLE_NORM = OUT + MATRIX_INPUTS, GATE_UP,
+       DOWN = GATE_UP + MATRIX_INPUTS, NEXT_NORM = DOWN + MATRIX_INPUTS, CACHE, INPUTS = CACHE + CACHE_INPUTS,
+       INPUTS_INT8 = CACHE + CACHE_INPUTS_INT8 };
 enum { Y, Y_NORMED, PRESENT, OUTPUTS = PRESENT + 2 };
 enum { MATRICES = 4 };
 /* Floats between rows of gate and up, which would otherwise lie whole pages apart and compete for places in caches. */
@@ -40,7 +42,7 @@ typedef struct Layer {
     Kernel kernel; /* first, so that a pointer to one is a pointer to the other */
     Heads heads;
     float epsilon;
-    int64_t bits, block;
+    int64_t bits[MATRICES], block[MATRICES];
 } Layer;
 
 /* A norm, and the quantization for the matrix behind it, if there is one. */
@@ -99,28 +101,26 @@ static void gate_piece(void *argument, size_t task) {
 
 /* -- the plan -- */
 
-/* Plans the matrix [n, k] and its scales in `in`, for m rows. Returns whether they fit. */
-static int plan_matrix(const Layer *layer, const Tensor *in, int64_t m, int64_t n, int64_t k, Linear *linear) {
-    if (in[0].rank != 3 || in[0].shape[0] != n || !linear_supports(n, k, layer->bits, layer->block)) return 0;
-    *linear = linear_plan(m, n, k, layer->bits, layer->block);
-    linear->b = in[0].data;
-    linear->scales = in[1].data;
-    return in[0].elements == (size_t)(n * linear->shape.row_bytes) &&
-           in[1].elements == (size_t)(n * linear->shape.blocks);
+static int has_float16_scales(const Layer *layer) { return layer->kernel.kind->optional != 0; }
+
+/* Plans matrix number `matrix`, [n, k], whose inputs are `in`. Returns whether they fit. */
+static int plan_matrix(const Layer *layer, const Tensor *in, int matrix, int64_t n, int64_t k, Run *run) {
+    const int64_t bits = layer->bits[matrix], block = layer->block[matrix];
+    if (in->rank != 3 || in->shape[0] != n || !linear_supports(n, k, bits, block)) return 0;
+    run->matrices[matrix] = linear_plan(run->m, n, k, bits, block);
+    return linear_set_matrix(run->matrices + matrix, in, has_float16_scales(layer));
 }
 
 /* Plans the four matrices. Returns whether all inputs but the cache fit together. */
 static int plan_matrices(const Layer *layer, const Tensor *in, Run *run) {
-    const int64_t m = run->m, k = run->k;
+    const int64_t k = run->k;
     const int64_t queries = run->attention.heads * run->attention.width;
     const int64_t heads = queries + 2 * run->attention.kv_heads * run->attention.width;
     const int64_t wide = run->wide = in[GATE_UP].rank ? in[GATE_UP].shape[0] / 2 : 0;
     if (in[NORMED].elements != in[X].elements || in[MIDDLE_NORM].elements != (size_t)k ||
         in[NEXT_NORM].elements != (size_t)k || in[QKV_BIAS].elements != (size_t)heads ||
-        !plan_matrix(layer, in + QKV, m, heads, k, &run->qkv) ||
-        !plan_matrix(layer, in + OUT, m, k, queries, &run->out) ||
-        !plan_matrix(layer, in + GATE_UP, m, 2 * wide, k, &run->gate_up) ||
-        !plan_matrix(layer, in + DOWN, m, k, wide, &run->down))
+        !plan_matrix(layer, in + QKV, 0, heads, k, run) || !plan_matrix(layer, in + OUT, 1, k, queries, run) ||
+        !plan_matrix(layer, in + GATE_UP, 2, 2 * wide, k, run) || !plan_matrix(layer, in + DOWN, 3, k, wide, run))
         return 0;
     run->gate_up.y_stride = 2 * wide + APART;
     return 1;
@@ -185,16 +185,32 @@ static Status *run_layer(const Api *api, Context *context, Run *run) {
 
 /* -- the operator -- */
 
+static int is_zero_points(size_t input) {
+    return input == QKV + MATRIX_ZERO_POINTS || input == OUT + MATRIX_ZERO_POINTS ||
+           input == GATE_UP + MATRIX_ZERO_POINTS || input == DOWN + MATRIX_ZERO_POINTS;
+}
+
+/* Puts each input at its place, whether or not the operator has inputs for zero points, and counts the places. */
+static Status *read_inputs(const Layer *layer, const Context *context, Tensor *in, size_t *count) {
+    size_t place = 0;
+    for (size_t i = 0; i < layer->kernel.kind->inputs; i++, place++) {
+        if (!has_float16_scales(layer) && is_zero_points(place)) place++;
+        TRY(input_tensor(layer->kernel.api, context, i, in + place));
+    }
+    *count = place;
+    return NULL;
+}
+
 static Status *compute(void *opaque, Context *context) {
     const Layer *layer = opaque;
     const Api *api = layer->kernel.api;
     Tensor in[INPUTS_INT8] = {{0}};
-    TRY(input_tensors(&layer->kernel, context, in));
+    size_t inputs = 0;
+    TRY(read_inputs(layer, context, in, &inputs));
     const Tensor *x = in + X;
     if (x->rank != 3 || x->shape[0] != 1) return refuse(api, "A decoder layer takes one sequence.");
     Run run = {.m = x->shape[1], .k = x->shape[2]};
-    TRY(attention_plan(api, context, &layer->heads, in + CACHE, layer->kernel.kind->inputs - CACHE, run.m, PRESENT,
-                       &run.attention));
+    TRY(attention_plan(api, context, &layer->heads, in + CACHE, inputs - CACHE, run.m, PRESENT, &run.attention));
     if (!plan_matrices(layer, in, &run)) return refuse(api, "A decoder layer's inputs do not fit together.");
     float *y, *normed;
     TRY(output_data(api, context, Y, x->shape, 3, (void **)&y));
@@ -211,20 +227,33 @@ static Status *create(const Operator *operator, const Api *api, const KernelInfo
     Layer layer = {.kernel = {(const Kind *)operator, api}};
     TRY(attention_heads(api, info, &layer.heads));
     TRY(api_attribute_float(api)(info, "epsilon", &layer.epsilon));
-    TRY(api_attribute_int64(api)(info, "bits", &layer.bits));
-    TRY(api_attribute_int64(api)(info, "block_size", &layer.block));
+    static const char *const BITS[] = {"qkv_bits", "out_bits", "gate_up_bits", "down_bits"};
+    static const char *const BLOCKS[] = {"qkv_block_size", "out_block_size", "gate_up_block_size", "down_block_size"};
+    for (int i = 0; i < MATRICES; i++) {
+        const int each = has_float16_scales(&layer);
+        TRY(api_attribute_int64(api)(info, each ? BITS[i] : "bits", layer.bits + i));
+        TRY(api_attribute_int64(api)(info, each ? BLOCKS[i] : "block_size", layer.block + i));
+    }
     return keep_kernel(api, &layer, sizeof(layer), kernel);
 }
 
 #define F ELEMENT_FLOAT
+#define I8 ELEMENT_INT8
 #define MATRIX ELEMENT_UINT8, F
-#define WEIGHTS MATRIX, F, MATRIX, F, MATRIX, MATRIX, F
+#define MATRIX_F16 ELEMENT_UINT8, ELEMENT_FLOAT16, ELEMENT_UINT8
+#define WEIGHTS(matrix) matrix, F, matrix, F, matrix, matrix, F
 #define PLACES ELEMENT_INT32, ELEMENT_INT32, F, F
+enum { MAY_LACK = 1 << (QKV + MATRIX_ZERO_POINTS) | 1 << (OUT + MATRIX_ZERO_POINTS) |
+                  1 << (GATE_UP + MATRIX_ZERO_POINTS) | 1 << (DOWN + MATRIX_ZERO_POINTS) };
 
 static const Kind KINDS[] = {
-    KIND("DecoderLayer", create, compute, INPUTS, OUTPUTS, F, F, WEIGHTS, F, F, PLACES, F, F, F, F),
-    KIND("DecoderLayerInt8", create, compute, INPUTS_INT8, OUTPUTS, F, F, WEIGHTS, ELEMENT_INT8, ELEMENT_INT8, PLACES,
-         F, F, F, F, ELEMENT_INT8, ELEMENT_INT8),
+    KIND_OPTIONAL("DecoderLayerF16", create, compute, INPUTS, OUTPUTS, MAY_LACK, F, F, WEIGHTS(MATRIX_F16), F, F,
+                  PLACES, F, F, F, F),
+    KIND_OPTIONAL("DecoderLayerF16Int8", create, compute, INPUTS_INT8, OUTPUTS, MAY_LACK, F, F, WEIGHTS(MATRIX_F16),
+                  I8, I8, PLACES, F, F, F, F, I8, I8),
+    KIND("DecoderLayer", create, compute, INPUTS - MATRICES, OUTPUTS, F, F, WEIGHTS(MATRIX), F, F, PLACES, F, F, F, F),
+    KIND("DecoderLayerInt8", create, compute, INPUTS_INT8 - MATRICES, OUTPUTS, F, F, WEIGHTS(MATRIX), I8, I8, PLACES,
+         F, F, F, F, I8, I8),
 };
 
 Status *add_decoder_layer(const Api *api, Domain *domain) {

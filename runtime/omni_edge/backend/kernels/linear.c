@@ -1,4 +1,4 @@
-/* LinearNBits: a matrix of 4 or 8 bits times activations (`com.microsoft.MatMulNBits`), read where the file is mapped.
+/* Linear layers: a matrix of 4 or 8 bits times activations (`com.microsoft.MatMulNBits`), read where the file is mapped.
  *
  *     phase 1, m * pieces tasks: linear_quantize.c    x [m, k] -> codes [m, code_bytes], scales and zeros [m, blocks]
  *     phase 2, up to 8 rows of x: linear_rows.c       for each row of B, all of x: bound by the reading of B
@@ -6,6 +6,9 @@
  *
  * A unit fills one vector of a row of B: weights for 4 LANES (8 bits) or 8 LANES (4 bits) activations. With 4 bits, the
  * low nibbles belong to the even activations; their codes precede those of the odd ones.
+ *
+ * The zero point of a block stays out of the integer loop: sum((b - zero) * x) = sum(b * x) - zero * sum(x). The last
+ * sum is computed once, when x is quantized. A zero point that all blocks share is in the sums' initial values.
  */
 #include "linear.h"
 
@@ -16,13 +19,15 @@
 #ifdef DOT4
 
 /*
- *     LinearNBits       x float32 [..., K], B uint8 [N, blocks, block_size * bits / 8], scales float32 [N * blocks]
+ *     LinearNBitsF16    x float32 [..., K], B uint8 [N, blocks, block_size * bits / 8], scales float16 [N * blocks],
+ *                       zero points uint8 [N, (blocks + 1) / 2] (optional, 4 bits only), bias float32 [N] (optional)
  *                       -> float32 [..., N]
- *     LinearNBitsBias   the same, and bias float32 [N]
+ *     LinearNBits       scales in float32, neither zero points nor bias
+ *     LinearNBitsBias   scales in float32, no zero points, a bias
  *
- * Attributes: K, N, bits, block_size (a power of two from 32 to 256). The zero point of weights is 8, or 128.
+ * Attributes: K, N, bits, block_size (a power of two from 32 to 256). Without zero points, they are 8 or 128.
  */
-enum { X, B, SCALES, BIAS, INPUTS };
+enum { X, MATRIX, BIAS = MATRIX + MATRIX_INPUTS, INPUTS };
 
 /* Rows of activations up to which the product runs row by row. */
 enum { MAX_BY_ROWS = 8 };
@@ -50,6 +55,8 @@ Linear linear_plan(int64_t m, int64_t n, int64_t k, int64_t bits, int64_t block)
     shape->blocks = quotient_up(k, block);
     shape->row_bytes = shape->blocks * block * bits / 8;
     shape->words = (int)(block * bits / 32);
+    shape->zero_bytes = quotient_up(shape->blocks * bits, 8);
+    run.scratch.sums_stride = quotient_up(shape->blocks, LANES) * LANES;
 
     LinearTiling *tiling = &run.tiling;
     tiling->by_rows = m <= MAX_BY_ROWS;
@@ -78,9 +85,10 @@ int64_t linear_tasks(const Linear *run) {
 int linear_is_small(const Linear *run) { return linear_tasks(run) == 1 && run->shape.m * run->shape.k <= SMALL; }
 
 size_t linear_scratch_bytes(const Linear *run) {
-    const int64_t m = run->shape.m;
-    return UNIT + (size_t)(m * run->tiling.code_bytes) +
-           (size_t)(m * run->shape.blocks) * (sizeof(*run->scratch.scales) + sizeof(*run->scratch.zeros));
+    const LinearScratch *scratch = &run->scratch;
+    const size_t row = (size_t)run->tiling.code_bytes + (size_t)scratch->sums_stride * sizeof(*scratch->sums) +
+                       (size_t)run->shape.blocks * (sizeof(*scratch->scales) + sizeof(*scratch->zeros));
+    return UNIT + (size_t)run->shape.m * row;
 }
 
 void linear_set_scratch(Linear *run, void *memory) {
@@ -88,6 +96,19 @@ void linear_set_scratch(Linear *run, void *memory) {
     scratch->codes = (int8_t *)memory + (UNIT - (uintptr_t)memory % UNIT); /* each vector in one cache line */
     scratch->scales = (float *)(scratch->codes + run->shape.m * run->tiling.code_bytes);
     scratch->zeros = (int32_t *)(scratch->scales + run->shape.m * run->shape.blocks);
+    scratch->sums = (float *)(scratch->zeros + run->shape.m * run->shape.blocks);
+}
+
+int linear_set_matrix(Linear *run, const Tensor *matrix, int float16_scales) {
+    const LinearShape *shape = &run->shape;
+    const Tensor *zeros = matrix + MATRIX_ZERO_POINTS;
+    run->b = matrix[MATRIX_WEIGHTS].data;
+    run->scales = matrix[MATRIX_SCALES].data;
+    run->float16_scales = float16_scales;
+    run->zero_points = zeros->data;
+    return matrix[MATRIX_WEIGHTS].elements == (size_t)(shape->n * shape->row_bytes) &&
+           matrix[MATRIX_SCALES].elements == (size_t)(shape->n * shape->blocks) &&
+           (!zeros->data || (shape->bits == 4 && zeros->elements == (size_t)(shape->n * shape->zero_bytes)));
 }
 
 void linear_multiply_task(void *linear, size_t task) {
@@ -103,19 +124,17 @@ void linear_multiply_task(void *linear, size_t task) {
 static Status *compute(void *opaque, Context *context) {
     const LinearNode *node = opaque;
     const Api *api = node->kernel.api;
-    Tensor in[INPUTS] = {{0}};
+    const int float16_scales = node->kernel.kind->types[MATRIX + MATRIX_SCALES] == ELEMENT_FLOAT16;
+    Tensor in[INPUTS] = {{0}}, *x = in + X;
     TRY(input_tensors(&node->kernel, context, in));
-    Tensor *x = in + X;
+    if (!float16_scales) in[BIAS] = in[MATRIX + MATRIX_ZERO_POINTS], in[MATRIX + MATRIX_ZERO_POINTS] = (Tensor){0};
     if (!x->rank || x->shape[x->rank - 1] != node->k) return refuse(api, "The activations do not fit a matrix.");
     Linear run = linear_plan((int64_t)x->elements / node->k, node->n, node->k, node->bits, node->block);
     const LinearShape *shape = &run.shape;
-    if (in[B].elements != (size_t)(shape->n * shape->row_bytes) ||
-        in[SCALES].elements != (size_t)(shape->n * shape->blocks) ||
+    if (!linear_set_matrix(&run, in + MATRIX, float16_scales) ||
         (in[BIAS].data && in[BIAS].elements != (size_t)shape->n))
-        return refuse(api, "A matrix, its scales and its bias do not fit together.");
+        return refuse(api, "A matrix, its scales, its zero points and its bias do not fit together.");
     run.x = x->data;
-    run.b = in[B].data;
-    run.scales = in[SCALES].data;
     run.bias = in[BIAS].data;
     x->shape[x->rank - 1] = shape->n;
     TRY(output_data(api, context, 0, x->shape, x->rank, (void **)&run.y));
@@ -141,11 +160,14 @@ static Status *create(const Operator *operator, const Api *api, const KernelInfo
     return keep_kernel(api, &node, sizeof(node), kernel);
 }
 
-#define MATRIX ELEMENT_FLOAT, ELEMENT_UINT8, ELEMENT_FLOAT
+#define F ELEMENT_FLOAT
+enum { MAY_LACK = 1 << (MATRIX + MATRIX_ZERO_POINTS) | 1 << BIAS };
 
 static const Kind KINDS[] = {
-    KIND("LinearNBits", create, compute, SCALES + 1, 1, MATRIX, ELEMENT_FLOAT),
-    KIND("LinearNBitsBias", create, compute, BIAS + 1, 1, MATRIX, ELEMENT_FLOAT, ELEMENT_FLOAT),
+    KIND_OPTIONAL("LinearNBitsF16", create, compute, INPUTS, 1, MAY_LACK, F, ELEMENT_UINT8, ELEMENT_FLOAT16,
+                  ELEMENT_UINT8, F, F),
+    KIND("LinearNBits", create, compute, 3, 1, F, ELEMENT_UINT8, F, F),
+    KIND("LinearNBitsBias", create, compute, 4, 1, F, ELEMENT_UINT8, F, F, F),
 };
 
 Status *add_linear(const Api *api, Domain *domain) {

@@ -2,6 +2,7 @@
 #ifndef OMNI_EDGE_LINEAR_H
 #define OMNI_EDGE_LINEAR_H
 
+#include "operator.h"
 #include "phases.h"
 
 /* y [m, n] = x [m, k] B^T. B's rows are cut into blocks along k, which share a scale. */
@@ -12,6 +13,7 @@ typedef struct LinearShape {
     int64_t block;      /* weights of a block */
     int64_t blocks;     /* of a row of B */
     int64_t row_bytes;  /* of a row of B */
+    int64_t zero_bytes; /* of a row's zero points */
 } LinearShape;
 
 /* How the work is divided. One of unit_blocks and block_units is 1. */
@@ -31,14 +33,18 @@ typedef struct LinearTiling {
 typedef struct LinearScratch {
     int8_t *codes;   /* [m, code_bytes]: units; by rows, each group of units is followed by zeros and scales per lane */
     float *scales;   /* [m, blocks] */
-    int32_t *zeros;  /* [m, blocks]: what the weights' zero point adds to a block's sum, negated */
+    int32_t *zeros;  /* [m, blocks]: what a zero point that all blocks share adds to a block's sum, negated */
+    float *sums;     /* [m, sums_stride]: the scale times the sum of a block's codes, for zero points of blocks */
+    int64_t sums_stride; /* blocks, and zeros up to whole vectors */
 } LinearScratch;
 
 /* One use of a matrix, shared by its threads. The caller sets the pointers before `shape`. */
 typedef struct Linear {
     const float *x;         /* [m, k] */
     const uint8_t *b;       /* [n, blocks, block * bits / 8] */
-    const float *scales;    /* [n, blocks] */
+    const void *scales;     /* [n, blocks], float or float16 */
+    int float16_scales;
+    const uint8_t *zero_points; /* [n, zero_bytes], 4 bits each, even blocks in low nibbles; null: mid-range */
     const float *bias;      /* [n], or null */
     const float *residual;  /* [m, n], added to the product, or null */
     float *y;               /* [m, n], rows y_stride apart */
@@ -51,6 +57,11 @@ typedef struct Linear {
 /* Whether such a matrix can be multiplied, and the plan for m rows of activations. */
 int linear_supports(int64_t n, int64_t k, int64_t bits, int64_t block);
 Linear linear_plan(int64_t m, int64_t n, int64_t k, int64_t bits, int64_t block);
+
+/* The inputs that are a matrix: B uint8, its scales in float or float16, zero points uint8 (absent: mid-range). */
+enum { MATRIX_WEIGHTS, MATRIX_SCALES, MATRIX_ZERO_POINTS, MATRIX_INPUTS };
+/* Sets B, scales and zero points. Returns whether they fit the shape. */
+int linear_set_matrix(Linear *, const Tensor *matrix, int float16_scales);
 
 /* Bytes of scratch memory, and its assignment. */
 size_t linear_scratch_bytes(const Linear *);

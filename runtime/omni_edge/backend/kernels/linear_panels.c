@@ -3,9 +3,11 @@
  *     task: one panel, PANEL = 2 LANES rows of B, and tile_rows rows of x; y's rows may lie far apart, so its sums
  *         [tile_rows][2] of vectors lie on the stack; a lane is a row of B
  *     for each chunk of CHUNK weights along k
- *         unpack: B [PANEL, chunk] transposed -> weights [chunk / 4][2], scales [blocks][2], in the first-level cache
+ *         unpack: B [PANEL, chunk] transposed -> weights [chunk / 4][2], scales [blocks][2] and scales times zero points
+ *             [blocks][2], in the first-level cache
  *         for each tile of at most MAX_ROWS rows of x, whose sums of products stay in registers
  *             for each block, for each word of it: broadcast four codes of each row of x, dot4 with both vectors
+ *         for each row of x, for each block: subtract its sum of codes times the zero points
  */
 #include "linear_tiles.h"
 
@@ -13,11 +15,14 @@
 
 /* Weights of a chunk; rows of activations of a tile, at most and for this number of registers. */
 enum { CHUNK = 512, MAX_ROWS = 8, ROWS = REGISTERS == 16 ? 5 : MAX_ROWS };
+/* Words between dot4_begin and dot4_end: with 4 bits, two products each. */
+enum { WORDS = DOT4_TERMS / 2 };
 
 /* A chunk of a panel: pairs of vectors, with 4 bits those of low and of high nibbles in alternation. */
 typedef struct Unpacked {
     i32 weights[CHUNK / 4][2];
     f32 scales[CHUNK / MIN_BLOCK][2];
+    f32 zeros[CHUNK / MIN_BLOCK][2]; /* zero points times scales, if blocks have zero points */
 } Unpacked;
 
 /* Blocks [first, first + count) of one side of a panel: LANES rows of B. Unpacked, its vectors are every second one. */
@@ -49,15 +54,21 @@ INLINE void unpack_weights(const Linear *run, const Side *side, int64_t ahead, i
     }
 }
 
-INLINE void unpack_scales(const Linear *run, const Side *side, f32 *out) {
+/* Scales [blocks], and zero points times scales. */
+INLINE void unpack_scales(const Linear *run, const Side *side, f32 *scales, f32 *zeros, const int float16_scales) {
     for (int64_t done = 0; done < side->count; done += LANES) {
-        const int64_t first = side->first + done;
-        i32 v[LANES];
-        for (int lane = 0; lane < LANES; lane++)
-            v[lane] = load_partial(run->scales + side->rows[lane] * run->shape.blocks + first,
-                                   (size_t)(run->shape.blocks - first) * sizeof(float));
+        const int64_t first = side->first + done, count = min64(LANES, side->count - done);
+        i32 v[LANES], z[LANES];
+        for (int lane = 0; lane < LANES; lane++) {
+            const f32 scale = load_scales(run, side->rows[lane], first, float16_scales);
+            v[lane] = (i32)scale;
+            if (run->zero_points) z[lane] = (i32)(scale * load_zero_points(run, side->rows[lane], first));
+        }
         transpose_square(v);
-        for (int i = 0; i < LANES && done + i < side->count; i++) out[2 * (done + i)] = (f32)v[i];
+        for (int64_t i = 0; i < count; i++) scales[2 * (done + i)] = (f32)v[i];
+        if (!run->zero_points) continue;
+        transpose_square(z);
+        for (int64_t i = 0; i < count; i++) zeros[2 * (done + i)] = (f32)z[i];
     }
 }
 
@@ -72,7 +83,10 @@ INLINE void unpack(const Linear *run, int64_t n, int64_t first, int64_t blocks, 
         /* The last row stands in for rows beyond it. */
         for (int lane = 0; lane < LANES; lane++) side.rows[lane] = min64(n + i * LANES + lane, shape->n - 1);
         unpack_weights(run, &side, ahead, out->weights[0] + i, bits);
-        unpack_scales(run, &side, out->scales[0] + i);
+        if (run->float16_scales)
+            unpack_scales(run, &side, out->scales[0] + i, out->zeros[0] + i, 1);
+        else
+            unpack_scales(run, &side, out->scales[0] + i, out->zeros[0] + i, 0);
     }
 }
 
@@ -81,29 +95,49 @@ INLINE void add_tile(const Linear *run, int64_t m, int64_t first, int64_t blocks
                      const int rows, const int bits) {
     const LinearScratch *scratch = &run->scratch;
     const int64_t code_bytes = run->tiling.code_bytes, row_blocks = run->shape.blocks;
-    const int block_words = run->shape.words, words = (int)min64(block_words, LANES), phases = phases_of(bits);
+    const int block_words = run->shape.words, phases = phases_of(bits);
     const i32(*w)[2] = in->weights;
     for (int64_t block = 0; block < blocks; block++) {
         const int64_t at = m * row_blocks + first + block;
         i32 products[MAX_ROWS][2];
         for (int r = 0; r < rows; r++)
             products[r][0] = products[r][1] = broadcast32(scratch->zeros + at + r * row_blocks);
-        for (int word = 0; word < block_words; word += words) {
+        for (int word = 0; word < block_words; word += WORDS) {
             const int64_t place = (first + block) * block_words + word;
             const int8_t *x = scratch->codes + m * code_bytes + place / LANES * UNIT * phases + place % LANES * 4;
-            for (int i = 0; i < words; i++, x += 4)
+            i32 terms[MAX_ROWS][2];
+            for (int r = 0; r < rows; r++)
+                for (int side = 0; side < 2; side++) terms[r][side] = dot4_begin(products[r][side], bits);
+            for (int i = 0; i < WORDS; i++, x += 4)
                 for (int phase = 0; phase < phases; phase++, w++)
                     for (int r = 0; r < rows; r++) {
                         const i32 codes = broadcast32(x + r * code_bytes + phase * UNIT);
-                        products[r][0] = dot4(products[r][0], w[0][0], codes, bits);
-                        products[r][1] = dot4(products[r][1], w[0][1], codes, bits);
+                        terms[r][0] = dot4_add(terms[r][0], w[0][0], codes, bits);
+                        terms[r][1] = dot4_add(terms[r][1], w[0][1], codes, bits);
                     }
+            for (int r = 0; r < rows; r++)
+                for (int side = 0; side < 2; side++)
+                    products[r][side] = dot4_end(products[r][side], terms[r][side], bits);
         }
         for (int r = 0; r < rows; r++) {
             const f32 scale = (f32)broadcast32(scratch->scales + at + r * row_blocks);
             for (int side = 0; side < 2; side++)
                 sums[r][side] += __builtin_convertvector(products[r][side], f32) * (scale * in->scales[block][side]);
         }
+    }
+}
+
+/* Subtracts what the zero points of a chunk's blocks add to the sums of `rows` rows of activations from m on. */
+static void subtract_zeros(const Linear *run, int64_t m, int64_t rows, int64_t first, int64_t blocks,
+                           const Unpacked *in, f32 (*sums)[2]) {
+    for (int64_t r = 0; r < rows; r++) {
+        const float *x = run->scratch.sums + (m + r) * run->scratch.sums_stride + first;
+        f32 low = sums[r][0], high = sums[r][1];
+        for (int64_t block = 0; block < blocks; block++) {
+            low -= x[block] * in->zeros[block][0];
+            high -= x[block] * in->zeros[block][1];
+        }
+        sums[r][0] = low, sums[r][1] = high;
     }
 }
 
@@ -130,6 +164,7 @@ INLINE void add_panel(const Linear *run, int64_t from, int64_t to, int64_t n, f3
             rows = quotient_up(to - m, tiles); /* tiles of even sizes keep as many registers busy */
             add_rows(run, m, first, blocks, &in, sums + m - from, rows);
         }
+        if (run->zero_points) subtract_zeros(run, from, to - from, first, blocks, &in, sums);
     }
 }
 

@@ -41,6 +41,9 @@ static void split(const int8_t *restrict codes, int8_t *restrict even, int8_t *r
     for (int64_t i = 0; i < n; i++) even[i] = codes[2 * i], odd[i] = codes[2 * i + 1];
 }
 
+/* The weight that stands for zero in dot4; 0 where each block has a zero point of its own. */
+static int shared_zero_point(const Linear *run) { return run->zero_points ? 0 : dot4_zero_point(run->shape.bits); }
+
 /* Quantizes a block of a row, which is number `part` of its group, into the group's units. Returns its scale. */
 static float quantize_block(const Linear *run, int64_t row, int64_t block, int part, int8_t *to) {
     const LinearShape *shape = &run->shape;
@@ -56,7 +59,8 @@ static float quantize_block(const Linear *run, int64_t row, int64_t block, int p
     const float bound = largest(from, shape->block);
     run->scratch.scales[index] = bound / 127.0f;
     const int32_t sum = round_block(from, bound > 0.0f ? 127.0f / bound : 0.0f, codes, shape->block);
-    run->scratch.zeros[index] = -sum * dot4_zero_point(shape->bits);
+    run->scratch.zeros[index] = -sum * shared_zero_point(run);
+    run->scratch.sums[row * run->scratch.sums_stride + block] = run->scratch.scales[index] * (float)sum;
     for (int word = 0; word < shape->words; word += words) {
         int8_t *place = to + (word / LANES * phases) * UNIT + part * words * 4;
         if (phases == 2)
@@ -75,6 +79,9 @@ void linear_quantize(const Linear *run, int64_t row, int64_t piece, int64_t piec
     const int units = tiling->block_units * phases;
     int8_t *to = run->scratch.codes + row * tiling->code_bytes + begin / tiling->unit_blocks * group_bytes(run);
 
+    if (end == shape->blocks)
+        for (int64_t i = end; i < run->scratch.sums_stride; i++)
+            run->scratch.sums[row * run->scratch.sums_stride + i] = 0.0f;
     for (int64_t first = begin; first < end; first += tiling->unit_blocks, to += units * UNIT) {
         float lane_scales[LANES] = {0};
         const int64_t blocks = min64(tiling->unit_blocks, shape->blocks - first);
@@ -88,7 +95,7 @@ void linear_quantize(const Linear *run, int64_t row, int64_t piece, int64_t piec
         if (!tiling->by_rows) continue;
         i32 zeros = {0};
         for (int i = 0; i < units; i++) zeros = dot4(zeros, (i32){0} + 0x01010101, load_i32(to + i * UNIT), 4);
-        zeros *= -dot4_zero_point(shape->bits);
+        zeros *= -shared_zero_point(run);
         memcpy(to + units * UNIT, &zeros, UNIT);
         memcpy(to + (units + 1) * UNIT, lane_scales, UNIT);
         to += 2 * UNIT;

@@ -3,8 +3,9 @@
  *     task: task_rows rows of each of STREAMS streams; a stream is stream_rows consecutive rows of B
  *     for each row n of the task                              B [n + stream * stream_rows, blocks]
  *         for strips of 4, 2 or 1 rows x of activations       codes [x, code_bytes]
- *             for each group of units along k                 scales broadcast over the lanes of their block
- *                 for each stream: load B once, dot4 with each x; its sums [stream][x] stay in registers
+ *             for each span of SPAN blocks along k            scales in float; minus what the zero points add
+ *                 for each group of units                     scales broadcast over the lanes of their block
+ *                     for each stream: load B once, dot4 with each x; its sums [stream][x] stay in registers
  *
  * Tasks are cut across the streams: what a task prefetches is where the thread's next task begins.
  */
@@ -15,15 +16,20 @@
 /* Most rows of activations, and rows of B for more than one of them, that are multiplied at a time. */
 enum { STRIP = 4, STRIP_ROWS = 4 };
 enum { MAX_UNIT_BLOCKS = LANES / 4 };
-/* Bytes from what is read to what is prefetched, of B and of the scales. */
-enum { AHEAD = 512, SCALES_AHEAD = AHEAD / 8 };
+/* Blocks whose scales are converted at a time: whole vectors of scales, whole units, whole bytes of zero points. */
+enum { SPAN = 32 };
+/* Bytes of B from what is read to what is prefetched. */
+enum { AHEAD = 512 };
+#ifdef DOT4_SHORT_SUMS
+_Static_assert(MAX_BLOCK / 4 / LANES <= DOT4_TERMS, "a lane's products of a block must fit in 16 bits");
+#endif
 
 /* A group of units along k: of the first row of B, of its scales and of the first row of activations. */
 typedef struct Group {
     const uint8_t *b;
-    const float *scales;
+    const float (*scales)[SPAN]; /* by row, those of the span */
     const int8_t *codes;
-    int64_t b_pitch, scales_pitch, codes_pitch; /* from row to row, in elements */
+    int64_t b_pitch, codes_pitch; /* from row to row, in bytes */
 } Group;
 
 /* The scales of a unit's blocks, each over the lanes of its block. */
@@ -37,16 +43,18 @@ INLINE f32 broadcast_scales(const float *scales, const int blocks) {
     return (f32)v;
 }
 
-INLINE void add_group(const Group *group, const int rows, const int xs, const int bits, const int unit_blocks,
-                      const int block_units, f32 (*sums)[STRIP]) {
+/* Adds the products of the units that begin with the span's block `block`. */
+INLINE void add_group(const Group *group, int64_t block, const int rows, const int xs, const int bits,
+                      const int unit_blocks, const int block_units, f32 (*sums)[STRIP]) {
     const int phases = phases_of(bits), codes_bytes = block_units * phases * UNIT;
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++) {
-        const float *scale = group->scales + r * group->scales_pitch;
-        const f32 scales = broadcast_scales(scale, unit_blocks);
-        i32 products[STRIP];
-        prefetch(scale, SCALES_AHEAD);
-        for (int i = 0; i < xs; i++) products[i] = load_i32(group->codes + i * group->codes_pitch + codes_bytes);
+        const f32 scales = broadcast_scales(group->scales[r] + block, unit_blocks);
+        i32 zeros[STRIP], products[STRIP];
+        for (int i = 0; i < xs; i++) {
+            zeros[i] = load_i32(group->codes + i * group->codes_pitch + codes_bytes);
+            products[i] = dot4_begin(zeros[i], bits);
+        }
         for (int unit = 0; unit < block_units; unit++) {
             const uint8_t *at = group->b + r * group->b_pitch + unit * UNIT;
             const i32 w = load_i32(at);
@@ -54,16 +62,36 @@ INLINE void add_group(const Group *group, const int rows, const int xs, const in
             for (int i = 0; i < xs; i++) {
                 const int8_t *codes = group->codes + i * group->codes_pitch + unit * phases * UNIT;
                 if (bits == 4) {
-                    products[i] = dot4(products[i], dot4_weights(low_nibbles(w), 4), load_i32(codes), 4);
-                    products[i] = dot4(products[i], dot4_weights(high_nibbles(w), 4), load_i32(codes + UNIT), 4);
+                    products[i] = dot4_add(products[i], dot4_weights(low_nibbles(w), 4), load_i32(codes), 4);
+                    products[i] = dot4_add(products[i], dot4_weights(high_nibbles(w), 4), load_i32(codes + UNIT), 4);
                 } else {
-                    products[i] = dot4(products[i], dot4_weights(w, 8), load_i32(codes), 8);
+                    products[i] = dot4_add(products[i], dot4_weights(w, 8), load_i32(codes), 8);
                 }
             }
         }
         for (int i = 0; i < xs; i++)
-            sums[r][i] += __builtin_convertvector(products[i], f32) *
+            sums[r][i] += __builtin_convertvector(dot4_end(zeros[i], products[i], bits), f32) *
                           (scales * (f32)load_i32(group->codes + i * group->codes_pitch + codes_bytes + UNIT));
+    }
+}
+
+/* Blocks [first, first + count) of `rows` rows of B: their scales in float; the sums less what zero points add. */
+INLINE void load_span(const Linear *run, int64_t n, int64_t pitch, const int rows, int64_t x, const int xs,
+                      int64_t first, int64_t count, float (*scales)[SPAN], f32 (*sums)[STRIP],
+                      const int float16_scales) {
+    const int64_t bytes = float16_scales ? sizeof(uint16_t) : sizeof(float);
+    const float *x_sums = run->scratch.sums + x * run->scratch.sums_stride + first;
+    for (int r = 0; r < rows; r++) {
+        const int64_t row = n + r * pitch;
+        prefetch((const char *)run->scales + (row * run->shape.blocks + first) * bytes, SPAN * bytes);
+        if (run->zero_points) prefetch(run->zero_points + row * run->shape.zero_bytes + first / 2, SPAN / 2);
+        for (int64_t i = 0; i < count; i += LANES) {
+            const f32 v = load_scales(run, row, first + i, float16_scales);
+            store(scales[r] + i, v);
+            if (!run->zero_points) continue;
+            const f32 zeros = v * load_zero_points(run, row, first + i);
+            for (int j = 0; j < xs; j++) sums[r][j] -= zeros * load(x_sums + j * run->scratch.sums_stride + i);
+        }
     }
 }
 
@@ -81,24 +109,29 @@ INLINE void store_sums(const Linear *run, int64_t n, int64_t pitch, const int ro
 /* `rows` rows of B, n, n + pitch .., times xs rows of activations from x on. */
 INLINE void multiply_units(const Linear *run, int64_t n, int64_t pitch, const int rows, int64_t x, const int xs,
                            const int bits, const int unit_blocks, const int block_units) {
-    Group group = {.b = run->b + n * run->shape.row_bytes, .scales = run->scales + n * run->shape.blocks,
+    float scales[STREAMS][SPAN];
+    Group group = {.b = run->b + n * run->shape.row_bytes, .scales = scales,
                    .codes = run->scratch.codes + x * run->tiling.code_bytes, .b_pitch = pitch * run->shape.row_bytes,
-                   .scales_pitch = pitch * run->shape.blocks, .codes_pitch = run->tiling.code_bytes};
+                   .codes_pitch = run->tiling.code_bytes};
     uint8_t b_ends[STREAMS * UNIT] = {0};
-    float scale_ends[STREAMS * MAX_UNIT_BLOCKS] = {0};
     f32 sums[STREAMS][STRIP] = {{{0}}};
-    for (int64_t left = run->shape.blocks; left > 0; left -= unit_blocks) {
-        if (left < unit_blocks) { /* the row does not fill the unit */
-            for (int r = 0; r < rows; r++) {
-                memcpy(b_ends + r * UNIT, group.b + r * group.b_pitch, (size_t)left * (UNIT / (size_t)unit_blocks));
-                memcpy(scale_ends + r * MAX_UNIT_BLOCKS, group.scales + r * group.scales_pitch,
-                       (size_t)left * sizeof(float));
+    for (int64_t first = 0; first < run->shape.blocks; first += SPAN) {
+        const int64_t count = min64(SPAN, run->shape.blocks - first);
+        if (run->float16_scales)
+            load_span(run, n, pitch, rows, x, xs, first, count, scales, sums, 1);
+        else
+            load_span(run, n, pitch, rows, x, xs, first, count, scales, sums, 0);
+        for (int64_t block = 0; block < count; block += unit_blocks) {
+            if (count - block < unit_blocks) { /* the row does not fill the unit */
+                for (int r = 0; r < rows; r++)
+                    memcpy(b_ends + r * UNIT, group.b + r * group.b_pitch,
+                           (size_t)(count - block) * (UNIT / (size_t)unit_blocks));
+                group.b = b_ends, group.b_pitch = UNIT;
             }
-            group.b = b_ends, group.b_pitch = UNIT, group.scales = scale_ends, group.scales_pitch = MAX_UNIT_BLOCKS;
+            add_group(&group, block, rows, xs, bits, unit_blocks, block_units, sums);
+            group.b += block_units * UNIT;
+            group.codes += (block_units * phases_of(bits) + 2) * UNIT;
         }
-        add_group(&group, rows, xs, bits, unit_blocks, block_units, sums);
-        group.b += block_units * UNIT, group.scales += unit_blocks;
-        group.codes += (block_units * phases_of(bits) + 2) * UNIT;
     }
     store_sums(run, n, pitch, rows, x, xs, sums);
 }

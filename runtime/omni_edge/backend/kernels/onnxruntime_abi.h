@@ -10,9 +10,10 @@
 #include <stdint.h>
 
 enum { ABI_VERSION = 17 };
-enum { ELEMENT_FLOAT = 1, ELEMENT_UINT8 = 2, ELEMENT_INT8 = 3, ELEMENT_INT32 = 6, ELEMENT_INT64 = 7, ELEMENT_BOOL = 9 };
+enum { ELEMENT_FLOAT = 1, ELEMENT_UINT8 = 2, ELEMENT_INT8 = 3, ELEMENT_INT32 = 6, ELEMENT_INT64 = 7, ELEMENT_BOOL = 9,
+       ELEMENT_FLOAT16 = 10 };
 enum { STATUS_FAIL = 1, STATUS_INVALID_ARGUMENT = 2 };
-enum { REQUIRED = 0, MEMORY_DEFAULT = 0 };
+enum { REQUIRED = 0, OPTIONAL = 1, MEMORY_DEFAULT = 0 };
 
 /* Opaque to operators; a null Status is success. */
 typedef struct Status Status;

@@ -23,6 +23,10 @@ int kind_output_type(const Operator *operator, size_t index) {
 
 size_t kind_output_count(const Operator *operator) { return kind_of(operator)->outputs; }
 
+int kind_input_characteristic(const Operator *operator, size_t index) {
+    return kind_of(operator)->optional >> index & 1 ? OPTIONAL : REQUIRED;
+}
+
 int kind_required(const Operator *operator, size_t index) {
     (void)operator, (void)index;
     return REQUIRED;
@@ -59,6 +63,7 @@ Status *input_tensor(const Api *api, const Context *context, size_t index, Tenso
     const Value *value;
     TensorInfo *info;
     TRY(api_input(api)(context, index, &value));
+    if (!value) return NULL;
     TRY(api_tensor_data(api)(value, &tensor->data));
     TRY(api_tensor_info(api)(value, &info));
     Status *status = api_element_count(api)(info, &tensor->elements);

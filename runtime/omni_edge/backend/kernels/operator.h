@@ -21,6 +21,7 @@ typedef struct Kind {
     Operator operator; /* first, so that a pointer to one is a pointer to the other */
     const char *name;
     size_t inputs, outputs;
+    uint32_t optional; /* a bit for each input that a node may leave out */
     int types[MAX_TENSORS];
 } Kind;
 
@@ -37,7 +38,10 @@ typedef struct Tensor {
 } Tensor;
 
 /* The description of an operator: `create_` makes a kernel (`create_plain` without attributes), `compute_` runs it. */
-#define KIND(name_, create_, compute_, inputs_, outputs_, ...)                                                  \
+#define KIND(name_, create_, compute_, inputs_, outputs_, ...) \
+    KIND_OPTIONAL(name_, create_, compute_, inputs_, outputs_, 0, __VA_ARGS__)
+/* The same, with a bit for each input that a node may leave out. */
+#define KIND_OPTIONAL(name_, create_, compute_, inputs_, outputs_, optional_, ...)                              \
     {                                                                                                           \
         .operator = {.version = ABI_VERSION,                                                                    \
                      .name = kind_name,                                                                         \
@@ -47,7 +51,7 @@ typedef struct Tensor {
                      .output_type = kind_output_type,                                                           \
                      .output_count = kind_output_count,                                                         \
                      .destroy_kernel = free,                                                                    \
-                     .input_characteristic = kind_required,                                                     \
+                     .input_characteristic = kind_input_characteristic,                                         \
                      .output_characteristic = kind_required,                                                    \
                      .input_memory = kind_memory,                                                               \
                      .variadic_input_minimum = kind_one,                                                        \
@@ -58,7 +62,7 @@ typedef struct Tensor {
                      .compute = compute_,                                                                       \
                      .first_version = kind_one,                                                                 \
                      .last_version = kind_one},                                                                 \
-        .name = name_, .inputs = inputs_, .outputs = outputs_, .types = {__VA_ARGS__}                           \
+        .name = name_, .inputs = inputs_, .outputs = outputs_, .optional = optional_, .types = {__VA_ARGS__}    \
     }
 
 const char *kind_name(const Operator *);
@@ -67,6 +71,7 @@ int kind_input_type(const Operator *, size_t);
 size_t kind_input_count(const Operator *);
 int kind_output_type(const Operator *, size_t);
 size_t kind_output_count(const Operator *);
+int kind_input_characteristic(const Operator *, size_t);
 int kind_required(const Operator *, size_t);
 int kind_memory(const Operator *, size_t);
 int kind_one(const Operator *);
@@ -79,6 +84,7 @@ Status *out_of_memory(const Api *);
 /* Copies a node's structure to memory that the session frees. */
 Status *keep_kernel(const Api *, const void *made, size_t size, void **kernel);
 
+/* An input; the tensor of one that is left out stays as it is. */
 Status *input_tensor(const Api *, const Context *, size_t index, Tensor *);
 /* All inputs of a kind. */
 Status *input_tensors(const Kernel *, const Context *, Tensor *);

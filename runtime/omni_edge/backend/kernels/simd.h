@@ -4,8 +4,9 @@
  *     f32, i32, u32        vectors of LANES elements; +, *, >>, & and comparisons work lane by lane
  *     DOT4                 defined where products of bytes exist (AVX2, AVX512BW, NEON with dotprod)
  *     dot4(sum, w, x)      adds to each lane the products of its four weights and its four activations
+ *     dot4_begin, dot4_add, dot4_end    the same for up to DOT4_TERMS products, where sums of 16 bits make it cheaper
  *     dot4_weights         stored codes -> weights as dot4 takes them
- *     dot4_zero_point      the weight that stands for zero
+ *     dot4_zero_point      the weight that stands for the code in the middle of the range
  */
 #ifndef OMNI_EDGE_SIMD_H
 #define OMNI_EDGE_SIMD_H
@@ -70,6 +71,39 @@ INLINE i32 load_partial(const void *from, size_t left) {
 
 INLINE void store(float *to, f32 v) { memcpy(to, &v, sizeof(v)); }
 
+/* Reads at most `left` float16 values; the rest of the vector is zero. */
+INLINE f32 load_float16(const uint16_t *from, int64_t left) {
+    uint16_t end[LANES] = {0};
+    if (left < LANES) from = memcpy(end, from, (size_t)left * sizeof(*from));
+#if LANES == 16
+    return (f32)_mm512_cvtph_ps(_mm256_loadu_si256((const void *)from));
+#elif LANES == 8 && defined(__F16C__)
+    return (f32)_mm256_cvtph_ps(_mm_loadu_si128((const void *)from));
+#elif LANES == 4 && defined(__aarch64__)
+    return (f32)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from)));
+#else
+    u32 v = {0};
+    for (int lane = 0; lane < LANES; lane++) v[lane] = from[lane];
+    const u32 value = (u32)((f32)((v & 0x7fff) << 13) * 0x1p112f); /* the exponents' offsets differ by 112 */
+    const u32 not_finite = (u32)((v & 0x7c00) == 0x7c00) & 0x7f800000;
+    return (f32)(value | not_finite | (v & 0x8000) << 16);
+#endif
+}
+
+/* Reads at most `left` 4-bit codes, even ones from low nibbles; the rest of the vector is zero if `left` is even. */
+INLINE i32 load_nibbles(const uint8_t *from, int64_t left) {
+    uint64_t codes = 0;
+    memcpy(&codes, from, left < LANES ? (size_t)(left + 1) / 2 : LANES / 2);
+    u32 shifts, v = (u32){0} + (uint32_t)codes;
+    for (int lane = 0; lane < LANES; lane++) shifts[lane] = (uint32_t)lane % 8 * 4;
+#if LANES == 16
+    u32 upper;
+    for (int lane = 0; lane < LANES; lane++) upper[lane] = lane < 8 ? 0 : 0xffffffff;
+    v = (v & ~upper) | (((u32){0} + (uint32_t)(codes >> 32)) & upper);
+#endif
+    return (i32)(v >> shifts & 15);
+}
+
 /* The 32 bits at `from`, in every lane. */
 INLINE i32 broadcast32(const void *from) {
     int32_t value;
@@ -105,6 +139,13 @@ INLINE void prefetch(const void *from, int64_t ahead) {
 /* The lower, or the upper, halves of two vectors of any type, lane by lane in alternation. */
 #define INTERLEAVE_LOW(a, b) SHUFFLE(a, b, LOW_MASK)
 #define INTERLEAVE_HIGH(a, b) SHUFFLE(a, b, HIGH_MASK)
+
+/* 0, 1, 2 .. */
+INLINE i32 lane_numbers(void) {
+    i32 v;
+    for (int lane = 0; lane < LANES; lane++) v[lane] = lane;
+    return v;
+}
 
 /* Transposes a square of LANES vectors: log2(LANES) rounds that interleave its upper with its lower half. */
 INLINE void transpose_square(i32 *v) {
@@ -184,6 +225,9 @@ INLINE f32 sigmoid2(f32 x) {
 
 #ifdef DOT4
 
+/* Products of 4-bit weights that dot4_add may add between dot4_begin and dot4_end: 8 * 2 * 15 * 127 fits in 16 bits. */
+enum { DOT4_TERMS = 8 };
+
 #if LANES == 4
 
 /* Both factors are signed. */
@@ -211,6 +255,8 @@ INLINE i32 dot4(i32 sum, i32 w, i32 x, int bits) {
 
 #else
 
+#define DOT4_SHORT_SUMS
+
 /* Sums of two products must fit in 16 bits. Those of 4-bit weights do; 8-bit weights become signed, and their sign
  * moves to the activation. */
 INLINE int dot4_zero_point(int bits) { return bits == 4 ? 8 : 0; }
@@ -229,6 +275,34 @@ INLINE i32 dot4(i32 sum, i32 w, i32 x, int bits) {
     return sum + (i32)_mm256_madd_epi16(_mm256_maddubs_epi16(a, b), _mm256_set1_epi16(1));
 #endif
 }
+
+#endif
+
+#ifdef DOT4_SHORT_SUMS
+
+INLINE i32 dot4_begin(i32 sum, int bits) { return bits == 4 ? (i32){0} : sum; }
+INLINE i32 dot4_add(i32 sums, i32 w, i32 x, int bits) {
+    if (bits != 4) return dot4(sums, w, x, bits);
+#if LANES == 16
+    return (i32)_mm512_add_epi16((__m512i)sums, _mm512_maddubs_epi16((__m512i)w, (__m512i)x));
+#else
+    return (i32)_mm256_add_epi16((__m256i)sums, _mm256_maddubs_epi16((__m256i)w, (__m256i)x));
+#endif
+}
+INLINE i32 dot4_end(i32 sum, i32 sums, int bits) {
+    if (bits != 4) return sums;
+#if LANES == 16
+    return sum + (i32)_mm512_madd_epi16((__m512i)sums, _mm512_set1_epi16(1));
+#else
+    return sum + (i32)_mm256_madd_epi16((__m256i)sums, _mm256_set1_epi16(1));
+#endif
+}
+
+#else
+
+INLINE i32 dot4_begin(i32 sum, int bits) { return (void)bits, sum; }
+INLINE i32 dot4_add(i32 sums, i32 w, i32 x, int bits) { return dot4(sums, w, x, bits); }
+INLINE i32 dot4_end(i32 sum, i32 sums, int bits) { return (void)sum, (void)bits, sums; }
 
 #endif
 #endif
