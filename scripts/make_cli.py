@@ -45,6 +45,7 @@ COMMANDS = (
     ("omni-edge", edge.app, []),
     ("omni-edge run", edge.app, ["run"]),
     ("omni-edge chat", edge.app, ["chat"]),
+    ("omni-edge devices", edge.app, ["devices"]),
     ("omni-edge info", edge.app, ["info"]),
     ("omni-edge prepare", edge.app, ["prepare"]),
     ("omni-edge bench", edge.app, ["bench"]),

@@ -7,6 +7,7 @@ import typer
 from omni_cli import media, options
 from omni_cli.commands.bench import bench
 from omni_cli.commands.chat import chat
+from omni_cli.commands.devices import devices
 from omni_cli.commands.info import info
 from omni_cli.commands.prepare import prepare
 from omni_cli.commands.run import run
@@ -32,6 +33,7 @@ def omni_edge(*, version: options.Version = False) -> None:
 
 app.command(cls=media.MediaInOrder)(reports_errors(takes_session_options(run)))
 app.command(cls=GroupedHelp)(reports_errors(takes_session_options(chat)))
+app.command(cls=GroupedHelp)(reports_errors(devices))
 app.command(cls=GroupedHelp)(reports_errors(info))
 app.command(cls=GroupedHelp)(reports_errors(prepare))
 app.command(cls=GroupedHelp)(reports_errors(bench))
