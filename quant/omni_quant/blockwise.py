@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from omni_quant.group_search import Groups, quantize_groups
 
-# Weights quantized at a time. Pieces of 4 million leave the processor's cache (half as fast). Pieces a quarter as large
-# make two threads wait for each other's Python (slower than one thread).
+# Weights read at a time, and weights searched at a time. Larger pieces leave the processor's cache. Pieces a quarter as
+# large make two threads wait for each other's Python.
+_READ_VALUES = 1 << 20
 _CHUNK_VALUES = 1 << 18
 
 
@@ -96,21 +97,28 @@ def quantize_blockwise_rows(
     packed = np.empty((rows, blocks, block_size * bits // 8), np.uint8)
     scales = np.empty((rows, blocks), np.float16 if float16_scales else np.float32)
     zeros = np.empty((rows, -(-blocks * bits // 8)), np.uint8) if zero_points else None
-    step = max(1, _CHUNK_VALUES // (blocks * block_size))
+    step = max(1, _READ_VALUES // (blocks * block_size))
+    step_blocks = max(1, _CHUNK_VALUES // (min(step, rows) * block_size))
     padding = blocks * block_size - columns
     weights = None if importance is None else np.pad(importance, (0, padding)).reshape(blocks, block_size)
 
     def quantize(start: int) -> None:
-        stop = min(rows, start + step)
-        values = read(start, stop)
+        rows_here = slice(start, min(rows, start + step))
+        values = read(rows_here.start, rows_here.stop)
         if padding:
             values = np.pad(values, ((0, 0), (0, padding)))
-        groups = quantize_groups(
-            values.reshape(stop - start, blocks, block_size), bits, float16_scales, zero_points, weights
-        )
-        packed[start:stop], scales[start:stop] = pack(groups.codes, bits), groups.scales
-        if zeros is not None and groups.zero_points is not None:
-            zeros[start:stop] = pack(groups.zero_points, bits)
+        values = values.reshape(-1, blocks, block_size)
+        found = np.empty((len(values), blocks), np.uint8)
+        for first in range(0, blocks, step_blocks):
+            here = slice(first, first + step_blocks)
+            importance_here = None if weights is None else weights[here]
+            groups = quantize_groups(values[:, here], bits, float16_scales, zero_points, importance_here)
+            packed[rows_here, here] = pack(groups.codes, bits)
+            scales[rows_here, here] = groups.scales
+            if groups.zero_points is not None:
+                found[:, here] = groups.zero_points
+        if zeros is not None:
+            zeros[rows_here] = pack(found, bits)
 
     starts = range(0, rows, step)
     if threads == 1 or len(starts) == 1:
