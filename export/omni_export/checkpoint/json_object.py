@@ -41,6 +41,11 @@ class JsonObject:
         """The full key of `name`, for messages."""
         return f"{self._key}.{name}" if self._key else name
 
+    @property
+    def where(self) -> str:
+        """The file and the object's own key, for messages."""
+        return f"{self._file}: {self._key}" if self._key else self._file
+
     def integer(self, *names: str, default: int | None = None, minimum: int = 0) -> int:
         """The first of `names` that is there, at least `minimum`; `default` where none is."""
         name, value = self._first(names, default)

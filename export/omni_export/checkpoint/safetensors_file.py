@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from omni_edge.errors import CheckpointError
 from omni_export.checkpoint.json_object import refuse_lfs_pointer, unreadable
 from omni_export.checkpoint.lazy_tensor import LazyTensor
+from omni_export.checkpoint.stored_tensor import StoredTensor
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
@@ -25,6 +26,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),
 }
+_INTEGERS: dict[str, np.dtype[Any]] = {"I32": np.dtype("<i4"), "I64": np.dtype("<i8")}
 _LENGTH_BYTES = 8
 # The limit of the format's own library.
 _MAX_HEADER_BYTES = 100_000_000
@@ -99,7 +101,7 @@ class SafetensorsFile:
         numbers = (*entry.shape, begin, end)
         if not all(type(number) is int and number >= 0 for number in numbers) or not isinstance(entry.dtype, str):
             raise self._damaged(name, "shape and offsets must be integers from 0")
-        dtype = _DTYPES.get(entry.dtype)
+        dtype = _DTYPES.get(entry.dtype) or _INTEGERS.get(entry.dtype)
         if dtype is not None and math.prod(entry.shape) * dtype.itemsize != end - begin:
             raise self._damaged(
                 name, f"{entry.dtype} values of shape {list(entry.shape)} do not take {end - begin} bytes"
@@ -128,15 +130,34 @@ class SafetensorsFile:
         row_values = math.prod(row_shape)
 
         def read(first: int, last: int) -> NDArray[np.float32]:
-            count = (last - first) * row_values
-            offset = self._start + entry.begin + first * row_values * dtype.itemsize
-            try:
-                raw = np.fromfile(self.path, dtype, count, offset=offset)
-            except OSError as error:
-                raise unreadable(self.path, error) from None
-            if raw.size != count:
-                raise self._truncated(f"{name} ends early")
-            values = bfloat16_to_float32(raw) if entry.dtype == "BF16" else np.asarray(raw, np.float32)
-            return values.reshape(last - first, *row_shape)
+            raw = self._values(name, dtype, first * row_values, (last - first) * row_values)
+            return np.asarray(raw, np.float32).reshape(last - first, *row_shape)
 
         return LazyTensor(name, entry.shape, read)
+
+    def stored(self, name: str) -> StoredTensor:
+        """The tensor `name` as it is stored.
+
+        Raises:
+            CheckpointError: when it is loaded, if its dtype cannot be read.
+        """
+        entry = self.entries[name]
+
+        def load() -> NDArray[Any]:
+            dtype = _DTYPES.get(entry.dtype) or _INTEGERS.get(entry.dtype)
+            if dtype is None:
+                raise self._damaged(name, f"dtype {entry.dtype} cannot be read")
+            return self._values(name, dtype, 0, math.prod(entry.shape)).reshape(entry.shape)
+
+        return StoredTensor(name, entry.dtype, entry.shape, load)
+
+    def _values(self, name: str, dtype: np.dtype[Any], first: int, count: int) -> NDArray[Any]:
+        """`count` values of tensor `name` from value `first` on; bfloat16 as float32."""
+        entry = self.entries[name]
+        try:
+            raw = np.fromfile(self.path, dtype, count, offset=self._start + entry.begin + first * dtype.itemsize)
+        except OSError as error:
+            raise unreadable(self.path, error) from None
+        if raw.size != count:
+            raise self._truncated(f"{name} ends early")
+        return bfloat16_to_float32(raw) if entry.dtype == "BF16" else raw
