@@ -44,7 +44,7 @@ from omni_export.output.partial_bundle import PartialBundle, WrittenGraph
 from omni_export.output.progress import ExportProgress, OnProgress, ProgressMeter
 from omni_export.output.target import refuse_occupied, refuse_source, resolve_target
 from omni_quant.policy import POLICY, default_precision, formats, needs_calibration
-from omni_quant.precision import GROUP_SIZES, Precision
+from omni_quant.precision import GROUP_SIZES, Kind, Precision
 
 ROLES = tuple(POLICY)
 _DISK_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
@@ -221,10 +221,27 @@ class _Export:
         return ExportReport(self.out, rows, sum(entry.bytes for entry in manifest.files.values()), self._notes())
 
     def _notes(self) -> tuple[str, ...]:
-        if self.config.talker or self.options.text_only:
-            return ()
-        kind = "the Thinker alone" if self.checkpoint.thinker_only else "no Talker"
-        return (f"{self.checkpoint.path} holds {kind}: the bundle is text-only.",)
+        notes = [*self._quantized_notes()]
+        if not (self.config.talker or self.options.text_only):
+            kind = "the Thinker alone" if self.checkpoint.thinker_only else "no Talker"
+            notes.append(f"{self.checkpoint.path} holds {kind}: the bundle is text-only.")
+        return tuple(notes)
+
+    def _quantized_notes(self) -> Iterator[str]:
+        """What becomes of matrices that the checkpoint has quantized already."""
+        quantized = self.checkpoint.quantized
+        if quantized is None:
+            return
+        found = f"{self.checkpoint.path} has {len(quantized)} matrices that are quantized already ({quantized.config})"
+        if self.options.precision_for("thinker").kind is Kind.FP32:
+            yield f"{found}: the Thinker has their values in float32."
+            return
+        yield f"{found}: they are kept as they are, and the precision asked for applies to the rest."
+        if rounded := quantized.rounded_scales():
+            yield (
+                f"{rounded} scales of these matrices are no float16 numbers and were rounded to them: their weights "
+                "change by 0.05 % or less."
+            )
 
     def _write(
         self,
@@ -343,6 +360,7 @@ class _Export:
         return {
             "checkpoint": str(self.checkpoint.path.resolve()),
             "config": hashlib.sha256(json.dumps(self.checkpoint.config, sort_keys=True).encode()).hexdigest(),
+            "quantized": str(self.checkpoint.quantized.config) if self.checkpoint.quantized else None,
             "weights": [[path.name, stat.st_size, stat.st_mtime_ns] for path, stat in files],
             "options": options,
             "generator": version("omni-edge"),

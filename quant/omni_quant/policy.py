@@ -91,6 +91,19 @@ def formats(role: str, precision: Precision) -> dict[str, WeightFormat]:
     }
 
 
+def published_format(bits: int, group_size: int) -> WeightFormat:
+    """The format of a matrix that the checkpoint has quantized already, to `bits` (4 or 8), symmetric where it is 8."""
+    kind = Kind.INT4 if bits == Kind.INT4.bits else Kind.INT8
+    return WeightFormat(
+        kind,
+        Scales.GROUP,
+        Activations.INT8_PER_GROUP,
+        group_size,
+        float16_scales=True,
+        zero_points=kind is Kind.INT4,
+    )
+
+
 def stated_precision(parts: Mapping[str, WeightFormat]) -> Precision:
     """What the manifest states of a graph with these parts: the first one's."""
     first = next(iter(parts.values()))

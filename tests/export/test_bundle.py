@@ -195,8 +195,8 @@ def test_damaged_checkpoints_are_named(checkpoint: Path, tmp_path: Path) -> None
     config = json.loads((checkpoint / "config.json").read_text())
     rewrite(checkpoint / "config.json", model_type="llama")
     refused("holds a 'llama' model")
-    rewrite(checkpoint / "config.json", model_type="qwen2_5_omni", quantization_config={"quant_method": "gptq"})
-    refused(r"quantized already \(gptq\)")
+    rewrite(checkpoint / "config.json", model_type="qwen2_5_omni", quantization_config={"quant_method": "fp8"})
+    refused('quant_method is "fp8"; supported: gptq, awq, auto-round')
     (checkpoint / "config.json").write_text(json.dumps(config))
     config["thinker_config"]["text_config"]["hidden_size"] += 4
     rewrite(checkpoint / "config.json", thinker_config=config["thinker_config"])

@@ -59,7 +59,7 @@ def layer(sizes: LayerSizes, format_: WeightFormat, folder: Path, dtype: str = "
     if dtype == "int8":
         inputs += [g.const(step, f"step{index}", inline=True) for index, step in enumerate(steps(sizes))]
     function = decoder_layer(sizes, format_, dtype)
-    outputs = g.call(function, inputs, "/layer", **sizes.attributes(format_))
+    outputs = g.call(function, inputs, "/layer", **sizes.attributes([format_] * 4))
     for name, value in zip(("y", "y_normed"), outputs[:2], strict=True):
         g.output(value, name, [1, "S", sizes.hidden])
     for name, value in zip(("keys", "values"), outputs[2:], strict=True):

@@ -86,6 +86,8 @@ class Shape:
     shards: bool
     published_spelling: bool
     seed: int
+    # 0: not a multiple of a power of two.
+    intermediate: int = 0
 
 
 SHAPES = {
@@ -114,7 +116,7 @@ def config_of(shape: Shape) -> Qwen2_5OmniConfig:
     text = {
         "vocab_size": VOCABULARY,
         "hidden_size": shape.hidden,
-        "intermediate_size": shape.hidden + 24,
+        "intermediate_size": shape.intermediate or shape.hidden + 24,
         "num_hidden_layers": 2,
         "num_attention_heads": shape.heads,
         "num_key_value_heads": shape.kv_heads,
@@ -247,14 +249,14 @@ def write_tokenizer(path: Path) -> None:
     )
 
 
-def write_checkpoint(path: Path, name: str = "grouped") -> Path:
-    """Writes the checkpoint `name` of SHAPES into `path` (created) and returns it."""
+def write_checkpoint(path: Path, name: str = "grouped", shape: Shape | None = None) -> Path:
+    """Writes the checkpoint `name` of SHAPES, or one of another `shape`, into `path` (created) and returns it."""
     import torch
     from transformers import Qwen2_5OmniForConditionalGeneration
 
     from nano.model.architecture import PUBLISHED_PREPROCESSOR
 
-    shape = SHAPES[name]
+    shape = shape or SHAPES[name]
     path.mkdir(parents=True, exist_ok=True)
     model = Qwen2_5OmniForConditionalGeneration(config_of(shape))
     _randomize(model, shape.seed, shape.tied)

@@ -9,12 +9,10 @@ from typing import Any
 from omni_edge.errors import CheckpointError
 from omni_export.checkpoint.json_object import JsonObject, read_bytes, read_json
 from omni_export.checkpoint.lazy_tensor import LazyTensor
+from omni_export.checkpoint.quantized_weights import QuantizedWeights, find_quantized_config
 from omni_export.checkpoint.weight_files import find_weights
 
 _WHOLE, _THINKER = "qwen2_5_omni", "qwen2_5_omni_thinker"
-# Keys of config.json, and files of older tools beside it, that mark quantized weights.
-_QUANTIZATION_KEYS = ("quantization_config", "compression_config")
-_QUANTIZATION_FILES = ("quantize_config.json", "quant_config.json")
 _SPEECH_PARTS = ("talker.", "token2wav.")
 
 
@@ -25,9 +23,11 @@ class Checkpoint:
         path: the folder.
         config: `config.json`; a Thinker's own stands under `thinker_config`, as in a whole model.
         thinker_only: the checkpoint holds the Thinker alone.
+        quantized: the matrices that are quantized already; None: there are none.
 
     Raises:
-        CheckpointError: a file is missing or damaged, or the model is another one or quantized.
+        CheckpointError: a file is missing or damaged, the model is another one, or quantized in a form that is not
+            read.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -46,7 +46,7 @@ class Checkpoint:
                 f"{self.path} holds a {architecture!r} model; this tool exports {_WHOLE!r} (Qwen2.5-Omni 3B or 7B) and "
                 f"{_THINKER!r} (its Thinker)."
             )
-        self._refuse_quantized(own)
+        quantized_config = find_quantized_config(self.path, own)
         self.thinker_only = architecture == _THINKER
         self.config: dict[str, Any] = own.raw
         if self.thinker_only:
@@ -57,22 +57,14 @@ class Checkpoint:
                 **{key: own.raw[key] for key in ("_name_or_path", "torch_dtype", "dtype") if key in own},
             }
         self._weights = find_weights(self.path)
-
-    def _refuse_quantized(self, config: JsonObject) -> None:
-        thinker = config.optional_section("thinker_config")
-        for section in (config, thinker, thinker.optional_section("text_config")):
-            for key in _QUANTIZATION_KEYS:
-                if key in section:
-                    raise self._quantized(section.section(key).text("quant_method", section.named(key)))
-        for name in _QUANTIZATION_FILES:
-            if (self.path / name).exists():
-                raise self._quantized(name)
-
-    def _quantized(self, method: str) -> CheckpointError:
-        return CheckpointError(
-            f"{self.path} is quantized already ({method}). Export the bf16 checkpoint that it was made from; "
-            "omni-export quantizes by itself."
-        )
+        self.quantized: QuantizedWeights | None = None
+        if quantized_config is not None:
+            self.quantized = QuantizedWeights(self.path, quantized_config, self._weights)
+        elif packed := next((name for name in self._weights if name.endswith(".qweight")), None):
+            raise CheckpointError(
+                f"{self.path} has {packed}, and neither a quantization_config in config.json nor a "
+                "quantize_config.json says how it is packed. Download the checkpoint again."
+            )
 
     @property
     def weight_files(self) -> list[Path]:
@@ -95,13 +87,30 @@ class Checkpoint:
             raise CheckpointError(f"{path} is not UTF-8 text. Download it again.") from None
 
     def __contains__(self, name: str) -> bool:
-        return name in self._weights
+        return name in self._weights or self._quantized_module(name) is not None
+
+    def _quantized_module(self, name: str) -> str | None:
+        """The quantized module whose weight is `name`."""
+        module = name.removesuffix(".weight")
+        return module if module != name and self.quantized is not None and module in self.quantized else None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._weights)
 
     def tensor(self, name: str, shape: tuple[int, ...] | None = None) -> LazyTensor:
         """The weight `name`; with `shape`, checked against what the config promises."""
+        tensor = self._tensor(name)
+        if shape is not None and tensor.shape != shape:
+            raise CheckpointError(
+                f"{name} has shape {list(tensor.shape)}, the config asks for {list(shape)}. "
+                "config.json and the weights do not belong together."
+            )
+        return tensor
+
+    def _tensor(self, name: str) -> LazyTensor:
+        module = self._quantized_module(name)
+        if module is not None and self.quantized is not None:
+            return LazyTensor.wrap_quantized(name, self.quantized.matrix(module))
         if name not in self._weights:
             remedy = "Is it a complete Qwen2.5-Omni checkpoint?"
             if name.startswith(_SPEECH_PARTS):
@@ -109,11 +118,6 @@ class Checkpoint:
             raise CheckpointError(f"The checkpoint {self.path} has no tensor {name}. {remedy}")
         file, stored = self._weights[name]
         tensor = file.tensor(stored)
-        if shape is not None and tensor.shape != shape:
-            raise CheckpointError(
-                f"{name} has shape {list(tensor.shape)}, the config asks for {list(shape)}. "
-                "config.json and the weights do not belong together."
-            )
         return LazyTensor(name, tensor.shape, tensor.read)
 
     def scope(self, prefix: str) -> Scope:

@@ -20,7 +20,8 @@ _MODULE_NAMES = {
     "thinker.model.visual.": "thinker.visual.",
 }
 _PARTS = ("thinker.", "talker.", "token2wav.")
-_QUANTIZED = re.compile(r"\.(qweight|qzeros|weight_packed|weight_scale|absmax|quant_map)$")
+# Tensors of compressed-tensors and bitsandbytes.
+_UNREADABLE = re.compile(r"\.(weight_packed|weight_scale|absmax|quant_map)$")
 
 Weights = dict[str, tuple[SafetensorsFile, str]]
 """Tensor name in the published layout -> its file, and its name there."""
@@ -30,7 +31,7 @@ def find_weights(folder: Path) -> Weights:
     """The checkpoint's tensors: `model.safetensors`, else the shards that the index names, as transformers has it.
 
     Raises:
-        CheckpointError: there are none, a file is damaged, or they are quantized or another tool's.
+        CheckpointError: there are none, a file is damaged, or they are quantized in a form that is not read.
     """
     if (folder / _ADAPTER_NAME).exists():
         raise CheckpointError(
@@ -45,10 +46,10 @@ def find_weights(folder: Path) -> Weights:
         weights = _published_names(folder, _sharded(folder))
     else:
         raise _missing(folder)
-    if quantized := next((name for name in weights if _QUANTIZED.search(name)), None):
+    if unreadable := next((name for name in weights if _UNREADABLE.search(name)), None):
         raise CheckpointError(
-            f"{folder} is quantized already (it has {quantized}). Export the bf16 checkpoint that it was made from; "
-            "omni-export quantizes by itself."
+            f"{folder} is quantized already, in a form that is not read (it has {unreadable}). Export the bf16 "
+            "checkpoint that it was made from, or one of GPTQ, AWQ or AutoRound."
         )
     return weights
 

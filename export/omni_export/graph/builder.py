@@ -9,6 +9,8 @@ Node names are paths in the model (`/model/layers.0/attn/qkv_proj/MatMul`), so t
 from __future__ import annotations
 
 import hashlib
+import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +29,7 @@ from omni_export.graph.function import CONTRIB, DOMAINS, OWN, Function
 from omni_export.graph.linear import linear_nodes
 from omni_export.graph.node_order import reorder, shorten_names
 from omni_quant import BlockwiseWeight, quantize_blockwise_rows, quantize_channelwise
-from omni_quant.policy import stated_precision
+from omni_quant.policy import published_format, stated_precision
 from omni_quant.precision import Activations, Kind, Precision, Scales, WeightFormat
 
 Shape = Sequence["int | str | None"]
@@ -127,10 +129,14 @@ class GraphBuilder:
         self._initializers: dict[str, TensorProto] = {}
         self._data = DataFile()
         self._functions: dict[str, onnx.FunctionProto] = {}
+        # Weights of the first part that the checkpoint has quantized already.
+        self._published: Counter[Precision] = Counter()
 
     @property
     def precision(self) -> Precision:
         """The precision that the manifest states of this graph."""
+        if self._published:
+            return self._published.most_common(1)[0][0]
         return stated_precision(self.formats) if self.formats else Precision()
 
     # -- the graph's edges -------------------------------------------------------------------------------------
@@ -246,7 +252,11 @@ class GraphBuilder:
             part: a key of `formats`.
             bias: [out].
         """
-        weights = self.formats[part]
+        if weight.parts and self.formats[part].kind is not Kind.FP32:
+            rows = [self.linear(x, piece, f"{name}/{index}", part) for index, piece in enumerate(weight.parts)]
+            y = self.op("Concat", rows, name, axis=-1)
+            return y if bias is None else self.op("Add", [y, self.weight(bias, f"{name}.bias")], name)
+        weights = self.format(weight, part)
         if weights.scales is Scales.OUTPUT:
             return self._dynamic_linear(x, weight, name, bias)
         # The order of matrix and bias in the data file is historical: it keeps bundles equal byte for byte.
@@ -254,11 +264,29 @@ class GraphBuilder:
         early = self.matrix(weight, f"{name}.weight", part) if weight_only else None
         bias_name = self.weight(bias, f"{name}.bias") if bias is not None else ""
         matrix = early or self.matrix(weight, f"{name}.weight", part)
-        return linear_nodes(_Place(self, name), x, matrix, bias_name, weight.shape, weights)
+        shape = weight.shape
+        if self.takes_over(weight, part) and weight.quantized is not None:
+            shape = (shape[0], weight.quantized.columns)
+            if weight.quantized.order is not None:
+                order = self.const(weight.quantized.order.astype(np.int32), f"{name}.order")
+                x = self.op("Gather", [x, order], name, axis=-1)
+        return linear_nodes(_Place(self, name), x, matrix, bias_name, shape, weights)
+
+    def takes_over(self, weight: LazyTensor, part: str) -> bool:
+        """Whether `weight` is stored as the checkpoint has quantized it, not as `part` of the graph is."""
+        return weight.quantized is not None and self.formats[part].kind is not Kind.FP32
+
+    def format(self, weight: LazyTensor, part: str) -> WeightFormat:
+        """The format in which `weight` is stored as `part` of the graph."""
+        if weight.quantized is not None and self.takes_over(weight, part):
+            return published_format(weight.quantized.bits, weight.quantized.block_size)
+        return self.formats[part]
 
     def matrix(self, weight: LazyTensor, name: str, part: str) -> list[str]:
         """The initializers of a linear layer's weight [out, in], as `linear_nodes` takes them."""
-        weights = self.formats[part]
+        weights = self.format(weight, part)
+        if self.takes_over(weight, part) and part == next(iter(self.formats)):
+            self._published[Precision(weights.kind, weights.group_size)] += math.prod(weight.shape)
         if weights.kind is not Kind.FP32:
             return self._quantized(weight, name, weights)
         self._external(
@@ -271,7 +299,8 @@ class GraphBuilder:
 
         `flat` drops the axis of groups and its padding, which is the layout that gathering takes.
         """
-        rows, columns = weight.shape
+        published = weight.quantized
+        rows, columns = weight.shape[0], published.columns if published else weight.shape[1]
         bits, block = weights.kind.bits, weights.group_size
         blocks = -(-columns // block)
         row_bytes = -(-columns * bits // 8)
@@ -284,7 +313,7 @@ class GraphBuilder:
             tensors.append((f"{name}_zero_points", np.dtype(np.uint8), (rows, -(-blocks * bits // 8))))
 
         def produce() -> Iterable[NDArray[Any]]:
-            result = self.quantize(weight, weights)
+            result = published.blockwise(block) if published else self.quantize(weight, weights)
             packed = result.packed.reshape(rows, -1)[:, :row_bytes] if flat else result.packed
             return [packed, result.scales, *([] if result.zero_points is None else [result.zero_points])]
 

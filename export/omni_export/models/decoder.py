@@ -22,10 +22,11 @@ from omni_export.checkpoint.checkpoint import Scope
 from omni_export.checkpoint.config import DecoderConfig, TalkerConfig
 from omni_export.checkpoint.lazy_tensor import Array, LazyTensor
 from omni_export.graph.builder import GraphBuilder, Shape
-from omni_export.models.decoder_layer import decoder_layer, matrix_inputs
-from omni_export.models.decoder_weights import DecoderWeights, padded_head_dim
+from omni_export.models.decoder_layer import decoder_layer, has_float16_kernel, matrix_inputs
+from omni_export.models.decoder_weights import DecoderWeights, LayerWeights, padded_head_dim
+from omni_export.models.published_layer import published_layer
 from omni_quant.policy import formats
-from omni_quant.precision import Precision
+from omni_quant.precision import Kind, Precision, WeightFormat
 
 THINKER = "thinker"
 TALKER = "talker"
@@ -177,7 +178,6 @@ class _Layers:
         self.cache_dtype = "int8" if cache_scales else "float32"
         self.stored = DecoderWeights(weights, config)
         self.sizes = self.stored.sizes
-        self.function = decoder_layer(self.sizes, self.weights_format, self.cache_dtype)
         half = self.sizes.head_dim // 2
         self.last_slot = graph.input("last_slot", [1], "int32")
         self.total = graph.input("total", [1], "int32")
@@ -197,30 +197,54 @@ class _Layers:
         path = f"/layers.{index}"
         shape: Shape = [1, sizes.kv_heads, "capacity", sizes.head_dim]
         past = [graph.input(f"past.{index}.{kind}", shape, self.cache_dtype) for kind in ("key", "value")]
-        inputs = [x, normed, *self._layer_weights(index, path), *past, self.last_slot, self.total, self.cos, self.sin]
-        if scales := self.cache_scales:
-            for kind, values in (("key", scales.keys), ("value", scales.values)):
-                inputs.append(graph.const(values[index], f"{path}/attn/{kind}_scale", inline=True))
-        y, normed, *present = graph.call(self.function, inputs, path, **sizes.attributes(self.weights_format))
+        weights = self.stored.layer(index)
+        last = index == self.config.num_layers - 1
+        norms = (f"{path}/post_attn_norm", "/norm" if last else f"/layers.{index + 1}/input_norm")
+        cache = [*past, self.last_slot, self.total, self.cos, self.sin]
+        formats = [graph.format(matrix, "layers") for matrix in weights.matrices]
+        if self._is_one_operator(weights, formats):
+            inputs = [x, normed, *self._initializers(weights, path, norms), *cache, *self._cache_steps(path, index)]
+            function = decoder_layer(sizes, formats[0], self.cache_dtype)
+            outputs = graph.call(function, inputs, path, **sizes.attributes(formats))
+        else:
+            cache += self._cache_steps(path, index)
+            outputs = published_layer(graph, path, x, normed, weights, norms, cache, sizes, self.cache_dtype)
+        y, normed, *present = outputs
         for kind, value in zip(("key", "value"), present, strict=True):
             graph.output(value, f"present.{index}.{kind}", shape, self.cache_dtype)
         return y, normed
 
-    def _layer_weights(self, index: int, path: str) -> list[str]:
+    def _is_one_operator(self, weights: LayerWeights, formats: list[WeightFormat]) -> bool:
+        """Whether the operator of a whole layer takes the layer's matrices as they are stored."""
+        if self.weights_format.kind is Kind.FP32 or not weights.are_quantized:
+            return True
+        takes_inputs = all(
+            not matrix.parts and (matrix.quantized is None or matrix.quantized.order is None)
+            for matrix in weights.matrices
+        )
+        return takes_inputs and all(map(has_float16_kernel, formats))
+
+    def _cache_steps(self, path: str, index: int) -> list[str]:
+        """The steps of keys and of values, for a cache in INT8."""
+        if self.cache_scales is None:
+            return []
+        scales = (("key", self.cache_scales.keys), ("value", self.cache_scales.values))
+        return [self.graph.const(values[index], f"{path}/attn/{kind}_scale", inline=True) for kind, values in scales]
+
+    def _initializers(self, weights: LayerWeights, path: str, norms: tuple[str, str]) -> list[str]:
         """The layer's initializers, in the operator's order."""
-        graph, layer = self.graph, self.stored.layer(index)
-        last = index == self.config.num_layers - 1
+        graph = self.graph
 
         def matrix(tensor: LazyTensor, name: str) -> list[str]:
             stored = graph.matrix(tensor, f"{path}/{name}.weight", "layers")
-            return stored + [""] * (matrix_inputs(self.weights_format) - len(stored))
+            return stored + [""] * (matrix_inputs(graph.format(tensor, "layers")) - len(stored))
 
         return [
-            *matrix(layer.qkv, "attn/qkv_proj"),
-            graph.weight(layer.qkv_bias, f"{path}/attn/qkv_proj.bias"),
-            *matrix(layer.out, "attn/o_proj"),
-            graph.weight(layer.middle_norm, f"{path}/post_attn_norm.weight"),
-            *matrix(layer.gate_up, "mlp/gate_up_proj"),
-            *matrix(layer.down, "mlp/down_proj"),
-            graph.weight(layer.next_norm, "/norm.weight" if last else f"/layers.{index + 1}/input_norm.weight"),
+            *matrix(weights.qkv, "attn/qkv_proj"),
+            graph.weight(weights.qkv_bias, f"{path}/attn/qkv_proj.bias"),
+            *matrix(weights.out, "attn/o_proj"),
+            graph.weight(weights.middle_norm, f"{norms[0]}.weight"),
+            *matrix(weights.gate_up, "mlp/gate_up_proj"),
+            *matrix(weights.down, "mlp/down_proj"),
+            graph.weight(weights.next_norm, f"{norms[1]}.weight"),
         ]

@@ -15,6 +15,7 @@ Outputs: y, next_normed, present keys, present values.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,27 +70,32 @@ class LayerSizes:
         """Shape [out, in] of the matrix down."""
         return self.hidden, self.intermediate
 
-    def attributes(self, weights: WeightFormat) -> dict[str, Any]:
-        """The operator's attributes. Those of the matrices are for the compiled kernel, where there is one."""
+    def attributes(self, formats: Sequence[WeightFormat]) -> dict[str, Any]:
+        """The operator's attributes for matrices in `formats`, in the order of `MATRICES`.
+
+        Those of the matrices are for the compiled kernel, where there is one. With float32 scales it takes one format.
+        """
         attributes = {
             "num_heads": self.heads,
             "kv_num_heads": self.kv_heads,
             "scale": self.scale,
             "epsilon": self.epsilon,
         }
-        if has_compiled_operator(weights):
-            names = [f"{name}_" for name in MATRICES] if weights.float16_scales else [""]
-            for name in names:
-                attributes |= {f"{name}bits": weights.kind.bits, f"{name}block_size": weights.group_size}
+        if has_compiled_operator(formats[0]):
+            shared = not formats[0].float16_scales
+            for name, weights in [("", formats[0])] if shared else zip(MATRICES, formats, strict=True):
+                prefix = f"{name}_" if name else ""
+                attributes |= {f"{prefix}bits": weights.kind.bits, f"{prefix}block_size": weights.group_size}
         return attributes
 
 
 def matrix_inputs(weights: WeightFormat) -> int:
     """Inputs of the operator for each matrix. "" stands for zero points that the format does not have."""
-    return MATRIX_INPUTS if _has_float16_kernel(weights) else weights.initializers
+    return MATRIX_INPUTS if has_float16_kernel(weights) else weights.initializers
 
 
-def _has_float16_kernel(weights: WeightFormat) -> bool:
+def has_float16_kernel(weights: WeightFormat) -> bool:
+    """Whether the compiled operator takes such matrices, each in a format of its own."""
     return has_compiled_operator(weights) and weights.float16_scales
 
 
@@ -97,7 +103,7 @@ def decoder_layer(sizes: LayerSizes, weights: WeightFormat, dtype: str) -> Funct
     """The operator for matrices in the format `weights` and a cache in `dtype`, "float32" or "int8"."""
     int8 = dtype == "int8"
     # A kernel is found by the operator's name: other matrices need another name.
-    compiled, float16 = has_compiled_operator(weights), _has_float16_kernel(weights)
+    compiled, float16 = has_compiled_operator(weights), has_float16_kernel(weights)
     name = "DecoderLayer" if compiled else "PlainDecoderLayer"
     f = Function(name + ("F16" if float16 else "") + ("Int8" if int8 else ""))
     for name in ("bits", "block_size") if compiled and not float16 else ():

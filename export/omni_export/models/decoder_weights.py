@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from omni_export.checkpoint.checkpoint import Scope
 from omni_export.checkpoint.config import DecoderConfig
-from omni_export.checkpoint.lazy_tensor import Array, LazyTensor
+from omni_export.checkpoint.lazy_tensor import LazyTensor
 from omni_export.models.decoder_layer import LayerSizes
 
 # GroupQueryAttention rotates heads whose halves are multiples of 8 values wide (onnxruntime 1.32).
@@ -43,6 +43,16 @@ class LayerWeights:
     gate_up: LazyTensor
     down: LazyTensor
     next_norm: LazyTensor
+
+    @property
+    def matrices(self) -> tuple[LazyTensor, ...]:
+        """The matrices in the order of `decoder_layer.MATRICES`."""
+        return self.qkv, self.out, self.gate_up, self.down
+
+    @property
+    def are_quantized(self) -> bool:
+        """Whether the checkpoint has quantized one of the matrices already."""
+        return any(matrix.quantized or matrix.parts for matrix in self.matrices)
 
 
 class DecoderWeights:
@@ -110,24 +120,18 @@ class DecoderWeights:
         """Adds zero rows up to the cache's head width: after each rotary half, or after a head that is not rotated."""
         if self.head_dim == self.config.head_dim:
             return tensor
-        groups = 2 if rotated else 1
-        size, padded = self.config.head_dim // groups, self.head_dim // groups
-        count = tensor.shape[0] // size
-
-        def pad(array: Array) -> Array:
-            grouped = array.reshape(count, size, -1)
-            return np.pad(grouped, ((0, 0), (0, padded - size), (0, 0))).reshape(count * padded, *array.shape[1:])
-
-        return tensor.map(pad, (count * padded, *tensor.shape[1:]))
+        heads = tensor.shape[0] // self.config.head_dim
+        return tensor.spread_rows(self._places(heads, halves=rotated), heads * self.head_dim)
 
     def _pad_columns(self, tensor: LazyTensor) -> LazyTensor:
         """Adds zero columns after each head, up to the cache's head width."""
         if self.head_dim == self.config.head_dim:
             return tensor
-        rows, heads = tensor.shape[0], self.config.num_heads
+        heads = self.config.num_heads
+        return tensor.spread_columns(self._places(heads, halves=False), heads * self.head_dim)
 
-        def pad(array: Array) -> NDArray[np.float32]:
-            split = array.reshape(rows, heads, self.config.head_dim)
-            return np.pad(split, ((0, 0), (0, 0), (0, self.head_dim - self.config.head_dim))).reshape(rows, -1)
-
-        return tensor.map(pad, (rows, heads * self.head_dim))
+    def _places(self, heads: int, *, halves: bool) -> NDArray[np.intp]:
+        """The place of each value of `heads` heads among as many padded ones."""
+        pieces = heads * (2 if halves else 1)
+        size, padded = heads * self.config.head_dim // pieces, heads * self.head_dim // pieces
+        return (np.arange(pieces)[:, None] * padded + np.arange(size)).reshape(-1)

@@ -211,16 +211,19 @@ def quantized(place: str, method: str) -> Callable[[Path], tuple[str, str]]:
         part = config[place] if place else config
         part["quantization_config"] = {"quant_method": method, "bits": 4}
         (folder / "config.json").write_text(json.dumps(config))
-        return method, "is quantized already .* Export the bf16 checkpoint that it was made from"
+        return method, "supported: gptq, awq, auto-round. Export the bf16 checkpoint that it was made from"
 
     return prepare
 
 
-def quantized_weights(folder: Path) -> tuple[str, str]:
-    weights = load_file(folder / "model.safetensors")
-    weights["thinker.model.layers.0.mlp.up_proj.qweight"] = torch.zeros(4, 4, dtype=torch.int32)
-    save_file(weights, folder / "model.safetensors")
-    return r"up_proj\.qweight", "is quantized already .* Export the bf16 checkpoint"
+def quantized_weights(part: str, message: str) -> Callable[[Path], tuple[str, str]]:
+    def prepare(folder: Path) -> tuple[str, str]:
+        weights = load_file(folder / "model.safetensors")
+        weights[f"thinker.model.layers.0.mlp.up_proj.{part}"] = torch.zeros(4, 4, dtype=torch.int32)
+        save_file(weights, folder / "model.safetensors")
+        return rf"up_proj\.{part}", message
+
+    return prepare
 
 
 def pickled_weights(folder: Path) -> tuple[str, str]:
@@ -243,10 +246,11 @@ def no_weights(folder: Path) -> tuple[str, str]:
         pointer("chat_template.json"),
         adapter_beside,
         adapter_alone,
-        quantized("", "gptq"),
-        quantized("", "awq"),
-        quantized("thinker_config", "auto-round"),
-        quantized_weights,
+        quantized("", "bitsandbytes"),
+        quantized("", "compressed-tensors"),
+        quantized("thinker_config", "fp8"),
+        quantized_weights("qweight", "and neither a quantization_config in config.json nor a quantize_config.json"),
+        quantized_weights("weight_packed", "is quantized already, in a form that is not read"),
         pickled_weights,
         no_weights,
     ],
