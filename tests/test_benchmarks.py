@@ -14,6 +14,8 @@ import torch
 import transformers
 
 from omni_edge.backend import kernels
+from omni_export import ExportOptions, export_bundle
+from omni_quant.precision import Precision
 from support.checkpoints import load_reference, write_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -107,3 +109,25 @@ def test_a_reply_of_the_reference_is_timed() -> None:
     assert min(stages) > 0
     assert sum(stages) <= result["total"]
     assert result["audio_seconds"] > 0
+
+
+def test_a_float32_bundle_has_no_loss_of_quality(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "checkpoint")
+    bundle = tmp_path / "bundle"
+    export_bundle(str(checkpoint), bundle, ExportOptions(Precision(), text_only=True))
+    (tmp_path / "a-text").write_text("One, two, three; and then four?\n%\nFive.\n", "utf-8")
+    (tmp_path / "a-text.dat").write_bytes(b"\xff")
+    results = tmp_path / "results.jsonl"
+    prose = ("--text", tmp_path, "--skip", 4, "--tokens", 24, "--passage", 16)
+    words = (checkpoint, "--bundle", f"float32={bundle}", *prose, "--threads", 1, "--results", results)
+    table = run("benchmarks/quality.py", *words)
+    head, row = lines(results)
+    assert head["questions"] == 24
+    assert row["tokens"] == 15 + 7
+    assert row["kl"] < 1e-7
+    assert row["perplexity"] == pytest.approx(row["reference_perplexity"], rel=1e-4)
+    shares = [row[name] for name in ("same_first_choice", "reply_tokens_equal", "first_tokens_equal")]
+    assert shares == [1, 1, 1]
+    assert row["bits_per_weight"] > 31.9
+    assert table.splitlines()[2].startswith("| float32 | ")
+    assert table.splitlines()[2].endswith("| 100.0 % | 100 % | 100 % |")

@@ -238,8 +238,9 @@ class _Evaluation:
             length = min(self.limits.passage_tokens, self.model.manifest.thinker.max_positions)
             if not (texts := thinkers.passages(tokens, length)):
                 raise UsageError("The text has fewer than two tokens. Give a longer one with --text.")
+            hidden = thinkers.text_states(texts, reference, self.modules)
             scores = thinkers.score_text(
-                texts, self.model, reference, self.modules, lambda *at: self.progress("thinker on text", *at)
+                texts, hidden, self.model, reference, lambda *at: self.progress("thinker on text", *at)
             )
             rows.append(TokenRow("thinker", "text", scores))
         self.progress("the reference's replies", 0, 0)
@@ -320,16 +321,17 @@ class _Evaluation:
         manifest = self.bundle.manifest
         rows = []
         for role, entry in manifest.graphs.items():
-            nbytes, weights = graph_bytes(manifest, role), self._weights(role)
+            nbytes, weights = graph_bytes(manifest, role), count_weights(self.checkpoint, role)
             rows.append(GraphSize(role, entry.precision, nbytes, 8 * nbytes / weights if weights else None))
         return rows
 
-    def _weights(self, role: str) -> int:
-        """Weights of a graph; 0: not known."""
-        prefixes = _WEIGHTS.get(role, ())
-        if role == "thinker":
-            # A tied head is stored in the graph as well.
-            head = thinkers.HEAD if thinkers.HEAD in self.checkpoint else EMBEDDING
-            prefixes = ("thinker.model.layers.", "thinker.model.norm.", head)
-        names = [name for name in self.checkpoint if name.startswith(prefixes)] if prefixes else []
-        return sum(int(np.prod(self.checkpoint.tensor(name).shape)) for name in names)
+
+def count_weights(checkpoint: Checkpoint, role: str) -> int:
+    """The number of weights in graph `role` of a checkpoint; 0 where it is not known."""
+    prefixes = _WEIGHTS.get(role, ())
+    if role == "thinker":
+        # A tied head is stored in the graph as well.
+        head = thinkers.HEAD if thinkers.HEAD in checkpoint else EMBEDDING
+        prefixes = ("thinker.model.layers.", "thinker.model.norm.", head)
+    names = [name for name in checkpoint if name.startswith(prefixes)] if prefixes else []
+    return sum(int(np.prod(checkpoint.tensor(name).shape)) for name in names)

@@ -64,24 +64,28 @@ def passages(tokens: list[int], length: int) -> list[NDArray[np.int64]]:
     return [cut for cut in cuts if cut.size > 1]
 
 
-def score_text(
-    texts: list[NDArray[np.int64]],
-    model: Model,
-    reference: ReferenceDecoder,
-    modules: ReferenceModules,
-    on_token: OnToken,
-) -> TokenScores:
-    """Predicts every token of each passage from those before it, one position at a time in the bundle."""
-    positions = [Positions().text(text.size) for text in texts]
-    hidden = reference.step(
-        [
-            ReferenceInput(text_embeds(text, modules), ids, ReferenceState())
-            for text, ids in zip(texts, positions, strict=True)
-        ]
+def text_states(texts: list[NDArray[np.int64]], reference: ReferenceDecoder, modules: ReferenceModules) -> list[Array]:
+    """The reference's hidden states of each passage, float32 [n, hidden]."""
+    return reference.step(
+        [ReferenceInput(text_embeds(text, modules), Positions().text(text.size), ReferenceState()) for text in texts]
     )
+
+
+def score_text(
+    texts: list[NDArray[np.int64]], hidden: list[Array], model: Model, reference: ReferenceDecoder, on_token: OnToken
+) -> TokenScores:
+    """Predicts every token of each passage from those before it, one position at a time in the bundle.
+
+    Args:
+        texts: the passages.
+        hidden: `text_states` of them.
+        model: the bundle.
+        reference: the reference's Thinker.
+        on_token: called after every token.
+    """
     scores, total = TokenScores(), sum(text.size - 1 for text in texts)
-    for text, ids, states in zip(texts, positions, hidden, strict=True):
-        cache = model.thinker.cache(text.size)
+    for text, states in zip(texts, hidden, strict=True):
+        cache, ids = model.thinker.cache(text.size), Positions().text(text.size)
         embeds = model.thinker.embed(text)
         for index, expected in enumerate(reference.logits(states[:-1])):
             at = slice(index, index + 1)

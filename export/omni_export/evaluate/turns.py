@@ -46,7 +46,7 @@ class Turn:
     """A prompt up to the place where the reply begins.
 
     Attributes:
-        kind: of what it holds, "sounds" or "pictures".
+        kind: of what it holds, "sounds", "pictures" or "text".
         own: the blocks with the bundle's embeds throughout.
         part: the blocks with the reference's media embeds, and text embeds of the bundle.
         reference_embeds: float32 [n, hidden]; all embeds of the reference.
@@ -128,10 +128,24 @@ def turn(item: Encoded, question: str, model: Model, modules: ReferenceModules) 
             prompt.picture(embeds, *item.size)
             prompt.write(question)
 
-    own, _ = _blocks(model, lambda prompt: add(prompt, item.embeds))
-    part, prompt = _blocks(model, lambda prompt: add(prompt, item.reference))
+    text = model.manifest.text
+    system = text.speech_system if model.talker else text.default_system
+    own, _ = _blocks(model, system, lambda prompt: add(prompt, item.embeds))
+    part, prompt = _blocks(model, system, lambda prompt: add(prompt, item.reference))
+    return _turn(item.kind, own, part, prompt, modules)
+
+
+def text_turn(question: str, system: str, model: Model, modules: ReferenceModules) -> Turn:
+    """A conversation's first turn in writing."""
+    blocks, prompt = _blocks(model, system, lambda prompt: prompt.write(question))
+    return _turn("text", blocks, blocks, prompt, modules)
+
+
+def _turn(
+    kind: str, own: list[ThinkerBlock], part: list[ThinkerBlock], prompt: Prompt, modules: ReferenceModules
+) -> Turn:
     embeds = [block.embeds if block.media else text_embeds(block.tokens, modules) for block in part]
-    return Turn(item.kind, own, part, np.concatenate(embeds), prompt, replace(prompt.positions))
+    return Turn(kind, own, part, np.concatenate(embeds), prompt, replace(prompt.positions))
 
 
 def text_embeds(tokens: NDArray[np.int64], modules: ReferenceModules) -> Array:
@@ -140,10 +154,9 @@ def text_embeds(tokens: NDArray[np.int64], modules: ReferenceModules) -> Array:
     return rows
 
 
-def _blocks(model: Model, add: Callable[[Prompt], None]) -> tuple[list[ThinkerBlock], Prompt]:
-    text = model.manifest.text
+def _blocks(model: Model, system: str, add: Callable[[Prompt], None]) -> tuple[list[ThinkerBlock], Prompt]:
     prompt = Prompt(model.thinker, model.tokenizer, model.manifest)
-    if system := text.speech_system if model.talker else text.default_system:
+    if system:
         prompt.system(system)
     prompt.user()
     add(prompt)
