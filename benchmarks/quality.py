@@ -91,18 +91,32 @@ class Judge:
         checkpoint: the folder.
         model: a bundle of it, for the form of a conversation.
         texts: passages of tokens.
+        kept: a file that keeps what the reference says from run to run; None: it is computed anew.
     """
 
-    def __init__(self, checkpoint: Checkpoint, model: Model, texts: list[NDArray[np.int64]]) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, model: Model, texts: list[NDArray[np.int64]], kept: Path | None = None
+    ) -> None:
         self.texts = texts
+        self.total = sum(text.size - 1 for text in texts)
         modules = ReferenceModules(checkpoint, OmniConfig.parse(checkpoint.config, speech=False))
         self.decoder = thinkers.reference_thinker(modules)
-        self.states = thinkers.text_states(texts, self.decoder, modules)
         turns = [text_turn(question, SYSTEM, model, modules) for question in QUESTIONS]
         self.prompts = [np.concatenate([block.tokens for block in turn.own]).tolist() for turn in turns]
+        if kept is not None and kept.exists():
+            with np.load(kept) as file:
+                if not np.array_equal(file["tokens"], np.concatenate(texts)):
+                    raise SystemExit(f"{kept} was made for another text. Name another file with --reference.")
+                cuts = np.cumsum([text.size for text in texts])[:-1]
+                self.states = np.split(file["states"], cuts)
+                self.replies = [[token for token in reply if token >= 0] for reply in file["replies"].tolist()]
+            return
+        self.states = thinkers.text_states(texts, self.decoder, modules)
         replies = thinkers.reply_to(turns, REPLY_TOKENS, model, self.decoder, modules)
         self.replies = [reply.tokens for reply in replies]
-        self.total = sum(text.size - 1 for text in texts)
+        if kept is not None:
+            padded = [[*reply, *[-1] * (REPLY_TOKENS - len(reply))] for reply in self.replies]
+            np.savez(kept, tokens=np.concatenate(texts), states=np.concatenate(self.states), replies=padded)
 
     def logits(self) -> Iterator[tuple[int, NDArray[np.float32], int]]:
         """(passage, logits [vocabulary], the token that follows) of every predicted token."""
@@ -211,7 +225,9 @@ def main() -> None:
     parser.add_argument("--passage", type=int, default=1024, help="tokens of one context")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--llama", type=Path, metavar="PYTHON", help="interpreter that has llama-cpp-python and gguf")
+    parser.add_argument("--llama-only", action="store_true", help="no rows for the bundles")
     parser.add_argument("--llama-kinds", nargs="*", default=["Q4_0", "Q4_K_M", "Q8_0"])
+    parser.add_argument("--reference", type=Path, metavar="FILE.npz", help="keeps what float32 says from run to run")
     parser.add_argument("--results", type=Path, help="JSON lines that are added to: how, then the rows")
     arguments = parser.parse_args()
     transformers.logging.set_verbosity_error()
@@ -222,10 +238,10 @@ def main() -> None:
     wanted = tokens[arguments.skip : arguments.skip + arguments.tokens]
     if len(wanted) < 2:
         parser.error(f"{arguments.text} has {len(tokens)} tokens: use a smaller --skip")
-    judge = Judge(checkpoint, model, thinkers.passages(wanted, arguments.passage))
+    judge = Judge(checkpoint, model, thinkers.passages(wanted, arguments.passage), arguments.reference)
     del model
     rows = []
-    for name, path in bundles.items():
+    for name, path in () if arguments.llama_only else bundles.items():
         rows.append(bundle_row(name, Path(path), judge, checkpoint, arguments.threads))
         print(table_line(rows[-1]), file=sys.stderr, flush=True)
     for kind in arguments.llama_kinds if arguments.llama else ():

@@ -32,6 +32,8 @@ from omni_edge.bundle.manifest import (
     TextSection,
 )
 from omni_edge.errors import CheckpointError, ResourceError, UsageError
+from omni_export.calibration.material import BUILT_IN
+from omni_export.calibration.thinker import ThinkerCalibration, graph_recipes
 from omni_export.checkpoint.checkpoint import Checkpoint
 from omni_export.checkpoint.config import OmniConfig
 from omni_export.checkpoint.preprocessor import audio_settings, image_settings
@@ -62,6 +64,7 @@ class ExportOptions:
         force: an existing bundle is replaced.
         resume: graphs that an interrupted export has finished are kept, if checkpoint and options are the same.
         int8_cache: the Thinker's keys and values are INT8, a quarter of the memory.
+        calibration: of the Thinker's INT4 matrices: "built-in", "none" or a folder with texts, sounds and pictures.
 
     Raises:
         UsageError: an unknown graph in `precision_of`, or an unsupported group size.
@@ -74,6 +77,7 @@ class ExportOptions:
     force: bool = False
     resume: bool = False
     int8_cache: bool = False
+    calibration: str = BUILT_IN
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.precision_of) - set(ROLES)):
@@ -195,18 +199,20 @@ class _Export:
         self.config = OmniConfig.parse(checkpoint.config, speech=not options.text_only)
         if options.voices and self.config.talker is None:
             raise UsageError(f"{checkpoint.path} is exported without speech, so it has no voice. Leave --voice out.")
+        self.calibration = ThinkerCalibration(checkpoint, self.config, options.calibration)
         self.partial = PartialBundle(out, self._fingerprint())
 
     def run(self, on_progress: OnProgress) -> ExportReport:
         # Everything that can be refused is refused before the first weight is written.
         builders = self._builders()
+        self.calibration.prepare(builders["thinker"])
         speakers = voices.read(self.checkpoint, self.config, self.options.voices) if self.config.talker else None
         tokenizer_file = read_tokenizer(self.checkpoint)
         tokenizer = tokenizer_file.tokenizer
         manifest = self._manifest(text_section(self.checkpoint, self.config, tokenizer))
         with self.partial.opened(resume=self.options.resume, force=self.options.force) as written:
-            self._write(builders, written, tokenizer, on_progress)
             tokenizer_file.write(self.partial.folder)
+            self._write(builders, written, manifest, tokenizer, on_progress)
             manifest = dataclasses.replace(
                 manifest,
                 voices=speakers.write(self.partial.folder) if speakers else None,
@@ -247,6 +253,7 @@ class _Export:
         self,
         builders: dict[str, GraphBuilder],
         written: dict[str, WrittenGraph],
+        manifest: Manifest,
         tokenizer: Tokenizer,
         on_progress: OnProgress,
     ) -> None:
@@ -263,15 +270,19 @@ class _Export:
         total = done + sum(builder.data_nbytes for builder in todo.values())
         meter = ProgressMeter(on_progress, total, sum(builder.weights for builder in todo.values()), done)
         for role, builder in todo.items():
+            if role == "thinker":
+                entries = {role: graph.entry for role, graph in written.items()}
+                self.calibration.run(builder, self.partial, manifest, entries, on_progress)
             meter.start(role, builder.data_nbytes)
             saved = builder.save(self.partial.folder, meter.wrote)
             if role == "thinker" and self.options.int8_cache:
                 meter.start("ranges of the Thinker's cache", 0)
                 saved = self._with_int8_cache(builder, saved, tokenizer)
             ended = time.monotonic()
-            written[role] = _written(builder, saved, ended - began)
+            written[role] = self._written(builder, saved, ended - began)
             began = ended
             self.partial.note(written)
+        self.partial.drop_calibration()
 
     # -- the parts ---------------------------------------------------------------------------------------------
 
@@ -353,6 +364,15 @@ class _Export:
             dtype=str(raw.get("torch_dtype") or raw.get("dtype") or "unknown"),
         )
 
+    def _written(self, builder: GraphBuilder, saved: GraphFile, seconds: float) -> WrittenGraph:
+        paths = [path for path in (saved.graph, saved.data) if path is not None]
+        files = {path.name: FileEntry(path.stat().st_size, saved.sha256[path.name]) for path in paths}
+        entry = _entry(builder, saved)
+        if builder.name == "thinker":
+            entry = dataclasses.replace(entry, calibration=self.calibration.entry)
+        recipes = graph_recipes(builder.matrices, self.calibration.matrices)
+        return WrittenGraph(dataclasses.replace(entry, recipes=recipes or None), files, seconds)
+
     def _fingerprint(self) -> dict[str, Any]:
         """What must be equal for finished graphs to be kept."""
         files = [(path, path.stat()) for path in self.checkpoint.weight_files]
@@ -363,6 +383,7 @@ class _Export:
             "quantized": str(self.checkpoint.quantized.config) if self.checkpoint.quantized else None,
             "weights": [[path.name, stat.st_size, stat.st_mtime_ns] for path, stat in files],
             "options": options,
+            "calibration": self.calibration.fingerprint(),
             "generator": version("omni-edge"),
         }
 
@@ -376,12 +397,6 @@ def _entry(builder: GraphBuilder, saved: GraphFile) -> GraphEntry:
         inputs=_roles(builder.input_names),
         outputs=_roles(builder.output_names),
     )
-
-
-def _written(builder: GraphBuilder, saved: GraphFile, seconds: float) -> WrittenGraph:
-    paths = [path for path in (saved.graph, saved.data) if path is not None]
-    files = {path.name: FileEntry(path.stat().st_size, saved.sha256[path.name]) for path in paths}
-    return WrittenGraph(_entry(builder, saved), files, seconds)
 
 
 def _roles(names: list[str]) -> dict[str, str]:

@@ -23,7 +23,6 @@ from nano.world.scenes import FRAMES_PER_SECOND
 from omni_edge.audio.front_end import AudioFrontEnd, audio_tokens
 from omni_edge.bundle.manifest import AudioSection, Manifest, PositionSection, TextSection, VisionSection
 from omni_edge.conversation.prompt import Prompt
-from omni_edge.decoders.thinker import Thinker
 from omni_edge.decoders.tokenizer import TextTokenizer
 from omni_edge.vision.image_processor import ImageProcessor, VisionPatches
 
@@ -65,11 +64,8 @@ class Sample:
         return len(self.tokens)
 
 
-class _NoThinker:
-    """Replaces the Thinker in a `Prompt`; its embeds are empty."""
-
-    def embed(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        return np.zeros((len(tokens), 0), np.float32)
+def _no_embeds(tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+    return np.zeros((len(tokens), 0), np.float32)
 
 
 class Composer:
@@ -119,7 +115,7 @@ class Composer:
 
     def compose(self, exercise: Exercise) -> Sample:
         """The sequence of an exercise; its targets are all replies and the word that belongs to a typed clue."""
-        prompt = Prompt(cast(Thinker, _NoThinker()), self.codec, self._manifest)
+        prompt = Prompt(_no_embeds, self.codec, self._manifest)
         tokens: list[NDArray[np.int64]] = []
         ids: list[NDArray[np.int64]] = []
         pieces: list[Piece] = []

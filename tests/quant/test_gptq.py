@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from omni_quant.blockwise import dequantize_blockwise, quantize_blockwise
-from omni_quant.gptq import DAMPING, Feedback, feedback, quantize_with_feedback
+from omni_quant.gptq import DAMPING, Feedback, feedback, quantize_with_feedback, second_moments
 from omni_quant.group_search import quantize_groups
 
 Array = NDArray[np.float32]
@@ -63,6 +63,12 @@ def test_feedback_halves_the_error_of_outputs_at_least(zero_points: bool) -> Non
     assert output_error(weight, stored, unseen) < 0.5 * output_error(weight, rounded, unseen)
 
 
+def by_falling_moment(moments: Array) -> NDArray[np.int64]:
+    groups = np.diagonal(moments).reshape(-1, BLOCK)
+    order = sorted(range(len(groups)), key=lambda group: -groups[group].sum())
+    return np.concatenate([group * BLOCK + np.argsort(-groups[group], kind="stable") for group in order])
+
+
 def published_method(weight: Array, moments: Array, block: int) -> NDArray[np.float64]:
     """GPTQ as its paper has it, in double precision: the inverse of the moments, a column eliminated after another."""
     columns = weight.shape[1]
@@ -91,9 +97,11 @@ def published_method(weight: Array, moments: Array, block: int) -> NDArray[np.fl
 def test_it_is_the_published_method() -> None:
     inputs, weight = correlated(10, 512, 96), normal(15, 24, 96)
     moments = (inputs.T @ inputs).astype(np.float64)
-    np.testing.assert_allclose(
-        quantized(weight, [feedback(moments, BLOCK)]), published_method(weight, moments, BLOCK), atol=1e-6
-    )
+    order = by_falling_moment(moments)
+    assert sorted(order) == list(range(96))
+    expected = np.empty(weight.shape)
+    expected[:, order] = published_method(weight[:, order], moments[np.ix_(order, order)], BLOCK)
+    np.testing.assert_allclose(quantized(weight, [feedback(moments, BLOCK)]), expected, atol=1e-6)
 
 
 def test_the_result_depends_on_neither_threads_nor_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,6 +137,37 @@ def test_inputs_that_are_all_zero_leave_plain_rounding() -> None:
     rounded = quantize_blockwise(weight, bits=4, block_size=BLOCK, float16_scales=True, zero_points=True)
     stored = quantized(weight, [feedback(np.zeros((64, 64), np.float32), BLOCK)])
     np.testing.assert_allclose(stored, dequantize_blockwise(rounded), atol=1e-6)
+
+
+def test_few_inputs_do_not_make_feedback_worse_than_rounding() -> None:
+    inputs, weight = normal(70, 96, 128), normal(75, 64, 128)
+    unseen = normal(76, 4096, 128)
+    plain = np.diag(np.diagonal(inputs.T @ inputs))
+    rounded = output_error(weight, quantized(weight, [feedback(plain, BLOCK)]), unseen)
+    noisy = output_error(weight, quantized(weight, [feedback(inputs.T @ inputs, BLOCK)]), unseen)
+    freed = output_error(weight, quantized(weight, [feedback(second_moments(inputs), BLOCK)]), unseen)
+    assert noisy > 1.2 * rounded
+    assert freed < 1.03 * rounded
+
+
+def test_many_inputs_are_taken_as_they_are() -> None:
+    inputs = correlated(80, 8192, 64)
+    plain = inputs.T @ inputs / len(inputs)
+    moments = second_moments(inputs)
+    assert np.array_equal(np.diagonal(moments), np.diagonal(plain))
+    assert 0.97 < np.linalg.norm(moments) / np.linalg.norm(plain) < 1
+
+
+def test_columns_without_inputs_leave_the_moments_of_others_alone() -> None:
+    inputs = correlated(90, 256, 64)
+    wider = np.concatenate([inputs, np.zeros((256, 32), np.float32)], axis=1)
+    np.testing.assert_allclose(second_moments(wider)[:64, :64], second_moments(inputs), rtol=1e-5)
+    assert not second_moments(wider)[64:].any()
+
+
+def test_inputs_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(ValueError, match="activations that are not finite"):
+        second_moments(np.full((4, 32), np.inf, np.float32))
 
 
 def test_moments_that_are_not_finite_are_refused() -> None:

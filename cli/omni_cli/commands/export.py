@@ -68,6 +68,14 @@ def export(
             help="Type of the Thinker's cache. int8: a quarter of the memory.",
         ),
     ] = CacheKind.FP32,
+    calibration: Annotated[
+        str,
+        typer.Option(
+            "--calibration",
+            metavar="FOLDER|none",
+            help="Texts, sounds and pictures to calibrate the Thinker's int4 with, or none.",
+        ),
+    ] = "built-in",
     voice: Annotated[
         list[str] | None, typer.Option("--voice", metavar="NAME", help="Speaker to keep. Repeatable. Default: all.")
     ] = None,
@@ -90,11 +98,14 @@ def export(
         force=force,
         resume=resume,
         int8_cache=kv_cache is CacheKind.INT8,
+        calibration=calibration,
     )
     progress = Progress()
 
     def show(news: ExportProgress) -> None:
-        note = overall(news.done, news.total, news.remaining, bar=progress.live) if news.item_total else ""
+        note = f"{human_seconds(news.remaining)} left" if news.remaining is not None else ""
+        if news.item_total:
+            note = overall(news.done, news.total, news.remaining, bar=progress.live)
         progress(news.item, news.item_done, news.item_total, note)
 
     began = time.monotonic()

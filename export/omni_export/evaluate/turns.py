@@ -155,7 +155,7 @@ def text_embeds(tokens: NDArray[np.int64], modules: ReferenceModules) -> Array:
 
 
 def _blocks(model: Model, system: str, add: Callable[[Prompt], None]) -> tuple[list[ThinkerBlock], Prompt]:
-    prompt = Prompt(model.thinker, model.tokenizer, model.manifest)
+    prompt = Prompt(model.thinker.embed, model.tokenizer, model.manifest)
     if system:
         prompt.system(system)
     prompt.user()

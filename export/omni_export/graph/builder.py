@@ -117,12 +117,14 @@ class GraphBuilder:
 
     Attributes:
         quantize: makes packed weights while `save` writes them; calibration puts its own function here.
+        matrices: name of an initializer that `quantize` makes -> name of the checkpoint's weight, and its format.
     """
 
     def __init__(self, name: str, formats: Mapping[str, WeightFormat] | None = None) -> None:
         self.name = name
         self.formats = dict(formats or {})
         self.quantize: Quantize = round_blockwise
+        self.matrices: dict[str, tuple[str, WeightFormat]] = {}
         self._nodes: list[onnx.NodeProto] = []
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
@@ -317,6 +319,8 @@ class GraphBuilder:
             packed = result.packed.reshape(rows, -1)[:, :row_bytes] if flat else result.packed
             return [packed, result.scales, *([] if result.zero_points is None else [result.zero_points])]
 
+        if published is None:
+            self.matrices[name] = (weight.name, weights)
         names = [tensor for tensor, _, _ in tensors]
         if names[0] not in self._initializers:
             self._external(tensors, produce, rows * columns)

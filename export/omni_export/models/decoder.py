@@ -93,10 +93,14 @@ def build_thinker(
     graph = GraphBuilder(THINKER, formats(THINKER, precision))
     embeds = graph.input("embeds", [1, "S", config.hidden_size])
     hidden = _Layers(graph, weights.scope("model"), config, cache_scales).build(embeds)
-    # A tied checkpoint stores no output head: the embedding table is the head.
-    head = "lm_head.weight" if "lm_head.weight" in weights else "model.embed_tokens.weight"
-    _outputs(graph, hidden, weights(head, (config.vocab_size, config.hidden_size)), "/lm_head")
+    _outputs(graph, hidden, thinker_head(weights, config), "/lm_head")
     return graph
+
+
+def thinker_head(weights: Scope, config: DecoderConfig) -> LazyTensor:
+    """The Thinker's output head, [vocabulary, hidden]. Where a checkpoint stores none, it is the embedding table."""
+    name = "lm_head.weight" if "lm_head.weight" in weights else "model.embed_tokens.weight"
+    return weights(name, (config.vocab_size, config.hidden_size))
 
 
 def build_talker(weights: Scope, config: TalkerConfig, precision: Precision) -> GraphBuilder:

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from omni_edge.backend.file_lock import locked
-from omni_edge.bundle.manifest import MANIFEST_NAME, FileEntry, GraphEntry
+from omni_edge.bundle.manifest import MANIFEST_NAME, FileEntry, GraphEntry, parse
 from omni_edge.bundle.reader import sha256_of
-from omni_edge.errors import ResourceError, UsageError
+from omni_edge.errors import BundleError, ResourceError, UsageError
 from omni_export.output.target import NOTES_NAME, bundle_files, refuse_occupied, remove_bundle, resolve_target
 
 
@@ -56,6 +56,8 @@ class PartialBundle:
         self._old = self._target.with_name(f"{self._target.name}.old.partial")
         self._fingerprint: dict[str, Any] = json.loads(json.dumps(fingerprint))
         self._finished_any = False
+        # Work on a graph that takes long; it is kept for a resumed export.
+        self.calibration = self.folder / "calibration"
 
     @contextmanager
     def opened(self, *, resume: bool, force: bool) -> Iterator[dict[str, WrittenGraph]]:
@@ -102,7 +104,9 @@ class PartialBundle:
             )
         finished = self._finished() if resume else {}
         self.folder.mkdir(exist_ok=True)
-        self._clear({name for graph in finished.values() for name in graph.files})
+        kept = {name for graph in finished.values() for name in graph.files}
+        # The notes hold no graph where the checkpoint or the options are others.
+        self._clear(kept | {self.calibration.name} if finished else kept)
         self.note(finished)
         return finished
 
@@ -115,9 +119,11 @@ class PartialBundle:
 
     def _clear(self, kept: set[str]) -> None:
         for path in self.folder.iterdir():
+            if path.name in kept:
+                continue
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
-            elif path.name not in kept:
+            else:
                 path.unlink()
 
     def _finished(self) -> dict[str, WrittenGraph]:
@@ -127,14 +133,14 @@ class PartialBundle:
                 return {}
             graphs = {
                 role: WrittenGraph(
-                    GraphEntry(**noted["entry"]),
+                    parse(GraphEntry, noted["entry"], role),
                     {name: FileEntry(**file) for name, file in noted["files"].items()},
                     float(noted["seconds"]),
                 )
                 for role, noted in notes["graphs"].items()
             }
             return {role: graph for role, graph in graphs.items() if self._intact(graph)}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, BundleError):
             return {}  # damaged notes are worth nothing
 
     def _intact(self, graph: WrittenGraph) -> bool:
@@ -153,6 +159,11 @@ class PartialBundle:
         draft.write_text(text, "utf-8")
         draft.replace(self.folder / NOTES_NAME)
         self._finished_any = bool(graphs)
+
+    def drop_calibration(self) -> None:
+        """Removes what a finished calibration has left."""
+        if self.calibration.exists():
+            shutil.rmtree(self.calibration)
 
     def require(self, nbytes: int) -> None:
         """Raises ResourceError where the disk has no room for `nbytes` more."""

@@ -29,10 +29,26 @@ class FileEntry:
 
 
 @dataclass(frozen=True)
+class CalibrationEntry:
+    """What a graph's matrices were calibrated with.
+
+    Attributes:
+        source: "built-in", or the name of the user's folder.
+        tokens: positions that went through the graph.
+        sha256: of their embeds and position ids (hex).
+    """
+
+    source: str
+    tokens: int
+    sha256: str
+
+
+@dataclass(frozen=True)
 class GraphEntry:
     """One graph: its file, how its matrices are stored, and which tensor plays which role.
 
-    `inputs` and `outputs` map roles to tensor names; a name with `{layer}` stands for one tensor per layer.
+    `inputs` and `outputs` map roles to tensor names, `recipes` matrices to how they were quantized; a name with
+    `{layer}` stands for one tensor per layer.
     """
 
     file: str
@@ -41,6 +57,8 @@ class GraphEntry:
     inputs: dict[str, str]
     outputs: dict[str, str]
     data: str | None = None
+    recipes: dict[str, str] | None = None
+    calibration: CalibrationEntry | None = None
 
 
 @dataclass(frozen=True)

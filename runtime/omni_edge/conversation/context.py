@@ -45,7 +45,7 @@ class Context:
         if settings.talker_sampling is not None and model.talker is not None:
             limit = model.talker.decoder.section.max_positions
             self.talker = model.talker.state(min(settings.context + settings.talker_sampling.max_new_tokens, limit))
-        self.pending = Prompt(model.thinker, model.tokenizer, model.manifest)
+        self.pending = Prompt(model.thinker.embed, model.tokenizer, model.manifest)
         self.reset()
 
     def reset(self) -> None:

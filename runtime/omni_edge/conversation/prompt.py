@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
 
@@ -9,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omni_edge.bundle.manifest import Manifest
-from omni_edge.decoders.thinker import INSIDE, Thinker, ThinkerBlock
+from omni_edge.decoders.thinker import INSIDE, ThinkerBlock
 from omni_edge.decoders.tmrope import Ids, Positions, interleave, time_ids, vision_grid
 from omni_edge.decoders.tokenizer import TextTokenizer
+
+Embed = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 
 _NO_IDS = np.zeros((3, 0), np.int64)
 
@@ -25,13 +28,13 @@ class Prompt:
         positions: the ids that come next.
 
     Args:
-        thinker: embeds the text.
+        embed: gives the embeds float32 [n, hidden] of text tokens int64 [n].
         tokenizer: tokenizes it.
         manifest: special ids and time scale.
     """
 
-    def __init__(self, thinker: Thinker, tokenizer: TextTokenizer, manifest: Manifest) -> None:
-        self._thinker = thinker
+    def __init__(self, embed: Embed, tokenizer: TextTokenizer, manifest: Manifest) -> None:
+        self._embed = embed
         self._tokenizer = tokenizer
         self._marks = manifest.text
         self._scale = manifest.positions
@@ -198,5 +201,5 @@ class Prompt:
             next_ids = np.full(tokens.size, INSIDE)
             next_ids[-1:] = last_id
         media = embeds is not None
-        vectors = embeds if embeds is not None else self._thinker.embed(tokens)
+        vectors = embeds if embeds is not None else self._embed(tokens)
         self._blocks.append(ThinkerBlock(tokens, vectors, ids, next_ids, media))

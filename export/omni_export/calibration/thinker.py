@@ -1,0 +1,129 @@
+"""The Thinker's calibration within an export: what it is made with, when it runs, and what the manifest says of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from omni_edge.bundle.manifest import CalibrationEntry, GraphEntry, Manifest
+from omni_export.calibration.calibrate import RECIPE, Calibration, calibrate, calibrates
+from omni_export.calibration.material import BUILT_IN, NONE, Sample, built_in_samples, folder_files, folder_samples
+from omni_export.calibration.sequences import Sequences, make_sequences
+from omni_export.checkpoint.checkpoint import Checkpoint
+from omni_export.checkpoint.config import OmniConfig
+from omni_export.graph.builder import GraphBuilder
+from omni_export.models import decoder
+from omni_export.models.decoder_weights import DecoderWeights
+from omni_export.output.partial_bundle import PartialBundle
+from omni_export.output.progress import OnProgress
+from omni_quant.precision import WeightFormat
+
+_LAYER = re.compile(r"(?<=layers\.)\d+")
+
+
+class ThinkerCalibration:
+    """Calibrates the Thinker of one export.
+
+    Args:
+        checkpoint: holds the weights.
+        config: of the checkpoint.
+        source: "built-in", "none" or a folder.
+
+    Attributes:
+        entry: for the manifest; None: nothing was calibrated.
+        matrices: names of the weights that were.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, config: OmniConfig, source: str) -> None:
+        self._checkpoint = checkpoint
+        self._config = config
+        self._source = source
+        self._samples: list[Sample] = []
+        self.entry: CalibrationEntry | None = None
+        self.matrices: frozenset[str] = frozenset()
+
+    def fingerprint(self) -> list[Any]:
+        """What must be equal for a calibration to be taken over: the folder's files."""
+        if self._source in (BUILT_IN, NONE):
+            return []
+        return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in folder_files(Path(self._source))]
+
+    def prepare(self, builder: GraphBuilder) -> None:
+        """Reads what is shown to the Thinker of `builder`.
+
+        Raises:
+            MediaError: the folder or one of its files cannot be used.
+        """
+        if self._source == NONE or not calibrates(_formats(builder)):
+            return
+        self._samples = built_in_samples() if self._source == BUILT_IN else folder_samples(Path(self._source))
+
+    def run(
+        self,
+        builder: GraphBuilder,
+        partial: PartialBundle,
+        manifest: Manifest,
+        graphs: Mapping[str, GraphEntry],
+        on_progress: OnProgress,
+    ) -> None:
+        """Calibrates, where there is something to calibrate; afterwards `builder` writes the result.
+
+        Args:
+            builder: of the Thinker's graph.
+            partial: the export's folder, with the token embedding, both encoders and the tokenizer.
+            manifest: of the bundle that is being written.
+            graphs: entries of the graphs that are written.
+            on_progress: called at every step.
+        """
+        if not self._samples:
+            return
+        text, weights = self._config.thinker.text, self._checkpoint.scope("thinker")
+
+        def sequences() -> Sequences:
+            return make_sequences(self._samples, partial.folder, manifest, graphs)
+
+        done: Calibration = calibrate(
+            DecoderWeights(weights.scope("model"), text),
+            decoder.thinker_head(weights, text),
+            decoder.section(text),
+            _formats(builder),
+            partial.calibration,
+            sequences,
+            on_progress,
+        )
+        builder.quantize = done.quantize
+        source = self._source if self._source == BUILT_IN else Path(self._source).resolve().name
+        self.entry = CalibrationEntry(source, done.tokens, done.sha256)
+        self.matrices = done.matrices
+
+
+def _formats(builder: GraphBuilder) -> dict[str, WeightFormat]:
+    return dict(builder.matrices.values())
+
+
+def graph_recipes(matrices: Mapping[str, tuple[str, WeightFormat]], calibrated: Collection[str]) -> dict[str, str]:
+    """How each matrix of a graph was quantized: name -> recipe. Layers that are alike share a name with `{layer}`.
+
+    Args:
+        matrices: as `GraphBuilder.matrices`.
+        calibrated: names of the checkpoint's weights that were quantized with feedback.
+    """
+    recipes = {
+        name: recipe(weights, RECIPE if weight in calibrated else "rounded")
+        for name, (weight, weights) in matrices.items()
+    }
+    shared: dict[str, set[str]] = {}
+    for name, text in recipes.items():
+        shared.setdefault(_LAYER.sub("{layer}", name), set()).add(text)
+    return {
+        pattern if len(shared[pattern := _LAYER.sub("{layer}", name)]) == 1 else name: text
+        for name, text in recipes.items()
+    }
+
+
+def recipe(weights: WeightFormat, method: str) -> str:
+    """A format and a method in words: "int4 g32, zero points, GPTQ"."""
+    zeros = ", zero points" if weights.zero_points else ""
+    return f"{weights.kind.value} g{weights.group_size}{zeros}, {method}"
