@@ -22,14 +22,13 @@ from nano.training.loop import add_device
 from nano.training.record import Record
 
 # The bundles that are evaluated. The shipped one keeps the encoders in INT8, which pictures and voices need.
-_VOCODER = ("--precision-of", "bigvgan=int8")
 _DECODERS = ("--precision-of", "thinker=int4", "--precision-of", "talker=int4")
-_PRECISIONS = {
+_PRECISIONS: dict[str, tuple[str, ...]] = {
     "fp32": ("--precision", "fp32"),
-    "int8": ("--precision", "int8", *_VOCODER),
-    "int4": ("--precision", "int4", *_VOCODER),
+    "int8": ("--precision", "int8"),
+    "int4": ("--precision", "int4"),
 }
-_SHIPPED = ("--precision", "int8", *_DECODERS, *_VOCODER)
+_SHIPPED = ("--precision", "int8", *_DECODERS)
 # Every width of the model is a multiple of this group size.
 _GROUP = 64
 _AT_ONCE = 2

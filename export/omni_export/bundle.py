@@ -10,15 +10,13 @@ import errno
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from omni_edge.bundle.manifest import (
@@ -43,10 +41,10 @@ from omni_export.kv_cache_scales import cache_scales
 from omni_export.models import audio_encoder, decoder, vision_encoder
 from omni_export.models.token2wav import bigvgan, dit, dit_time, voices
 from omni_export.output.partial_bundle import PartialBundle, WrittenGraph
-from omni_export.output.progress import ExportProgress, OnProgress, ProgressMeter
+from omni_export.output.progress import OnProgress, ProgressMeter
 from omni_export.output.target import refuse_occupied, refuse_source, resolve_target
-from omni_quant.policy import POLICY, default_precision, formats, needs_calibration
-from omni_quant.precision import GROUP_SIZES, Kind, Precision
+from omni_quant.policy import POLICY
+from omni_quant.precision import EXPORT_KINDS, GROUP_SIZES, Kind, Precision
 
 ROLES = tuple(POLICY)
 _DISK_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
@@ -67,7 +65,8 @@ class ExportOptions:
         calibration: of the Thinker's INT4 matrices: "built-in", "none" or a folder with texts, sounds and pictures.
 
     Raises:
-        UsageError: an unknown graph in `precision_of`, or an unsupported group size.
+        UsageError: an unknown graph in `precision_of`, a precision that no export asks for, or an unsupported group
+            size.
     """
 
     precision: Precision
@@ -83,13 +82,16 @@ class ExportOptions:
         if unknown := sorted(set(self.precision_of) - set(ROLES)):
             raise UsageError(f"There is no graph {', '.join(unknown)}; the graphs are {', '.join(ROLES)}.")
         for precision in (self.precision, *self.precision_of.values()):
+            if precision.kind not in EXPORT_KINDS:
+                kinds = ", ".join(kind.value for kind in EXPORT_KINDS)
+                raise UsageError(f"The precision is {precision.kind.value}; it must be one of {kinds}.")
             if precision.group_size not in GROUP_SIZES:
                 choices = ", ".join(map(str, GROUP_SIZES))
                 raise UsageError(f"The group size is {precision.group_size}; it must be one of {choices}.")
 
     def precision_for(self, role: str) -> Precision:
         """The precision of graph `role`."""
-        return self.precision_of.get(role) or default_precision(role, self.precision)
+        return self.precision_of.get(role, self.precision)
 
 
 @dataclass(frozen=True)
@@ -261,11 +263,6 @@ class _Export:
         todo = {role: builder for role, builder in builders.items() if role not in written}
         self.partial.require(sum(builder.data_nbytes for builder in todo.values()))
         began = time.monotonic()
-        if "bigvgan" in todo and self.config.dit and self._calibrates("bigvgan"):
-            on_progress(ExportProgress("ranges of bigvgan", 0, 0, 0, 0, None))
-            mels = [voice.ref_mel for voice in voices.published(self.checkpoint, self.config.dit).values()]
-            # First, so that a later interruption does not cost the ranges.
-            todo = {"bigvgan": builders["bigvgan"], **todo, **self._bigvgan(mels)}
         done = sum(graph.nbytes for graph in written.values())
         total = done + sum(builder.data_nbytes for builder in todo.values())
         meter = ProgressMeter(on_progress, total, sum(builder.weights for builder in todo.values()), done)
@@ -305,21 +302,8 @@ class _Export:
             builders["talker"] = decoder.build_talker(weights("talker"), config.talker, precision("talker"))
             builders["dit"] = dit.build(weights(dit.PREFIX), config.dit, precision("dit"))
             builders["dit_time"] = dit_time.build(weights(dit.PREFIX), config.dit, precision("dit_time"))
-            # In float32 for now: the ranges of its INT8 form take a while to measure.
-            builders |= self._bigvgan()
+            builders["bigvgan"] = bigvgan.build(weights(bigvgan.PREFIX), config.bigvgan, precision("bigvgan"))
         return builders
-
-    def _bigvgan(self, mels: Sequence[NDArray[np.float32]] = ()) -> dict[str, GraphBuilder]:
-        """BigVGAN, where there is speech. Its INT8 form needs `mels` to measure the ranges on."""
-        config = self.config.bigvgan
-        if config is None:
-            return {}
-        weights = self.checkpoint.scope(bigvgan.PREFIX)
-        return {"bigvgan": bigvgan.build(weights, config, self.options.precision_for("bigvgan"), mels)}
-
-    def _calibrates(self, role: str) -> bool:
-        """Whether the format of graph `role` needs ranges that are measured on data."""
-        return needs_calibration(formats(role, self.options.precision_for(role)))
 
     def _with_int8_cache(self, builder: GraphBuilder, saved: GraphFile, tokenizer: Tokenizer) -> GraphFile:
         """Writes the Thinker's graph again, with an INT8 cache and the same data file."""

@@ -35,7 +35,7 @@ _INT8_TABLE = WeightFormat(Kind.INT8, Scales.GROUP, Activations.NONE)
 _INT8_WEIGHTS = WeightFormat(Kind.INT8, Scales.GROUP, Activations.FLOAT32)
 # The group has no effect: the manifest of format 1 states one for every graph.
 _INT8_DYNAMIC = WeightFormat(Kind.INT8, Scales.OUTPUT, Activations.INT8_PER_CALL, group_size=128)
-_INT8_CALIBRATED = WeightFormat(Kind.INT8, Scales.OUTPUT, Activations.INT8_CALIBRATED)
+_INT16 = WeightFormat(Kind.INT16, Scales.OUTPUT, Activations.FLOAT32)
 
 FLOAT32 = _part(_FLOAT32, _FLOAT32)
 AS_ASKED = _part(_INT8, _INT4)
@@ -45,8 +45,8 @@ TABLE = _part(_INT8_TABLE, _INT8_TABLE)
 WEIGHTS_ONLY = _part(_INT8_WEIGHTS, _INT8_WEIGHTS)
 # Faster than scales per group from a few tens of rows up; there is no INT4 kernel of this kind.
 DYNAMIC = _part(_INT8_DYNAMIC, _INT8_DYNAMIC)
-# There is no INT4 convolution.
-CALIBRATED = _part(_INT8_CALIBRATED, _INT8_CALIBRATED)
+# A hundred convolutions in a row: what INT8 leaves out can be heard.
+CONVOLUTIONS = _part(_INT16, _INT16)
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,9 @@ class GraphPolicy:
 
     Attributes:
         parts: part's name -> formats. The manifest states the precision of the first part.
-        on_request: float32 unless the export names the graph.
     """
 
     parts: Mapping[str, Part]
-    on_request: bool = False
 
 
 POLICY: Mapping[str, GraphPolicy] = MappingProxyType(
@@ -72,15 +70,9 @@ POLICY: Mapping[str, GraphPolicy] = MappingProxyType(
         "talker": GraphPolicy({"layers": AS_ASKED, "projection": AS_ASKED, "head": AS_ASKED, "codec_table": TABLE}),
         "dit": GraphPolicy({"layers": DYNAMIC, "input": FLOAT32, "output": FLOAT32}),
         "dit_time": GraphPolicy({"modulation": WEIGHTS_ONLY, "time_embedding": FLOAT32}),
-        # A hundred INT8 convolutions in a row can be heard.
-        "bigvgan": GraphPolicy({"residual_blocks": CALIBRATED, "other_convolutions": FLOAT32}, on_request=True),
+        "bigvgan": GraphPolicy({"residual_blocks": CONVOLUTIONS, "other_convolutions": FLOAT32}),
     }
 )
-
-
-def default_precision(role: str, asked: Precision) -> Precision:
-    """The precision of graph `role` in an export that asks for `asked` and does not name the graph."""
-    return Precision(Kind.FP32, asked.group_size) if POLICY[role].on_request else asked
 
 
 def formats(role: str, precision: Precision) -> dict[str, WeightFormat]:
@@ -108,11 +100,6 @@ def stated_precision(parts: Mapping[str, WeightFormat]) -> Precision:
     """What the manifest states of a graph with these parts: the first one's."""
     first = next(iter(parts.values()))
     return Precision(first.kind, first.group_size)
-
-
-def needs_calibration(parts: Mapping[str, WeightFormat]) -> bool:
-    """Whether a part's activations have scales that only data can give."""
-    return any(part.activations is Activations.INT8_CALIBRATED for part in parts.values())
 
 
 def has_compiled_operator(weights: WeightFormat) -> bool:

@@ -14,12 +14,17 @@ class Kind(str, Enum):
 
     INT4 = "int4"
     INT8 = "int8"
+    INT16 = "int16"
     FP32 = "fp32"
 
     @property
     def bits(self) -> int:
         """Bits of one weight."""
-        return {Kind.INT4: 4, Kind.INT8: 8, Kind.FP32: 32}[self]
+        return {Kind.INT4: 4, Kind.INT8: 8, Kind.INT16: 16, Kind.FP32: 32}[self]
+
+
+# What an export may ask for; other kinds are what `policy` makes of a part.
+EXPORT_KINDS = (Kind.INT4, Kind.INT8, Kind.FP32)
 
 
 class CacheKind(str, Enum):
@@ -37,14 +42,15 @@ class Precision:
 
     Attributes:
         kind: of the weights.
-        group_size: weights along the input axis that share a scale, one of `GROUP_SIZES`; no meaning in float32.
+        group_size: weights along the input axis that share a scale, one of `GROUP_SIZES`; no meaning in fp32
+            and int16.
     """
 
     kind: Kind = Kind.FP32
     group_size: int = DEFAULT_GROUP_SIZE
 
     def __str__(self) -> str:
-        return self.kind.value if self.kind is Kind.FP32 else f"{self.kind.value} g{self.group_size}"
+        return self.kind.value if self.kind in (Kind.FP32, Kind.INT16) else f"{self.kind.value} g{self.group_size}"
 
 
 class Scales(Enum):
@@ -62,7 +68,6 @@ class Activations(Enum):
     FLOAT32 = "float32"
     INT8_PER_GROUP = "INT8, scaled per group"
     INT8_PER_CALL = "INT8, scaled per call"
-    INT8_CALIBRATED = "INT8, calibrated"
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,6 @@ from omni_quant.precision import Precision
 from support.vocoders import prepared_kinds, snr
 
 Feeds = dict[str, NDArray[Any]]
-SCALE, ZERO = np.float32(0.03), np.uint8(117)
-REACH = 7
 
 
 class _Snake:
@@ -35,34 +33,18 @@ class _Snake:
         return LazyTensor.wrap(self._values[int(name == "act.beta")], name)
 
 
-def activation(kind: str, channels: int, folder: Path) -> Path:
+def activation(channels: int, folder: Path) -> Path:
     """A graph of one activation: x, ahead, begin, state.0 -> y, next_state.0."""
-    g = GraphBuilder(kind)
-    quantized = kind == "QLinearSnake"
-    x = g.input("x", [1, channels, 1, "time"], "uint8" if quantized else "float32")
+    g = GraphBuilder("snake")
+    x = g.input("x", [1, channels, 1, "time"])
     g.input("begin", [1], "bool")
     boundary = Boundary(g, g.input("ahead", [1], "int64"))
     boundary.at(x, "/x")
     state = StreamState(g, boundary, 0, channels)
     weights: Any = _Snake(channels)
-    if kind == "Snake":
-        y = snake.activation(g, x, state, "begin", weights, "/act", degree=snake.EXACT_DEGREE)
-    else:
-        affine = (g.const(np.asarray(SCALE)), g.const(np.asarray(ZERO)))
-        y = snake.quantized_activation(
-            g,
-            x,
-            state,
-            "begin",
-            weights,
-            "/act",
-            degree=snake.EXACT_DEGREE,
-            reach=REACH,
-            y=affine,
-            quantized_x=affine if quantized else None,
-        )
+    y = snake.activation(g, x, state, "begin", weights, "/act")
     state.close()
-    g.output(y, "y", [1, channels, 1, "samples"], "float32" if kind == "Snake" else "uint8")
+    g.output(y, "y", [1, channels, 1, "samples"])
     return g.save(folder).graph
 
 
@@ -73,44 +55,30 @@ def both(path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Graph, Graph]:
     return Graph(path, threads=2), compiled
 
 
-def signal(kind: str, channels: int, length: int, begin: bool, ahead: int) -> Feeds:
+def signal(channels: int, length: int, begin: bool, ahead: int) -> Feeds:
     random = np.random.default_rng(length)
-    x: NDArray[Any] = random.normal(0, 1, (1, channels, 1, length)).astype(np.float32)
-    reach = 0 if kind == "Snake" else REACH
-    past = random.normal(0, 1, (1, channels, 1, 9 + reach)).astype(np.float32)
-    if kind == "QLinearSnake":
-        x = np.clip(x / SCALE + ZERO, 0, 255).astype(np.uint8)
+    x = random.normal(0, 1, (1, channels, 1, length)).astype(np.float32)
+    past = random.normal(0, 1, (1, channels, 1, 9)).astype(np.float32)
     return {"x": x, "state.0": past, "begin": np.array([begin]), "ahead": np.array([ahead], np.int64)}
 
 
 # One sample, less than the reach of the filters, a tile of the kernel and sizes around it, several tiles.
 @pytest.mark.parametrize("length", [1, 2, 5, 13, 511, 512, 513, 515, 516, 1700])
-@pytest.mark.parametrize("kind", ["Snake", "SnakeQuantizeLinear", "QLinearSnake"])
 @pytest.mark.usefixtures("compiled")
-def test_the_operator_is_its_definition(
-    kind: str, length: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    standard, ours = both(activation(kind, 5, tmp_path), monkeypatch)
+def test_the_operator_is_its_definition(length: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    standard, ours = both(activation(5, tmp_path), monkeypatch)
     for begin in (False, True):
         for ahead in sorted({0, 1, length // 2, length}):
-            feeds = signal(kind, 5, length, begin, min(ahead, length))
+            feeds = signal(5, length, begin, min(ahead, length))
             (y, state), (our_y, our_state) = (graph.run(feeds, ["y", "next_state.0"]) for graph in (standard, ours))
-            if kind == "Snake":
-                np.testing.assert_allclose(our_y, y, atol=1e-5)
-                np.testing.assert_allclose(our_state, state, atol=1e-5)
-                continue
-            # A value half way between two codes may be rounded to either.
-            difference = np.abs(our_y.astype(int) - y)
-            assert difference.max() <= 1
-            assert difference.mean() < 0.002
-            np.testing.assert_allclose(our_state[..., :9], state[..., :9], atol=1e-5)
-            np.testing.assert_allclose(our_state[..., 9:], state[..., 9:], atol=1.01 * SCALE)
+            np.testing.assert_allclose(our_y, y, atol=1e-5)
+            np.testing.assert_allclose(our_state, state, atol=1e-5)
 
 
 @pytest.mark.usefixtures("compiled")
 def test_inputs_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    graph = Graph(activation("Snake", 5, tmp_path))
-    feeds = signal("Snake", 5, 20, begin=False, ahead=21)
+    graph = Graph(activation(5, tmp_path))
+    feeds = signal(5, 20, begin=False, ahead=21)
     with pytest.raises(Exception, match="inputs do not fit"):
         graph.run(feeds, ["y"])
 

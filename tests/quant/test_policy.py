@@ -9,9 +9,10 @@ from pathlib import Path
 import onnx
 import pytest
 
+from omni_edge import UsageError
 from omni_edge.bundle.reader import Bundle
 from omni_export.bundle import ROLES, ExportOptions, export_bundle
-from omni_quant.policy import POLICY, default_precision, formats, has_compiled_operator, stated_precision
+from omni_quant.policy import POLICY, formats, has_compiled_operator, stated_precision
 from omni_quant.precision import Activations, Kind, Precision, Scales, WeightFormat
 
 ROOT = Path(__file__).parents[2]
@@ -51,17 +52,16 @@ def test_a_column_of_the_page_holds_for_both_precisions() -> None:
 @pytest.mark.parametrize("kind", [Kind.INT4, Kind.INT8, Kind.FP32])
 def test_a_bundle_holds_what_the_table_says(checkpoint: Path, tmp_path: Path, kind: Kind) -> None:
     precision = Precision(kind, 32)
-    options = ExportOptions(precision, {"bigvgan": precision})
-    export_bundle(str(checkpoint), tmp_path / "bundle", options)
+    export_bundle(str(checkpoint), tmp_path / "bundle", ExportOptions(precision))
     graphs = Bundle(tmp_path / "bundle").manifest.graphs
     assert list(graphs) == list(ROLES) == list(POLICY)
     for role, entry in graphs.items():
         parts = formats(role, precision)
         assert entry.precision == str(stated_precision(parts))
         graph = onnx.load(tmp_path / "bundle" / entry.file, load_external_data=False).graph
-        endings = {tensor.name.rpartition("_")[2] for tensor in graph.initializer} & {"Q4", "Q8", "S8"}
+        endings = {tensor.name.rpartition("_")[2] for tensor in graph.initializer} & {"Q4", "Q8", "S8", "S16"}
         assert endings == {
-            "S8" if weights.scales is Scales.OUTPUT else f"Q{weights.kind.bits}"
+            f"{'S' if weights.scales is Scales.OUTPUT else 'Q'}{weights.kind.bits}"
             for weights in parts.values()
             if weights.kind is not Kind.FP32
         }
@@ -70,17 +70,14 @@ def test_a_bundle_holds_what_the_table_says(checkpoint: Path, tmp_path: Path, ki
         assert ("DynamicQuantizeLinear" in operators) == dynamic
         levels = {value.i for node in graph.node for value in node.attribute if value.name == "accuracy_level"}
         weight_only = any(
-            weights.kind is not Kind.FP32 and weights.activations is Activations.FLOAT32 for weights in parts.values()
+            weights.scales is Scales.GROUP and weights.activations is Activations.FLOAT32 for weights in parts.values()
         )
         assert levels == ({1} if weight_only else set())
 
 
-def test_bigvgan_is_quantized_on_request_only() -> None:
-    asked = Precision(Kind.INT4, 64)
-    quantized = {role for role in POLICY if default_precision(role, asked) == asked}
-    assert quantized == set(POLICY) - {"bigvgan"}
-    assert ExportOptions(asked).precision_for("bigvgan").kind is Kind.FP32
-    assert ExportOptions(asked, {"bigvgan": asked}).precision_for("bigvgan") == asked
+def test_a_kind_that_no_export_asks_for_is_refused() -> None:
+    with pytest.raises(UsageError, match="The precision is int16; it must be one of int4, int8, fp32"):
+        ExportOptions(Precision(Kind.INT16))
 
 
 def test_groups_are_those_that_the_export_asks_for() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +17,7 @@ from omni_cli.errors import reports_errors
 from omni_cli.export_packages import export_packages
 from omni_cli.standard_streams import set_up_streams
 from omni_edge.errors import UsageError
-from omni_quant.precision import DEFAULT_GROUP_SIZE, CacheKind, Kind, Precision
+from omni_quant.precision import DEFAULT_GROUP_SIZE, EXPORT_KINDS, CacheKind, Kind, Precision
 
 if TYPE_CHECKING:
     from omni_export.output.progress import ExportProgress
@@ -32,7 +33,7 @@ export_app = typer.Typer(name="omni-export", **_SETTINGS)
 verify_app = typer.Typer(name="omni-export verify", **_SETTINGS)
 
 
-def _names(kinds: type[Kind] | type[CacheKind]) -> str:
+def _names(kinds: Iterable[Kind | CacheKind]) -> str:
     """The choices of an option, as its help shows them."""
     return "|".join(kind.value for kind in kinds)
 
@@ -51,7 +52,7 @@ def export(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="BUNDLE", help="Folder to write.")],
     precision: Annotated[
-        Kind, typer.Option("--precision", metavar=_names(Kind), help="How the matrices are stored.")
+        Kind, typer.Option("--precision", metavar=_names(EXPORT_KINDS), help="How the matrices are stored.")
     ] = Kind.INT4,
     group_size: Annotated[
         int, typer.Option("--group-size", metavar="N", help="Weights that share a scale, in int4 and int8.")
@@ -125,7 +126,7 @@ def export(
 
 def _precision_of(value: str) -> tuple[str, Kind]:
     role, _, kind = value.partition("=")
-    kinds = [each.value for each in Kind]
+    kinds = [each.value for each in EXPORT_KINDS]
     if kind not in kinds:
         raise UsageError(f"--precision-of {value}: write GRAPH=KIND, as in talker=int8; KIND is {', '.join(kinds)}.")
     return role, Kind(kind)

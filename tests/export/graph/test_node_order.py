@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,7 @@ import numpy as np
 
 from omni_edge.backend.graph import Graph
 from omni_edge.backend.onnx_runtime import ort
-from omni_edge.vocoder.bigvgan import whole_utterance
-from omni_export.checkpoint.checkpoint import Checkpoint
-from omni_export.checkpoint.config import OmniConfig
 from omni_export.graph.builder import GraphBuilder
-from omni_export.models.token2wav import bigvgan
-from omni_export.models.token2wav.bigvgan_int8 import Observed
-from omni_quant.policy import formats
-from omni_quant.precision import Precision
 
 
 def order(graph: Path, feeds: dict[str, Any], folder: Path) -> list[str]:
@@ -49,26 +41,3 @@ def test_what_is_read_off_a_layer_is_read_before_the_next_one(tmp_path: Path) ->
     outputs = Graph(saved.graph).run({"x": np.zeros((1, 2, 9), np.float32)}, ["y", "state.1"])
     np.testing.assert_allclose(outputs[0][0, 0, 0], np.cos(np.cos(np.cos(np.cos(1)))), rtol=1e-5)
     np.testing.assert_allclose(outputs[1], np.full((1, 2, 2), np.cos(1)), rtol=1e-6)
-
-
-def test_extremes_are_taken_while_the_values_are_there(checkpoint: Path, tmp_path: Path) -> None:
-    source = Checkpoint(checkpoint)
-    config = OmniConfig.parse(source.config).bigvgan
-    assert config is not None
-    observed = Observed(bigvgan.convolution)
-    weights, parts = source.scope(bigvgan.PREFIX), formats(bigvgan.ROLE, Precision())
-    g = bigvgan._assemble(weights, config, bigvgan.Float32(observed), parts)
-    observed.publish(g)
-    path = g.save(tmp_path).graph
-    mel = np.random.default_rng(0).standard_normal((12, config.mel_dim)).astype(np.float32)
-    names = order(path, whole_utterance(Graph(path), mel), tmp_path)
-    levels = range(len(config.upsample_rates))
-    begins = [
-        next(index for index, name in enumerate(names) if name.startswith(f"/levels.{level}/up")) for level in levels
-    ]
-    taken = 0
-    for level, next_begins in zip(levels, [*begins[1:], len(names)], strict=True):
-        extremes = [index for index, name in enumerate(names) if re.match(rf"/levels\.{level}/.*/Reduce\w+$", name)]
-        assert max(extremes) < next_begins
-        taken += len(extremes)
-    assert taken == 2 * len(observed.watched)

@@ -24,10 +24,7 @@ from omni_edge.vocoder.bigvgan import whole_utterance
 from omni_export.checkpoint.checkpoint import Checkpoint
 from omni_export.checkpoint.config import BigVGANConfig, OmniConfig
 from omni_export.checkpoint.lazy_tensor import LazyTensor
-from omni_export.graph.builder import GraphBuilder
 from omni_export.models.token2wav import bigvgan, dit, snake, voices
-from omni_export.models.token2wav.bigvgan_int8 import Int8
-from omni_export.models.token2wav.bigvgan_residual import ActivatedConv
 from omni_quant.precision import Kind, Precision
 from support.checkpoints import SPEAKERS, Case
 from support.vocoders import Parts, build_parts, snr
@@ -353,11 +350,10 @@ def test_the_filters_are_the_reference_filters() -> None:
     np.testing.assert_allclose(snake.low_pass(), wanted, atol=1e-7)
 
 
-@pytest.mark.parametrize(("degree", "error"), [(snake.EXACT_DEGREE, 7e-7), (snake.FAST_DEGREE, 7e-5)])
-def test_the_polynomial_is_a_sine(degree: int, error: float) -> None:
+def test_the_polynomial_is_a_sine() -> None:
     r = np.linspace(-0.5, 0.5, 10_001)
-    value = r * np.polynomial.Polynomial(snake.sine_polynomial(degree))(r**2)
-    assert np.abs(value - np.sin(np.pi * r)).max() < error
+    value = r * np.polynomial.Polynomial(snake.sine_polynomial())(r**2)
+    assert np.abs(value - np.sin(np.pi * r)).max() < 7e-7
 
 
 def test_an_up_sampler_that_is_no_multiple_of_its_rate_is_refused(case: Case) -> None:
@@ -366,52 +362,17 @@ def test_an_up_sampler_that_is_no_multiple_of_its_rate_is_refused(case: Case) ->
         bigvgan.build(Checkpoint(case.path).scope(bigvgan.PREFIX), config, Precision())
 
 
-# -- BigVGAN in INT8 -----------------------------------------------------------------------------------------------
+# -- BigVGAN with 16-bit weights ------------------------------------------------------------------------------------
 
 
-def test_an_int8_convolution_is_the_convolution(tmp_path: Path) -> None:
-    """One convolution, dilated, of signed and shifted values: 8 bits on each side leave about 40 dB; measured 40."""
-    generator = torch.Generator().manual_seed(0)
-    weights = {
-        "weight": torch.randn(24, 24, 7, generator=generator) * torch.linspace(0.01, 1, 24)[:, None, None],
-        "bias": torch.randn(24, generator=generator),
-    }
-    x = torch.randn(1, 24, 200, generator=generator) + 1
-    wanted = torch.nn.functional.conv1d(x, weights["weight"], weights["bias"], padding=9, dilation=3)
-    ranges = {
-        "/conv/in": (float(x.min()), float(x.max())),
-        "/conv/out": (float(wanted.min()), float(wanted.max())),
-    }
-    g = GraphBuilder("conv")
-    int8 = Int8(ranges, snake.FAST_DEGREE)
-    quantized = g.op("QuantizeLinear", [g.input("x", [1, 24, 1, "time"]), *int8.affine(g, "/conv/in")], "/x")
-    scope: Any = _StateDict(weights)
-    y = int8.convolution(g, quantized, ActivatedConv(scope, scope, "/act", "/conv", taps=7, dilation=3))
-    leave = int8.affine(g, "/conv/out")
-    g.output(g.op("DequantizeLinear", [y, *leave], "/y"), "y", [1, 24, 1, "time"])
-    # What lies to the left of the signal is part of it: here zeros, as at an utterance's beginning.
-    feeds = {"x": np.pad(x[:, :, None].numpy(), [(0, 0)] * 3 + [(9, 0)])}
-    result = Graph(g.save(tmp_path).graph, threads=1).run(feeds, ["y"])[0][:, :, 0]
-    assert snr(wanted.numpy(), result) > 36
-
-
-def test_int8_vocoder(case: Case, reference: Any, tmp_path: Path) -> None:
-    """The random weights amplify what eight bits leave out (one convolution alone: 29 dB); measured 16 to 19 dB."""
-    checkpoint = Checkpoint(case.path)
-    config = OmniConfig.parse(checkpoint.config)
-    assert config.dit is not None
-    assert config.bigvgan is not None
-    weights = checkpoint.scope(bigvgan.PREFIX)
-    mels = [voice.ref_mel for voice in voices.published(checkpoint, config.dit).values()]
-    written = bigvgan.build(weights, config.bigvgan, Precision(Kind.INT8), mels).save(tmp_path)
-    assert written.precision.kind is Kind.INT8
-    mel = np.random.default_rng(0).standard_normal((1, 80, 40), np.float32)
+def test_16_bit_weights_leave_the_vocoder_as_it_is(case: Case, reference: Any, tmp_path: Path) -> None:
+    """Measured 64 to 70 dB; 40 dB is what a default has to have."""
+    source = Checkpoint(case.path)
+    config = OmniConfig.parse(source.config).bigvgan
+    assert config is not None
+    written = bigvgan.build(source.scope(bigvgan.PREFIX), config, Precision(Kind.INT4)).save(tmp_path)
+    assert str(written.precision) == "int16"
+    mel = mel_like(61)
     with torch.no_grad():
         wanted = reference.token2wav.code2wav_bigvgan_model(torch.from_numpy(mel)).numpy()
-    samples = whole(Graph(written.graph, threads=1), mel)
-    assert 12 < snr(wanted, samples) < 60
-
-
-def test_without_calibration_the_vocoder_stays_in_float32(case: Case, parts: Parts) -> None:
-    weights = Checkpoint(case.path).scope(bigvgan.PREFIX)
-    assert bigvgan.build(weights, parts.bigvgan_config, Precision(Kind.INT8)).precision.kind is Kind.FP32
+    assert snr(wanted, whole(Graph(written.graph, threads=1), mel)) > 55

@@ -9,25 +9,22 @@ frames; each level cuts them to what later levels can still see.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 
 import numpy as np
-from numpy.typing import NDArray
 
 from omni_edge.errors import CheckpointError
 from omni_export.checkpoint.checkpoint import Scope
 from omni_export.checkpoint.config import BigVGANConfig
+from omni_export.checkpoint.lazy_tensor import LazyTensor
 from omni_export.graph.builder import GraphBuilder
-from omni_export.models.token2wav.bigvgan_int8 import Int8, measure
-from omni_export.models.token2wav.bigvgan_residual import Convolution, Residual, Unit
-from omni_export.models.token2wav.snake import ACTIVATION_REACH, EXACT_DEGREE, FAST_DEGREE, activation
+from omni_export.models.token2wav.bigvgan_residual import Unit
+from omni_export.models.token2wav.dilated_conv import dilated_conv
+from omni_export.models.token2wav.snake import ACTIVATION_REACH, activation
 from omni_export.models.token2wav.stream_state import Boundary, StreamState
-from omni_quant.policy import formats, needs_calibration
-from omni_quant.precision import Kind, Precision, WeightFormat
-
-Array = NDArray[np.float32]
+from omni_quant.policy import formats
+from omni_quant.precision import Kind, Precision
 
 ROLE = "bigvgan"
 PREFIX = "token2wav.code2wav_bigvgan_model"
@@ -73,9 +70,7 @@ def samples_per_frame(config: BigVGANConfig) -> int:
     return prod(config.upsample_rates)
 
 
-def build(
-    weights: Scope, config: BigVGANConfig, precision: Precision, calibration: Sequence[Array] = ()
-) -> GraphBuilder:
+def build(weights: Scope, config: BigVGANConfig, precision: Precision) -> GraphBuilder:
     """The graph `bigvgan`.
 
     Inputs:
@@ -93,10 +88,7 @@ def build(
     Args:
         weights: the part of the checkpoint below `PREFIX`.
         config: sizes.
-        precision: what the export asks for; `omni_quant.policy` says what becomes of it. Without `calibration` all
-            stays in float32.
-        calibration: mels of speech, float32 [frames, mel_dim], such as the voices' reference mels. The float32 graph
-            is written to a temporary folder and run over them.
+        precision: what the export asks for; `omni_quant.policy` says what becomes of it.
 
     Raises:
         CheckpointError: an up-sampler's output is no multiple of its rate.
@@ -106,17 +98,8 @@ def build(
             raise CheckpointError(
                 f"bigvgan_config has an up-sampler of rate {rate} and kernel {kernel}; their difference must be even."
             )
-    float32, wanted = formats(ROLE, Precision()), formats(ROLE, precision)
-    if not calibration or not needs_calibration(wanted):
-        return _assemble(weights, config, Float32(convolution), float32)
-    ranges = measure(lambda observed: _assemble(weights, config, Float32(observed), float32), convolution, calibration)
-    return _assemble(weights, config, Int8(ranges, FAST_DEGREE), wanted)
-
-
-def _assemble(
-    weights: Scope, config: BigVGANConfig, residual: Residual, parts: Mapping[str, WeightFormat]
-) -> GraphBuilder:
-    """The graph; `residual` builds the units of the residual blocks."""
+    parts = formats(ROLE, precision)
+    residual = float32_unit if parts["residual_blocks"].kind is Kind.FP32 else int16_unit
     g = GraphBuilder(ROLE, parts)
     mel = g.input("mel", [1, config.mel_dim, "frames"])
     boundary = Boundary(g, g.input("ahead", [1], "int64"))
@@ -130,7 +113,6 @@ def _assemble(
         signals += 1
         return StreamState(g, boundary, signals - 1, channels)
 
-    degree = EXACT_DEGREE if parts["residual_blocks"].kind is Kind.FP32 else FAST_DEGREE
     channels = config.upsample_initial_channel
     x = _normalized(g, mel)
     state = signal(x, config.mel_dim, "/normalize")
@@ -158,7 +140,7 @@ def _assemble(
         x = boundary.crop(g.op("Sum", branches, f"{path}/sum"), keep, f"{path}/crop")
         state = signal(x, channels, f"{path}/cropped")
     x = g.op("Mul", [x, g.const(1.0 / blocks)], "/average")
-    x = activation(g, x, state, "begin", weights.scope("activation_post"), "/activation_post", degree=degree)
+    x = activation(g, x, state, "begin", weights.scope("activation_post"), "/activation_post")
     x = convolution(g, x, state, weights.scope("conv_post"), "/conv_post", _POST_KERNEL, bias=False)
     state.close()
     x = boundary.crop(x, None, "/crop")
@@ -192,10 +174,8 @@ def convolution(
     bias: bool = True,
 ) -> str:
     """A dense float32 convolution over time; the length stays the same."""
-    weight = weights("weight")
+    weight = weights_of(weights, kernel)
     outputs, inputs, taps = weight.shape
-    if taps != kernel:
-        raise CheckpointError(f"{weight.name} has {taps} taps, the config asks for {kernel}.")
     shape = (outputs, inputs, 1, taps)
     reach = (kernel - 1) * dilation // 2
     operands = [
@@ -205,6 +185,18 @@ def convolution(
     if bias:
         operands.append(g.weight(weights("bias", (outputs,)), f"{name}.bias"))
     return g.op("Conv", operands, name, dilations=[1, dilation], pads=[0, 0, 0, reach], kernel_shape=[1, kernel])
+
+
+def weights_of(weights: Scope, kernel: int) -> LazyTensor:
+    """A convolution's weight [outputs, inputs, kernel].
+
+    Raises:
+        CheckpointError: it has another number of taps.
+    """
+    weight = weights("weight")
+    if weight.shape[-1] != kernel:
+        raise CheckpointError(f"{weight.name} has {weight.shape[-1]} taps, the config asks for {kernel}.")
+    return weight
 
 
 def _upsample(
@@ -226,15 +218,27 @@ def _upsample(
     return g.op("ConvTranspose", operands, name, strides=[1, rate], pads=pads, kernel_shape=[1, kernel])
 
 
-@dataclass(frozen=True)
-class Float32:
-    """Builds residual units in float32; `convolution` builds their convolutions."""
+def float32_unit(g: GraphBuilder, x: str, state: StreamState, unit: Unit) -> str:
+    """The nodes of a residual unit in float32; returns `x` plus the unit's output."""
+    y = x
+    for conv in unit.convolutions():
+        y = activation(g, y, state, "begin", conv.activation, conv.activation_path)
+        y = convolution(g, y, state, conv.convolution, conv.path, conv.taps, conv.dilation)
+    return g.op("Add", [x, y], unit.path)
 
-    convolution: Convolution
 
-    def __call__(self, g: GraphBuilder, x: str, state: StreamState, unit: Unit) -> str:
-        y = x
-        for conv in unit.convolutions():
-            y = activation(g, y, state, "begin", conv.activation, conv.activation_path, degree=EXACT_DEGREE)
-            y = self.convolution(g, y, state, conv.convolution, conv.path, conv.taps, conv.dilation)
-        return g.op("Add", [x, y], unit.path)
+def int16_unit(g: GraphBuilder, x: str, state: StreamState, unit: Unit) -> str:
+    """The nodes of a residual unit with 16-bit weights; returns `x` plus the unit's output."""
+    y, convolutions = x, list(unit.convolutions())
+    for conv in convolutions:
+        y = activation(g, y, state, "begin", conv.activation, conv.activation_path)
+        y = dilated_conv(
+            g,
+            state.extend(y, conv.reach, conv.path),
+            weights_of(conv.convolution, conv.taps),
+            conv.convolution("bias"),
+            conv.path,
+            dilation=conv.dilation,
+            rest=x if conv is convolutions[-1] else None,
+        )
+    return y

@@ -1,14 +1,11 @@
-"""The parts of BigVGAN's residual blocks, in float32 as in INT8."""
+"""The parts of BigVGAN's residual blocks, in any precision."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 from omni_export.checkpoint.checkpoint import Scope
-from omni_export.graph.builder import GraphBuilder
-from omni_export.models.token2wav.stream_state import StreamState
 
 
 @dataclass(frozen=True)
@@ -63,17 +60,3 @@ class Unit:
                 self.taps,
                 dilation,
             )
-
-
-class Residual(Protocol):
-    """Builds the nodes of a unit; returns `x` plus the unit's output."""
-
-    def __call__(self, g: GraphBuilder, x: str, state: StreamState, unit: Unit) -> str: ...
-
-
-class Convolution(Protocol):
-    """Builds the nodes of a dense float32 convolution over time; returns its output."""
-
-    def __call__(
-        self, g: GraphBuilder, x: str, state: StreamState, weights: Scope, name: str, kernel: int, dilation: int = 1
-    ) -> str: ...

@@ -9,7 +9,7 @@ computes these filters once, when it loads the graph. `runtime/omni_edge/backend
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,6 @@ from omni_export.graph.function import Function
 from omni_export.models.token2wav.stream_state import StreamState
 
 Array = NDArray[np.float32]
-Affine = tuple[str, str]
-"""Scale (float32) and zero point (uint8) of quantized values, as values of the graph."""
 
 # Constants of the reference's code that its config does not carry.
 _SNAKE_EPSILON = 1e-9
@@ -35,9 +33,8 @@ ACTIVATION_REACH = 2 * _PHASE_REACH
 _PAST = 3 * _PHASE_REACH
 # Adding and subtracting 1.5 * 2^23 rounds a float32 to the nearest integer (half of Round's cost).
 _ROUNDING = 12_582_912.0
-# Degrees of the polynomial for sin(pi r) on |r| <= 1/2: within 6.4e-7, and within 7e-5 with two operations fewer.
-EXACT_DEGREE = 7
-FAST_DEGREE = 5
+# The degree of the polynomial for sin(pi r) on |r| <= 1/2, which is within 6.4e-7.
+_DEGREE = 7
 
 
 def low_pass() -> NDArray[np.float64]:
@@ -71,18 +68,16 @@ def down() -> NDArray[np.float64]:
     return kernel
 
 
-def sine_polynomial(degree: int) -> NDArray[np.float64]:
+def sine_polynomial() -> NDArray[np.float64]:
     """Coefficients c of sin(pi r) = r * sum_i c[i] r^(2 i) on |r| <= 1/2."""
     # A truncated Chebyshev series has an even error over the interval. Interpolation of the same degree has twice as
     # much at the ends, where the sine is largest.
-    series = np.polynomial.Chebyshev.interpolate(lambda r: np.sin(np.pi * r), 3 * degree, [-0.5, 0.5])
-    series = series.truncate(degree + 1)
+    series = np.polynomial.Chebyshev.interpolate(lambda r: np.sin(np.pi * r), 3 * _DEGREE, [-0.5, 0.5])
+    series = series.truncate(_DEGREE + 1)
     return np.asarray(series.convert(kind=np.polynomial.Polynomial).coef[1::2], np.float64)
 
 
-def activation(
-    g: GraphBuilder, x: str, state: StreamState, begin: str, weights: Scope, name: str, *, degree: int
-) -> str:
+def activation(g: GraphBuilder, x: str, state: StreamState, begin: str, weights: Scope, name: str) -> str:
     """Snake-beta between a x2 up-sampler and a x2 down-sampler (reference: `Qwen2_5OmniAntiAliasedActivation1d`).
 
     Args:
@@ -92,52 +87,10 @@ def activation(
         begin: bool [1], true where the signal begins: it is then continued as the reference does at an end.
         weights: `act.alpha` and `act.beta`, both logarithms.
         name: path of the node.
-        degree: of the polynomial, `EXACT_DEGREE` or `FAST_DEGREE`.
 
     Returns:
         float32 [1, C, 1, T].
     """
-    return _call(g, _function("Snake", degree), x, state, begin, weights, name)
-
-
-def quantized_activation(
-    g: GraphBuilder,
-    x: str,
-    state: StreamState,
-    begin: str,
-    weights: Scope,
-    name: str,
-    *,
-    degree: int,
-    reach: int,
-    y: Affine,
-    quantized_x: Affine | None = None,
-) -> str:
-    """The activation before a quantized convolution. See `activation` for the other arguments.
-
-    Args:
-        reach: samples that the convolution sees to its left.
-        y: scale and zero point of the result.
-        quantized_x: scale and zero point of x, where x is uint8.
-
-    Returns:
-        uint8 [1, C, 1, reach + T].
-    """
-    function = _function("QLinearSnake" if quantized_x else "SnakeQuantizeLinear", degree)
-    return _call(g, function, x, state, begin, weights, name, [*y, *(quantized_x or ())], reach)
-
-
-def _call(
-    g: GraphBuilder,
-    function: Function,
-    x: str,
-    state: StreamState,
-    begin: str,
-    weights: Scope,
-    name: str,
-    quantization: Sequence[str] = (),
-    reach: int = 0,
-) -> str:
     alpha, beta = weights("act.alpha"), weights("act.beta")
     channels = alpha.shape[0]
 
@@ -156,27 +109,26 @@ def _call(
 
     inputs = [
         x,
-        state.take(_PAST + reach, name),
+        state.take(_PAST, name),
         begin,
         state.boundary.stop,
         per_channel(cycles, (channels, 1, 1, 1), f"{name}.cycles"),
         per_channel(root, (1, channels, 1, 1), f"{name}.root"),
         g.const(up().astype(np.float32)[None, None], "snake/up"),
         g.const(down().astype(np.float32)[None, None], "snake/down"),
-        *quantization,
     ]
-    y, past = g.call(function, inputs, name, group=channels)
+    y, past = g.call(_function(), inputs, name, group=channels)
     state.keep(past)
     return y
 
 
-def _function(name: str, degree: int) -> Function:
-    """The operator `name`. Its inputs and outputs are described in `kernels/snake.c`.
+def _function() -> Function:
+    """The operator `Snake`. Its inputs and outputs are described in `kernels/snake.c`.
 
     With y = cycles u, cycles = a / pi: u + sin^2(a u) / b = (y + root^2 sin^2(pi y)) / cycles, and sin^2(pi y) has
     period one.
     """
-    f = Function(name)
+    f = Function("Snake")
     x, past, begin, stop, cycles, root, up, down = (f.input() for _ in range(8))
     end, width = np.iinfo(np.int64).max, 2 * _PHASE_REACH + 1
 
@@ -186,9 +138,6 @@ def _function(name: str, degree: int) -> Function:
     def finished(extended: str, samples: str) -> str:
         return f.op("Slice", [extended, stop, f.op("Add", [stop, samples]), f.const([3])])
 
-    affine = [f.input(), f.input()] if name != "Snake" else []
-    if name == "QLinearSnake":
-        x = f.op("DequantizeLinear", [x, f.input(), f.input()])
     three = f.const([_PHASE_REACH])
 
     left = f.op("Where", [begin, cut(x, 0, 1), cut(past, 0, _PHASE_REACH)])
@@ -199,7 +148,7 @@ def _function(name: str, degree: int) -> Function:
         return f.op("Conv", [extended, kernel], given={"group": int}, pads=pads, kernel_shape=[2, width])
 
     # The zero rows around the signal make the kernel's second row that of the first phase.
-    y = _snake(f, filtered(signal, f.op("Mul", [cycles, up]), 1), root, degree)
+    y = _snake(f, filtered(signal, f.op("Mul", [cycles, up]), 1), root)
     # At the ends the reference repeats the doubled signal's first and last sample, in both phases: the first phase's
     # first and the second phase's last.
     rows = f.op("Reshape", [cut(past, _PHASE_REACH, _PAST), f.const([1, 0, 2, _PHASE_REACH])])
@@ -211,28 +160,24 @@ def _function(name: str, degree: int) -> Function:
         finished(signal, three),
         f.op("Reshape", [finished(doubled, three), f.const([1, 0, 1, 2 * _PHASE_REACH])]),
     ]
-    if affine:
-        before = cut(past, _PAST, end)
-        y = f.op("Concat", [f.op("QuantizeLinear", [value, *affine]) for value in (before, y)], axis=3)
-        reach = f.op("Shape", [before], start=3, end=4)
-        kept.append(f.op("DequantizeLinear", [finished(y, reach), *affine]))
     f.output(y)
     f.output(f.op("Concat", kept, axis=3))
     return f
 
 
-def _snake(f: Function, y: str, root: str, degree: int) -> str:
+def _snake(f: Function, y: str, root: str) -> str:
     """y + root^2 sin^2(pi y). The root is part of the polynomial's coefficients."""
 
+    polynomial = sine_polynomial()
+
     def coefficient(index: int) -> str:
-        return f.op("Mul", [root, f.const(sine_polynomial(degree)[index])])
+        return f.op("Mul", [root, f.const(polynomial[index])])
 
     rounding = f.const(_ROUNDING)
     whole = f.op("Sub", [f.op("Add", [y, rounding]), rounding])
     r = f.op("Sub", [y, whole])
     square = f.op("Mul", [r, r])
-    highest = (degree - 1) // 2
-    value = f.op("Mul", [square, coefficient(highest)])
-    for index in range(highest - 1, -1, -1):
+    value = f.op("Mul", [square, coefficient(-1)])
+    for index in range(len(polynomial) - 2, -1, -1):
         value = f.op("Mul", [f.op("Add", [value, coefficient(index)]), square if index else r])
     return f.op("Add", [y, f.op("Mul", [value, value])])

@@ -96,11 +96,11 @@ Status *add_kinds(const Api *, Domain *, const Kind *, size_t count);
 /* Each file's operators. */
 Status *add_attention(const Api *, Domain *);
 Status *add_block_attention(const Api *, Domain *);
+Status *add_dilated_conv(const Api *, Domain *);
 Status *add_dit(const Api *, Domain *);
 Status *add_snake(const Api *, Domain *);
 /* Those that exist only where the processor has products of bytes (DOT4 in simd.h). */
 Status *add_decoder_layer(const Api *, Domain *);
 Status *add_linear(const Api *, Domain *);
-Status *add_panel_conv(const Api *, Domain *);
 
 #endif

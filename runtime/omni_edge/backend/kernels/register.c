@@ -17,12 +17,12 @@ EXPORT Status *RegisterCustomOps(SessionOptions *options, const ApiBase *base) {
     TRY(api_create_domain(api)("omni.edge", &domain));
     TRY(add_attention(api, domain));
     TRY(add_block_attention(api, domain));
+    TRY(add_dilated_conv(api, domain));
     TRY(add_dit(api, domain));
     TRY(add_snake(api, domain));
 #ifdef DOT4
     TRY(add_decoder_layer(api, domain));
     TRY(add_linear(api, domain));
-    TRY(add_panel_conv(api, domain));
 #endif
     return api_add_domain(api)(options, domain);
 }

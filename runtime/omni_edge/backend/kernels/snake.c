@@ -4,7 +4,7 @@
  *         x [TILE + 4 REACH], extended to both sides by the past or the signal's outermost samples
  *         up-sample and activate: even, odd [TILE + 2 REACH], the two phases of the doubled signal; 2 REACH of each
  *             are kept from the tile before
- *         down-sample: y [TILE], then quantize
+ *         down-sample: y [TILE]
  */
 #include <math.h>
 #include <stdlib.h>
@@ -13,18 +13,13 @@
 #include "operator.h"
 
 /*
- *     Snake                float32 -> float32
- *     SnakeQuantizeLinear  float32 -> uint8, extended to the left by the samples that the next convolution needs
- *     QLinearSnake         uint8 -> uint8, extended in the same way
- *
- * Inputs: 0 x [1, C, 1, T]; 1 past float32 [1, C, 1, 9 (+ R)]: three samples of x, of the even and of the odd phase of
- * the doubled signal, and R of the convolution's input; 2 begin bool [1]: there is no past; 3 stop int64 [1]: samples
- * of x that are finished; 4 cycles float32 [C, 1, 1, 1]: a / pi; 5 root float32 [1, C, 1, 1]: sqrt(a / (pi b)); 6 up
- * and 7 down float32 [1, 1, 2, 7]: filter taps, the second row of `up` for the even phase, the first of `down`; with
- * quantization 8 scale and 9 zero of y; with quantized x 10 scale and 11 zero of x.
- * Outputs: 0 y [1, C, 1, (R +) T]; 1 next past, shaped as 1.
+ * Inputs: 0 x float32 [1, C, 1, T]; 1 past float32 [1, C, 1, 9]: three samples of x, of the even and of the odd phase of
+ * the doubled signal; 2 begin bool [1]: there is no past; 3 stop int64 [1]: samples of x that are finished; 4 cycles
+ * float32 [C, 1, 1, 1]: a / pi; 5 root float32 [1, C, 1, 1]: sqrt(a / (pi b)); 6 up and 7 down float32 [1, 1, 2, 7]:
+ * filter taps, the second row of `up` for the even phase, the first of `down`.
+ * Outputs: 0 y float32 [1, C, 1, T]; 1 next past, shaped as 1.
  */
-enum { X, PAST_IN, BEGIN, STOP, CYCLES, ROOT, UP, DOWN, Y_SCALE, Y_ZERO, X_SCALE, X_ZERO, INPUTS };
+enum { X, PAST_IN, BEGIN, STOP, CYCLES, ROOT, UP, DOWN, INPUTS };
 enum { Y, PAST_OUT, OUTPUTS };
 
 enum { REACH = 3, TAPS = 7, ROWS = 2, PAST = 3 * REACH };
@@ -33,28 +28,11 @@ enum { TILE = 512, WIDE = TILE + 2 * REACH };
 
 /* One run of an operator, shared by its threads. */
 typedef struct Run {
-    const void *x;
-    void *y;
-    const float *past, *cycles, *root, *up, *down;
-    float *next_past;
-    int64_t length, reach, stop;
-    int begin, x_bytes, y_bytes;
-    float x_scale, y_scale;
-    int x_zero, y_zero;
+    const float *x, *past, *cycles, *root, *up, *down;
+    float *y, *next_past;
+    int64_t length, stop;
+    int begin;
 } Run;
-
-static inline float clamp(float value, float low, float high) {
-    value = value < low ? low : value;
-    return value > high ? high : value;
-}
-
-static void quantize(const float *restrict in, uint8_t *restrict out, float inverse_scale, float zero, int64_t n) {
-    for (int64_t i = 0; i < n; i++) out[i] = (uint8_t)(int32_t)clamp(rintf(in[i] * inverse_scale) + zero, 0.0f, 255.0f);
-}
-
-static void dequantize(const uint8_t *restrict in, float *restrict out, float scale, int zero, int64_t n) {
-    for (int64_t i = 0; i < n; i++) out[i] = (float)(in[i] - zero) * scale;
-}
 
 /* One phase of the doubled signal, in cycles t of the sine: a filter of six taps, then t + root^2 sin(pi t)^2. */
 static void phase(const float *restrict x, const float *restrict taps, float *restrict out, float cycles, float square,
@@ -82,27 +60,14 @@ static void down_sample(const float *restrict even, const float *restrict odd, c
                              q[2] * odd[i + 2] + q[3] * odd[i + 3] + q[4] * odd[i + 4] + q[5] * odd[i + 5]);
 }
 
-static void read_x(const Run *run, size_t channel, int64_t start, float *out, int64_t n) {
-    const int64_t offset = (int64_t)channel * run->length + start;
-    if (run->x_bytes == 1)
-        dequantize((const uint8_t *)run->x + offset, out, run->x_scale, run->x_zero, n);
-    else
-        memcpy(out, (const float *)run->x + offset, (size_t)n * sizeof(float));
-}
-
 /* x[start .. start + n), extended beyond the signal's ends: to the left by the past, at the utterance's own ends by its
  * outermost samples. */
-static void read_extended(const Run *run, size_t channel, const float *past, int64_t start, float *out, int64_t n) {
+static void read_extended(const Run *run, const float *x, const float *past, int64_t start, float *out, int64_t n) {
     int64_t first = start < 0 ? -start : 0, last = run->length - start;
     if (last > n) last = n;
-    read_x(run, channel, start + first, out + first, last - first);
-    for (int64_t i = 0; i < first; i++) {
-        if (run->begin)
-            read_x(run, channel, 0, out + i, 1);
-        else
-            out[i] = past[REACH + start + i];
-    }
-    for (int64_t i = last; i < n; i++) read_x(run, channel, run->length - 1, out + i, 1);
+    if (last > first) memcpy(out + first, x + start + first, (size_t)(last - first) * sizeof(float));
+    for (int64_t i = 0; i < first; i++) out[i] = run->begin ? x[0] : past[REACH + start + i];
+    for (int64_t i = last; i < n; i++) out[i] = x[run->length - 1];
 }
 
 /* Copies to `next` the part of the REACH values before `stop` that lies in values[0 .. n), which begin at `start`. */
@@ -113,20 +78,13 @@ static void keep(float *next, int64_t stop, const float *values, int64_t start, 
     }
 }
 
-static void keep_convolution(const Run *run, const uint8_t *extended, float *next) {
-    dequantize(extended + run->stop, next, run->y_scale, run->y_zero, run->reach);
-}
-
 static void channel(void *argument, size_t channel) {
     const Run *run = argument;
-    const int64_t length = run->length, reach = run->reach, width = PAST + reach;
-    const float *past = run->past + (int64_t)channel * width;
-    float *next = run->next_past + (int64_t)channel * width;
+    const int64_t length = run->length;
+    const float *signal = run->x + (int64_t)channel * length, *past = run->past + (int64_t)channel * PAST;
+    float *next = run->next_past + (int64_t)channel * PAST, *y = run->y + (int64_t)channel * length;
     const float cycles = run->cycles[channel], square = run->root[channel] * run->root[channel];
-    float x[WIDE + 2 * REACH], even[WIDE], odd[WIDE], y[TILE];
-    uint8_t *codes = (uint8_t *)run->y + (int64_t)channel * (reach + length);
-    float *samples = (float *)run->y + (int64_t)channel * length;
-    if (run->y_bytes == 1) quantize(past + PAST, codes, 1.0f / run->y_scale, (float)run->y_zero, reach);
+    float x[WIDE + 2 * REACH], even[WIDE], odd[WIDE];
 
     for (int64_t start = 0; start < length; start += TILE) {
         const int64_t n = length - start < TILE ? length - start : TILE;
@@ -140,7 +98,7 @@ static void channel(void *argument, size_t channel) {
             memmove(odd, odd + TILE, 2 * REACH * sizeof(float));
         }
         if (fresh > 0) {
-            read_extended(run, channel, past, from - REACH, x, fresh + 2 * REACH);
+            read_extended(run, signal, past, from - REACH, x, fresh + 2 * REACH);
             phase(x, run->up + TAPS, even + known, cycles, square, fresh);
             phase(x + 1, run->up + 1, odd + known, cycles, square, fresh);
             keep(next, run->stop, x, from - REACH, fresh + 2 * REACH);
@@ -153,14 +111,8 @@ static void channel(void *argument, size_t channel) {
         for (int64_t i = end; i < n + 2 * REACH; i++) even[i] = odd[i] = odd[end - 1];
         keep(next + REACH, run->stop, even, start - REACH, n + 2 * REACH);
         keep(next + 2 * REACH, run->stop, odd, start - REACH, n + 2 * REACH);
-        if (run->y_bytes == 1) {
-            down_sample(even, odd, run->down, y, cycles, n);
-            quantize(y, codes + reach + start, 1.0f / run->y_scale, (float)run->y_zero, n);
-        } else {
-            down_sample(even, odd, run->down, samples + start, cycles, n);
-        }
+        down_sample(even, odd, run->down, y + start, cycles, n);
     }
-    if (run->y_bytes == 1) keep_convolution(run, codes, next + PAST);
 }
 
 static Status *compute(void *opaque, Context *context) {
@@ -169,7 +121,6 @@ static Status *compute(void *opaque, Context *context) {
     TRY(input_tensors(kernel, context, in));
     const Tensor *x = in + X, *past = in + PAST_IN;
     const int64_t *shape = x->shape, channels = shape[1], length = shape[3];
-    const int quantized = kernel->kind->inputs > Y_ZERO, quantized_x = kernel->kind->inputs > X_ZERO;
     Run run = {
         .x = x->data,
         .past = past->data,
@@ -178,39 +129,25 @@ static Status *compute(void *opaque, Context *context) {
         .up = in[UP].data,
         .down = in[DOWN].data,
         .length = length,
-        .reach = past->shape[3] - PAST,
         .begin = *(const uint8_t *)in[BEGIN].data,
         .stop = *(const int64_t *)in[STOP].data,
-        .x_bytes = quantized_x ? 1 : 4,
-        .y_bytes = quantized ? 1 : 4,
-        .y_scale = quantized ? *(const float *)in[Y_SCALE].data : 0.0f,
-        .y_zero = quantized ? *(const uint8_t *)in[Y_ZERO].data : 0,
-        .x_scale = quantized_x ? *(const float *)in[X_SCALE].data : 0.0f,
-        .x_zero = quantized_x ? *(const uint8_t *)in[X_ZERO].data : 0,
     };
     const int fits = x->rank == 4 && past->rank == 4 && shape[0] == 1 && shape[2] == 1 && length > 0 &&
-                     past->shape[1] == channels && (quantized ? run.reach >= 0 : run.reach == 0) && run.stop >= 0 &&
-                     run.stop <= length && in[CYCLES].elements == (size_t)channels &&
+                     past->shape[1] == channels && past->shape[3] == PAST && run.stop >= 0 && run.stop <= length &&
+                     in[CYCLES].elements == (size_t)channels &&
                      in[ROOT].elements == (size_t)channels && in[UP].elements == ROWS * TAPS &&
                      in[DOWN].elements == ROWS * TAPS;
     if (!fits) return refuse(kernel->api, "A snake's inputs do not fit together.");
 
-    const int64_t y_shape[4] = {1, channels, 1, run.reach + length};
-    TRY(output_data(kernel->api, context, Y, y_shape, 4, &run.y));
+    TRY(output_data(kernel->api, context, Y, shape, 4, (void **)&run.y));
     TRY(output_data(kernel->api, context, PAST_OUT, past->shape, 4, (void **)&run.next_past));
     return api_parallel_for(kernel->api)(context, channel, (size_t)channels, 0, &run);
 }
 
-/* The types of the inputs from PAST_IN to DOWN, which all kinds have. */
-#define SIGNAL ELEMENT_FLOAT, ELEMENT_BOOL, ELEMENT_INT64, ELEMENT_FLOAT, ELEMENT_FLOAT, ELEMENT_FLOAT, ELEMENT_FLOAT
-#define AFFINE ELEMENT_FLOAT, ELEMENT_UINT8
+#define F ELEMENT_FLOAT
 
 static const Kind KINDS[] = {
-    KIND("Snake", create_plain, compute, DOWN + 1, OUTPUTS, ELEMENT_FLOAT, SIGNAL, ELEMENT_FLOAT, ELEMENT_FLOAT),
-    KIND("SnakeQuantizeLinear", create_plain, compute, Y_ZERO + 1, OUTPUTS, ELEMENT_FLOAT, SIGNAL, AFFINE,
-         ELEMENT_UINT8, ELEMENT_FLOAT),
-    KIND("QLinearSnake", create_plain, compute, X_ZERO + 1, OUTPUTS, ELEMENT_UINT8, SIGNAL, AFFINE, AFFINE,
-         ELEMENT_UINT8, ELEMENT_FLOAT),
+    KIND("Snake", create_plain, compute, INPUTS, OUTPUTS, F, F, ELEMENT_BOOL, ELEMENT_INT64, F, F, F, F, F, F),
 };
 
 Status *add_snake(const Api *api, Domain *domain) {
