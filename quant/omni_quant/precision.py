@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 GROUP_SIZES = (16, 32, 64, 128, 256)
-DEFAULT_GROUP_SIZE = 128
+DEFAULT_GROUP_SIZE = 32
 
 
 class Kind(str, Enum):
@@ -102,3 +102,10 @@ class WeightFormat:
             return float(self.kind.bits)
         scale = 16 if self.float16_scales else 32
         return self.kind.bits + (scale + self.zero_points * self.kind.bits) / self.group_size
+
+    def __str__(self) -> str:
+        if self.kind is Kind.FP32:
+            return str(self.kind.value)
+        group = f" g{self.group_size}" if self.scales is Scales.GROUP else ""
+        zero_points = ", zero points" if self.zero_points else ""
+        return f"{self.kind.value}{group}{zero_points}, {self.bits_per_weight:.4g} bits"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -13,14 +14,18 @@ from omni_edge import UsageError
 from omni_edge.bundle.reader import Bundle
 from omni_export.bundle import ROLES, ExportOptions, export_bundle
 from omni_quant.policy import POLICY, formats, has_compiled_operator, stated_precision
-from omni_quant.precision import Activations, Kind, Precision, Scales, WeightFormat
+from omni_quant.precision import DEFAULT_GROUP_SIZE, Activations, Kind, Precision, Scales, WeightFormat
 
 ROOT = Path(__file__).parents[2]
 
 
 def stored(weights: WeightFormat) -> str:
-    """A format in the words of docs/accuracy.md."""
-    return "float32" if weights.kind is Kind.FP32 else f"{weights.kind.name} {weights.scales.value}"
+    """A format in the words of docs/accuracy.md, with its bits per weight in groups of the default size."""
+    if weights.kind is Kind.FP32:
+        return "float32"
+    sized = replace(weights, group_size=DEFAULT_GROUP_SIZE)
+    zero_points = ", zero points" if weights.zero_points else ""
+    return f"{weights.kind.name} {weights.scales.value}{zero_points}: {sized.bits_per_weight:.4g} bits"
 
 
 def table() -> list[str]:
@@ -58,6 +63,8 @@ def test_a_bundle_holds_what_the_table_says(checkpoint: Path, tmp_path: Path, ki
     for role, entry in graphs.items():
         parts = formats(role, precision)
         assert entry.precision == str(stated_precision(parts))
+        stored_parts = {str(weights) for weights in parts.values() if weights.scales is Scales.GROUP}
+        assert {text.rpartition(", ")[0] for text in (entry.recipes or {}).values()} == stored_parts
         graph = onnx.load(tmp_path / "bundle" / entry.file, load_external_data=False).graph
         endings = {tensor.name.rpartition("_")[2] for tensor in graph.initializer} & {"Q4", "Q8", "S8", "S16"}
         assert endings == {
@@ -82,8 +89,32 @@ def test_a_kind_that_no_export_asks_for_is_refused() -> None:
 
 def test_groups_are_those_that_the_export_asks_for() -> None:
     layers, head, projection, codec_table = formats("talker", Precision(Kind.INT4, 64)).values()
-    assert layers == head == projection == WeightFormat(Kind.INT4, Scales.GROUP, Activations.INT8_PER_GROUP, 64)
-    assert codec_table == WeightFormat(Kind.INT8, Scales.GROUP, Activations.NONE, 64)
+    four = WeightFormat(Kind.INT4, Scales.GROUP, Activations.INT8_PER_GROUP, 64, float16_scales=True, zero_points=True)
+    eight = replace(four, kind=Kind.INT8, zero_points=False)
+    assert layers == four
+    assert head == projection == eight
+    assert codec_table == replace(eight, activations=Activations.NONE)
+
+
+def test_bits_of_a_weight_with_its_share_of_scale_and_zero_point() -> None:
+    bits = {
+        size: [
+            formats("thinker", Precision(Kind.INT4, size))["layers"].bits_per_weight,
+            formats("thinker", Precision(Kind.INT8, size))["layers"].bits_per_weight,
+        ]
+        for size in (32, 64, 128)
+    }
+    assert bits == {32: [4.625, 8.5], 64: [4.3125, 8.25], 128: [4.15625, 8.125]}
+    assert formats("dit", Precision(Kind.INT4, 32))["layers"].bits_per_weight == 8
+    assert formats("dit", Precision(Kind.INT4, 32))["input"].bits_per_weight == 32
+
+
+def test_a_format_in_words_has_its_bits() -> None:
+    layers, head = formats("thinker", Precision(Kind.INT4, 64)).values()
+    assert str(layers) == "int4 g64, zero points, 4.312 bits"
+    assert str(head) == "int8 g64, 8.25 bits"
+    assert str(formats("dit", Precision(Kind.INT8))["layers"]) == "int8, 8 bits"
+    assert str(formats("dit", Precision(Kind.INT8))["input"]) == "fp32"
 
 
 @pytest.mark.parametrize(("group_size", "compiled"), [(16, False), (32, True), (128, True)])

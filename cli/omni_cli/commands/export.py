@@ -55,7 +55,7 @@ def export(
         Kind, typer.Option("--precision", metavar=_names(EXPORT_KINDS), help="How the matrices are stored.")
     ] = Kind.INT4,
     group_size: Annotated[
-        int, typer.Option("--group-size", metavar="N", help="Weights that share a scale, in int4 and int8.")
+        int, typer.Option("--group-size", metavar="N", help="Weights that share a scale: 16, 32, 64, 128 or 256.")
     ] = DEFAULT_GROUP_SIZE,
     precision_of: Annotated[
         list[str] | None,

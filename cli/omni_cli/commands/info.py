@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,13 @@ def _summary(manifest: Manifest) -> dict[str, Any]:
         "voices": sorted(manifest.voices.speakers) if manifest.voices else [],
         "default_voice": manifest.voices.default if manifest.voices else None,
         "graphs": {
-            role: {"nodes": entry.nodes, "precision": entry.precision, "bytes": graph_bytes(manifest, role)}
+            role: {
+                "nodes": entry.nodes,
+                "precision": entry.precision,
+                "recipes": entry.recipes or {},
+                "calibration": entry.calibration and asdict(entry.calibration),
+                "bytes": graph_bytes(manifest, role),
+            }
             for role, entry in manifest.graphs.items()
         },
         "files": len(manifest.files),
@@ -68,12 +76,12 @@ def _summary(manifest: Manifest) -> dict[str, Any]:
 def _text(bundle: Path, summary: dict[str, Any]) -> str:
     memory, voices = summary["memory"], summary["voices"]
     graphs = table(
-        ["graph", "nodes", "precision", "size"],
+        ["graph", "nodes", "size", "weights"],
         [
-            [role, str(graph["nodes"]), graph["precision"], human_bytes(graph["bytes"])]
+            [role, str(graph["nodes"]), human_bytes(graph["bytes"]), _recipes(graph)]
             for role, graph in summary["graphs"].items()
         ],
-        right=(1, 3),
+        right=(1, 2),
     )
     speech = f"{', '.join(voices)} (default {summary['default_voice']})" if voices else "none: a text-only bundle"
     return (
@@ -87,3 +95,9 @@ def _text(bundle: Path, summary: dict[str, Any]) -> str:
         f" (at most {memory['max_positions']})\n"
         f"\n{graphs}"
     )
+
+
+def _recipes(graph: dict[str, Any]) -> str:
+    """How the graph's matrices are stored, the most frequent form first; those without a recipe have a precision."""
+    counted = Counter(graph["recipes"].values())
+    return "; ".join(text for text, _ in counted.most_common()) or graph["precision"]

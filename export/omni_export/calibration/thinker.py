@@ -111,7 +111,7 @@ def graph_recipes(matrices: Mapping[str, tuple[str, WeightFormat]], calibrated: 
         calibrated: names of the checkpoint's weights that were quantized with feedback.
     """
     recipes = {
-        name: recipe(weights, RECIPE if weight in calibrated else "rounded")
+        name: recipe(weights, RECIPE if weight in calibrated else "searched" if weights.zero_points else "rounded")
         for name, (weight, weights) in matrices.items()
     }
     shared: dict[str, set[str]] = {}
@@ -124,6 +124,5 @@ def graph_recipes(matrices: Mapping[str, tuple[str, WeightFormat]], calibrated: 
 
 
 def recipe(weights: WeightFormat, method: str) -> str:
-    """A format and a method in words: "int4 g32, zero points, GPTQ"."""
-    zeros = ", zero points" if weights.zero_points else ""
-    return f"{weights.kind.value} g{weights.group_size}{zeros}, {method}"
+    """A format and a method in words: "int4 g32, zero points, 4.625 bits, GPTQ"."""
+    return f"{weights}, {method}"
