@@ -23,7 +23,6 @@ from omni_edge.bundle.manifest import (
     FORMAT,
     FORMAT_VERSION,
     FileEntry,
-    GraphEntry,
     Manifest,
     Origin,
     PositionSection,
@@ -34,12 +33,14 @@ from omni_export.calibration.material import BUILT_IN
 from omni_export.calibration.thinker import ThinkerCalibration, graph_recipes
 from omni_export.checkpoint.checkpoint import Checkpoint
 from omni_export.checkpoint.config import OmniConfig
+from omni_export.checkpoint.licence import stated_licence
 from omni_export.checkpoint.preprocessor import audio_settings, image_settings
 from omni_export.checkpoint.text import TALKER_SAMPLING, read_tokenizer, sampling_section, text_section
 from omni_export.graph.builder import GraphBuilder, GraphFile
 from omni_export.kv_cache_scales import cache_scales
 from omni_export.models import audio_encoder, decoder, vision_encoder
 from omni_export.models.token2wav import bigvgan, dit, dit_time, voices
+from omni_export.output.graph_entry import graph_entry
 from omni_export.output.partial_bundle import PartialBundle, WrittenGraph
 from omni_export.output.progress import OnProgress, ProgressMeter
 from omni_export.output.target import refuse_occupied, refuse_source, resolve_target
@@ -261,7 +262,9 @@ class _Export:
     ) -> None:
         """Writes the graphs that are not in `written` yet, and adds them there."""
         todo = {role: builder for role, builder in builders.items() if role not in written}
-        self.partial.require(sum(builder.data_nbytes for builder in todo.values()))
+        # A calibration's results take as much as the graph that they are copied into.
+        results = todo["thinker"].data_nbytes if "thinker" in todo and self.calibration.active else 0
+        self.partial.require(sum(builder.data_nbytes for builder in todo.values()) + results)
         began = time.monotonic()
         done = sum(graph.nbytes for graph in written.values())
         total = done + sum(builder.data_nbytes for builder in todo.values())
@@ -309,7 +312,7 @@ class _Export:
         """Writes the Thinker's graph again, with an INT8 cache and the same data file."""
         text, weights = self.config.thinker.text, self.checkpoint.scope("thinker")
         table = weights("model.embed_tokens.weight")
-        scales = cache_scales(self.partial.folder, _entry(builder, saved), decoder.section(text), table, tokenizer)
+        scales = cache_scales(self.partial.folder, graph_entry(builder, saved), decoder.section(text), table, tokenizer)
         small = decoder.build_thinker(weights, text, self.options.precision_for("thinker"), scales)
         again = small.save(self.partial.folder, write_data=False)
         return dataclasses.replace(again, sha256={**saved.sha256, **again.sha256})
@@ -344,14 +347,14 @@ class _Export:
         raw = self.checkpoint.config
         return Origin(
             source=str(raw.get("_name_or_path") or Path(self.source).name),
-            licence=_licence(self.checkpoint.path),
+            licence=stated_licence(self.checkpoint.path),
             dtype=str(raw.get("torch_dtype") or raw.get("dtype") or "unknown"),
         )
 
     def _written(self, builder: GraphBuilder, saved: GraphFile, seconds: float) -> WrittenGraph:
         paths = [path for path in (saved.graph, saved.data) if path is not None]
         files = {path.name: FileEntry(path.stat().st_size, saved.sha256[path.name]) for path in paths}
-        entry = _entry(builder, saved)
+        entry = graph_entry(builder, saved)
         if builder.name == "thinker":
             entry = dataclasses.replace(entry, calibration=self.calibration.entry)
         recipes = graph_recipes(builder.matrices, self.calibration.matrices)
@@ -370,41 +373,3 @@ class _Export:
             "calibration": self.calibration.fingerprint(),
             "generator": version("omni-edge"),
         }
-
-
-def _entry(builder: GraphBuilder, saved: GraphFile) -> GraphEntry:
-    return GraphEntry(
-        file=saved.graph.name,
-        data=saved.data.name if saved.data else None,
-        precision=str(saved.precision),
-        nodes=saved.nodes,
-        inputs=_roles(builder.input_names),
-        outputs=_roles(builder.output_names),
-    )
-
-
-def _roles(names: list[str]) -> dict[str, str]:
-    """Role -> tensor name. A name is its own role; past.3.key and its like share the name past.{layer}.key."""
-    roles = {}
-    for name in names:
-        parts = name.split(".")
-        if len(parts) == 3 and parts[1].isdigit():
-            roles[f"{parts[0]}_{parts[2]}"] = f"{parts[0]}.{{layer}}.{parts[2]}"
-        else:
-            roles[name] = name
-    return roles
-
-
-def _licence(folder: Path) -> str:
-    """The licence that the checkpoint states: the model card's field, otherwise the licence file's first line."""
-    card = folder / "README.md"
-    if card.exists():
-        lines = card.read_text("utf-8", "replace").splitlines()
-        stated = {key: value for key, _, value in (line.partition(":") for line in lines[:40])}
-        for key in ("license_name", "license"):
-            if stated.get(key, "").strip():
-                return stated[key].strip()
-    licence = folder / "LICENSE"
-    if licence.exists():
-        return next((line.strip() for line in licence.read_text("utf-8", "replace").splitlines() if line.strip()), "")
-    return "not stated"

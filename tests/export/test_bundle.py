@@ -30,7 +30,7 @@ def checkpoint(source: Path, tmp_path: Path) -> Path:
 
 
 def options(kind: Any = "int4", **settings: Any) -> ExportOptions:
-    return ExportOptions(Precision(Kind(kind), 32), **settings)
+    return ExportOptions(Precision(Kind(kind), 32), calibration="none", **settings)
 
 
 @pytest.mark.parametrize("kind", ["fp32", "int8", "int4"])

@@ -17,7 +17,7 @@ from omni_export.bundle import ExportOptions, export_bundle
 from omni_quant.precision import Kind, Precision
 from support.checkpoints import write_checkpoint
 
-OPTIONS = ("--precision", "int4", "--group-size", "32", "--kv-cache", "int8")
+OPTIONS = ("--precision", "int4", "--group-size", "32", "--kv-cache", "int8", "--calibration", "none")
 # Kills itself when half of a graph's weights are written.
 KILLED = """
 import os, signal, sys
@@ -65,7 +65,7 @@ def partial(killed: Path, tmp_path: Path) -> Path:
 
 
 def options(*, resume: bool = False) -> ExportOptions:
-    return ExportOptions(Precision(Kind.INT4, 32), int8_cache=True, resume=resume)
+    return ExportOptions(Precision(Kind.INT4, 32), int8_cache=True, resume=resume, calibration="none")
 
 
 def export(*words: object, program: str = EXPORT, file_limit: int | None = None) -> subprocess.CompletedProcess[str]:

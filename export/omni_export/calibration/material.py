@@ -29,6 +29,7 @@ _SOUND_SECONDS = 30.0
 # Files of a folder that are read: more than a calibration has room for.
 _MOST_TEXTS, _MOST_SOUNDS, _MOST_PICTURES = 64, 12, 12
 _MOST_TEXT_BYTES = 1 << 17
+_LEAST_CHARACTERS = 200
 # A longer document is several samples, a longer turn ends here.
 _MOST_CHARACTERS = 4000
 
@@ -93,6 +94,13 @@ def folder_samples(folder: Path) -> list[Sample]:
     samples = list(_in_turn([_file_samples(path) for path in mixed if path in chosen]))
     if not samples:
         raise _nothing(folder)
+    items = [item for sample in samples for turn in sample.turns for item in turn.items]
+    characters = sum(len(item) for item in items if isinstance(item, str))
+    if characters < _LEAST_CHARACTERS and all(isinstance(item, str) for item in items):
+        raise MediaError(
+            f"--calibration {folder} holds too little: {characters} characters of text. Put {_LEAST_CHARACTERS} or "
+            "more there; a few pages are better."
+        )
     return samples
 
 

@@ -22,6 +22,7 @@ from omni_edge.conversation.prompt import Prompt
 from omni_edge.decoders.thinker import ThinkerBlock
 from omni_edge.decoders.tmrope import Ids
 from omni_edge.decoders.tokenizer import TextTokenizer
+from omni_edge.errors import MediaError
 from omni_edge.events import AudioClip, ImageFrame
 from omni_edge.vision.encoder import VisionEncoder
 from omni_edge.vision.image_processor import ImageProcessor, within_context
@@ -72,6 +73,9 @@ def make_sequences(
         folder: of the graphs and the tokenizer.
         manifest: of the bundle that is being written.
         graphs: entries of token_embedding and of both encoders.
+
+    Raises:
+        MediaError: all samples are too short.
     """
     writer = _Writer(folder, manifest, graphs)
     embeds, positions, count = [], [], 0
@@ -85,6 +89,8 @@ def make_sequences(
             count += len(embeds[-1])
         if TOKENS - count < _SHORTEST:
             break
+    if not embeds:
+        raise MediaError(f"No sample of the calibration has {_SHORTEST} tokens. Put longer texts into its folder.")
     lengths = tuple(map(len, embeds))
     return Sequences(np.concatenate(embeds), np.concatenate(positions, axis=1), lengths)
 

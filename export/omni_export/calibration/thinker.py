@@ -50,6 +50,11 @@ class ThinkerCalibration:
             return []
         return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in folder_files(Path(self._source))]
 
+    @property
+    def active(self) -> bool:
+        """Whether something will be calibrated; known after `prepare`."""
+        return bool(self._samples)
+
     def prepare(self, builder: GraphBuilder) -> None:
         """Reads what is shown to the Thinker of `builder`.
 
@@ -77,7 +82,7 @@ class ThinkerCalibration:
             graphs: entries of the graphs that are written.
             on_progress: called at every step.
         """
-        if not self._samples:
+        if not self.active:
             return
         text, weights = self._config.thinker.text, self._checkpoint.scope("thinker")
 

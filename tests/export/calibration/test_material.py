@@ -13,6 +13,8 @@ from omni_edge.events import AudioClip, ImageFrame
 from omni_export.calibration.material import Sample, Turn, built_in_samples, documents, folder_samples
 from support.commands import tone, write_wav
 
+LONG = "A sentence, and another one. " * 10 + "The end."
+
 
 def test_a_text_file_holds_documents_and_conversations() -> None:
     assert documents("One.\ntwo\n---\nuser: Hi\nthere\nassistant: Hello.\nuser:Bye\n---  \n\n") == [
@@ -63,7 +65,7 @@ def test_made_media_are_valid_and_the_same_every_time() -> None:
 
 def test_a_folder_gives_its_texts_sounds_and_pictures(tmp_path: Path) -> None:
     (tmp_path / "inner").mkdir()
-    (tmp_path / "inner" / "text.TXT").write_text("Some text.\n---\nuser: A question", "utf-8")
+    (tmp_path / "inner" / "text.TXT").write_text(f"{LONG}\n---\nuser: A question", "utf-8")
     write_wav(tmp_path / "tone.wav", tone(40.0))
     (tmp_path / "notes.pdf").write_bytes(b"ignored")
     samples = folder_samples(tmp_path)
@@ -71,7 +73,7 @@ def test_a_folder_gives_its_texts_sounds_and_pictures(tmp_path: Path) -> None:
     sounds = [item for sample in samples for turn in sample.turns for item in turn.items if isinstance(item, AudioClip)]
     # Half a minute of a sound is enough.
     assert [len(sound.samples) for sound in sounds] == [30 * 16_000]
-    assert Sample((Turn("", ("Some text.",)),)) in samples
+    assert Sample((Turn("", (LONG,)),)) in samples
 
 
 @pytest.mark.parametrize(
@@ -80,6 +82,7 @@ def test_a_folder_gives_its_texts_sounds_and_pictures(tmp_path: Path) -> None:
         ("", b"", "holds nothing to calibrate with. Put files of .txt, .md, .wav"),
         ("notes.pdf", b"no text", "holds nothing to calibrate with"),
         ("empty.txt", b" \n---\n", "holds nothing to calibrate with"),
+        ("short.txt", b"Too short.", "holds too little: 10 characters of text"),
         ("latin.txt", b"caf\xe9", "latin.txt is not UTF-8 text. Convert it, or remove it"),
         ("broken.wav", b"RIFF", "broken.wav"),
     ],

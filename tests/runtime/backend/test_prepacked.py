@@ -63,7 +63,7 @@ def test_weights_that_are_read_in_place_are_not_packed(
     from omni_quant.precision import Kind, Precision
 
     out = tmp_path / "int4"
-    export_bundle(str(checkpoint), out, ExportOptions(Precision(Kind.INT4, 32)))
+    export_bundle(str(checkpoint), out, ExportOptions(Precision(Kind.INT4, 32), calibration="none"))
     prepared = PreparedGraphs.for_bundle(Bundle(out))
     roles: list[str] = []
     prepared.build(roles.append)
