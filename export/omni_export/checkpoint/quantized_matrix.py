@@ -140,13 +140,11 @@ def stack(parts: Sequence[QuantizedMatrix]) -> QuantizedMatrix:
 
 
 def count_rounded(scales: StoredTensor) -> int:
-    """The number of scales that float16 does not hold exactly; scales in float16 are not read.
+    """The number of scales that float16 does not hold exactly.
 
     Raises:
         CheckpointError: a scale is not finite, or too large for float16.
     """
-    if scales.dtype == "F16":
-        return 0
     values = scales.load()
     with np.errstate(over="ignore"):
         rounded = values.astype(np.float16)

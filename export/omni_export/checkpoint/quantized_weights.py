@@ -109,7 +109,8 @@ class QuantizedWeights:
 
     def rounded_scales(self) -> int:
         """The number of scales that float16, the bundle's type, does not hold exactly."""
-        return sum(count_rounded(tensors[SCALES]) for tensors in self._modules.values() if SCALES in tensors)
+        stored = [tensors[SCALES] for tensors in self._modules.values()]
+        return sum(count_rounded(scales) for scales in stored if scales.dtype != "F16")
 
     def _has_g_idx(self) -> bool:
         return any(G_IDX in tensors for tensors in self._modules.values())

@@ -195,6 +195,7 @@ def overlapping(g_idx: NDArray[Any]) -> NDArray[Any]:
             r"module\.scales has scales that are not",
         ),
         (replaced("scales", lambda array: array.astype(np.float32) + 1e5), r"too large for float16"),
+        (replaced("scales", lambda array: array * np.float16(np.nan)), r"module\.scales has scales that are not"),
         (replaced("g_idx", overlapping), r"module\.g_idx does not put 64 columns into 2 groups of 32"),
         (replaced("g_idx", lambda array: array - 1), r"module\.g_idx does not put"),
         (replaced("g_idx", lambda array: array[:-8]), r"module\.g_idx is I32 \[56\]"),
