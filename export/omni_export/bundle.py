@@ -230,27 +230,13 @@ class _Export:
         return ExportReport(self.out, rows, sum(entry.bytes for entry in manifest.files.values()), self._notes())
 
     def _notes(self) -> tuple[str, ...]:
-        notes = [*self._quantized_notes()]
+        notes = []
+        if quantized := self.checkpoint.quantized:
+            notes += quantized.notes(kept=self.options.precision_for("thinker").kind is not Kind.FP32)
         if not (self.config.talker or self.options.text_only):
             kind = "the Thinker alone" if self.checkpoint.thinker_only else "no Talker"
             notes.append(f"{self.checkpoint.path} holds {kind}: the bundle is text-only.")
         return tuple(notes)
-
-    def _quantized_notes(self) -> Iterator[str]:
-        """What becomes of matrices that the checkpoint has quantized already."""
-        quantized = self.checkpoint.quantized
-        if quantized is None:
-            return
-        found = f"{self.checkpoint.path} has {len(quantized)} matrices that are quantized already ({quantized.config})"
-        if self.options.precision_for("thinker").kind is Kind.FP32:
-            yield f"{found}: the Thinker has their values in float32."
-            return
-        yield f"{found}: they are kept as they are, and the precision asked for applies to the rest."
-        if rounded := quantized.rounded_scales():
-            yield (
-                f"{rounded} scales of these matrices are no float16 numbers and were rounded to them: their weights "
-                "change by 0.05 % or less."
-            )
 
     def _write(
         self,
@@ -357,7 +343,7 @@ class _Export:
         entry = graph_entry(builder, saved)
         if builder.name == "thinker":
             entry = dataclasses.replace(entry, calibration=self.calibration.entry)
-        recipes = graph_recipes(builder.matrices, self.calibration.matrices)
+        recipes = graph_recipes(builder, self.calibration.matrices)
         return WrittenGraph(dataclasses.replace(entry, recipes=recipes or None), files, seconds)
 
     def _fingerprint(self) -> dict[str, Any]:

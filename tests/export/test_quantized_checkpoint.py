@@ -47,6 +47,7 @@ def padded_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def export(checkpoint: Path, out: Path, kind: str = "int4", **settings: Any) -> ExportReport:
+    settings = {"calibration": "none", **settings}
     return export_bundle(str(checkpoint), out, ExportOptions(Precision(Kind(kind), 32), text_only=True, **settings))
 
 
@@ -161,28 +162,40 @@ def stored_prefix(checkpoint: QuantizedCheckpoint) -> str:
     return name.removesuffix(".mlp.down_proj.qweight")
 
 
-def test_matrices_that_are_left_out_take_the_precision_asked_for(source: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "calibration"), [("int8", "none"), ("int4", "built-in")])
+def test_matrices_that_are_left_out_take_the_precision_asked_for(
+    source: Path, tmp_path: Path, kind: str, calibration: str
+) -> None:
     """Two matrices of one stack are stored differently, one matrix is stored alone."""
     checkpoint = quantize_checkpoint(source, tmp_path, SCHEMES["gptq_v2"])
     prefix = stored_prefix(checkpoint)
     plain = load_file(checkpoint.plain / "model.safetensors")
 
     def leave_out(tensors: dict[str, torch.Tensor]) -> None:
-        for module in ("self_attn.k_proj", "mlp.down_proj"):
+        for module in ("self_attn.q_proj", "mlp.down_proj"):
             for part in ("qweight", "qzeros", "scales", "g_idx"):
                 del tensors[f"{prefix}.{module}.{part}"]
             tensors[f"{prefix}.{module}.weight"] = plain[f"{prefix}.{module}.weight"]
 
     change_matrix(checkpoint, leave_out)
-    change_config(checkpoint, dynamic={r"-:.*\.1\.(self_attn\.k_proj|mlp\.down_proj)": {}})
+    change_config(checkpoint, dynamic={r"-:.*\.1\.(self_attn\.q_proj|mlp\.down_proj)": {}})
     export(checkpoint.plain, tmp_path / "reference", "fp32")
-    export(checkpoint.path, tmp_path / "bundle", "int8")
+    export(checkpoint.path, tmp_path / "bundle", kind, calibration=calibration)
     tensors = initializers(tmp_path / "bundle")
-    stored_rows(tensors, "/layers.1/attn/qkv_proj/0.weight", checkpoint.matrices[f"{LAYER}.self_attn.q_proj"])
+    stored_rows(tensors, "/layers.1/attn/qkv_proj/1.weight", checkpoint.matrices[f"{LAYER}.self_attn.k_proj"])
     stored_rows(tensors, "/layers.1/attn/qkv_proj/2.weight", checkpoint.matrices[f"{LAYER}.self_attn.v_proj"])
-    assert "/layers.1/attn/qkv_proj/1.weight_Q8" in tensors
-    assert "/layers.1/mlp/down_proj.weight_Q8" in tensors
-    assert 1e-4 < error(logits(tmp_path / "bundle"), logits(tmp_path / "reference")) < 0.02
+    bits = Kind(kind).bits
+    assert tensors[f"/layers.1/attn/qkv_proj/0.weight_Q{bits}"].shape == (64, 2, 4 * bits)
+    assert tensors[f"/layers.1/mlp/down_proj.weight_Q{bits}"].shape == (64, 3, 4 * bits)
+    assert 1e-4 < error(logits(tmp_path / "bundle"), logits(tmp_path / "reference")) < (0.02 if bits == 8 else 0.3)
+    stated = Bundle(tmp_path / "bundle").manifest.graphs["thinker"].recipes or {}
+    recipes = {name.replace("{layer}", "1"): text for name, text in stated.items()}
+    assert recipes["/layers.0/mlp/down_proj.weight"] == "int4 g32, zero points, 4.625 bits, as the checkpoint has it"
+    assert recipes["/layers.1/attn/qkv_proj/1.weight"] == recipes["/layers.0/mlp/down_proj.weight"]
+    # A part of a mixed stack is never calibrated.
+    assert recipes["/layers.1/attn/qkv_proj/0.weight"].endswith("searched" if bits == 4 else "rounded")
+    method = "rounded" if bits == 8 else "GPTQ" if calibration == "built-in" else "searched"
+    assert recipes["/layers.1/mlp/down_proj.weight"].endswith(method)
 
 
 def test_one_group_for_a_whole_output(source: Path, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from omni_edge.backend.graph import Graph
 from omni_edge.errors import CheckpointError
 from omni_export.checkpoint.lazy_tensor import LazyTensor
-from omni_export.graph.builder import GraphBuilder, round_blockwise
+from omni_export.graph.builder import GraphBuilder
+from omni_export.graph.rounding import round_blockwise
 from omni_quant import (
     Groups,
     blockwise_weight,

@@ -16,7 +16,7 @@ from omni_export.calibration.moments import calibrated, round_activations
 from omni_export.calibration.results import Results
 from omni_export.calibration.sequences import Sequences
 from omni_export.checkpoint.lazy_tensor import Array, LazyTensor
-from omni_export.graph.builder import round_blockwise
+from omni_export.graph.rounding import round_blockwise
 from omni_export.models.decoder_weights import DecoderWeights
 from omni_export.output.progress import ExportProgress, OnProgress
 from omni_quant.blockwise import BlockwiseWeight, dequantize_blockwise
@@ -117,7 +117,8 @@ class _Matrices:
     def __call__(self, weight: LazyTensor, inputs: Array, *, values: bool = True) -> Array:
         """The matrix as the bundle stores it, float32 [out, in]; rounds `inputs` as the product does."""
         weights = self._formats.get(weight.name)
-        if weights is None:
+        # What the checkpoint has quantized stays as it is; the rest of such a stack is rounded.
+        if weights is None or weight.parts:
             return weight.load()
         round_activations(inputs, weights)
         if _with_feedback(weights):

@@ -108,17 +108,18 @@ def _formats(builder: GraphBuilder) -> dict[str, WeightFormat]:
     return dict(builder.matrices.values())
 
 
-def graph_recipes(matrices: Mapping[str, tuple[str, WeightFormat]], calibrated: Collection[str]) -> dict[str, str]:
+def graph_recipes(builder: GraphBuilder, calibrated: Collection[str]) -> dict[str, str]:
     """How each matrix of a graph was quantized: name -> recipe. Layers that are alike share a name with `{layer}`.
 
     Args:
-        matrices: as `GraphBuilder.matrices`.
+        builder: of the graph.
         calibrated: names of the checkpoint's weights that were quantized with feedback.
     """
     recipes = {
         name: recipe(weights, RECIPE if weight in calibrated else "searched" if weights.zero_points else "rounded")
-        for name, (weight, weights) in matrices.items()
+        for name, (weight, weights) in builder.matrices.items()
     }
+    recipes |= {name: recipe(weights, "as the checkpoint has it") for name, (_, weights) in builder.published.items()}
     shared: dict[str, set[str]] = {}
     for name, text in recipes.items():
         shared.setdefault(_LAYER.sub("{layer}", name), set()).add(text)

@@ -107,10 +107,19 @@ class QuantizedWeights:
             )
         return open_matrix(module, tensors, packed, zeros_wrap=self.config.zeros_wrap)
 
-    def rounded_scales(self) -> int:
-        """The number of scales that float16, the bundle's type, does not hold exactly."""
+    def notes(self, *, kept: bool) -> list[str]:
+        """What becomes of the matrices in a bundle, in sentences: they are `kept` as they are, or float32 values."""
+        found = f"{self._folder} has {len(self)} matrices that are quantized already ({self.config})"
+        if not kept:
+            return [f"{found}: the bundle has their values in float32."]
+        notes = [f"{found}: they are kept as they are, and the precision asked for applies to the rest."]
         stored = [tensors[SCALES] for tensors in self._modules.values()]
-        return sum(count_rounded(scales) for scales in stored if scales.dtype != "F16")
+        if rounded := sum(count_rounded(scales) for scales in stored if scales.dtype != "F16"):
+            notes.append(
+                f"{rounded} scales of these matrices are no float16 numbers and were rounded to them: their weights "
+                "change by 0.05 % or less."
+            )
+        return notes
 
     def _has_g_idx(self) -> bool:
         return any(G_IDX in tensors for tensors in self._modules.values())

@@ -9,7 +9,6 @@ Node names are paths in the model (`/model/layers.0/attn/qkv_proj/MatMul`), so t
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,19 +20,18 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from omni_edge.backend.machine import usable_cores
-from omni_edge.errors import CheckpointError, ResourceError
+from omni_edge.errors import ResourceError
 from omni_export.checkpoint.lazy_tensor import LazyTensor
 from omni_export.graph.data_file import ELEMENT_TYPES, DataFile, Produce, TensorSpec
 from omni_export.graph.function import CONTRIB, DOMAINS, OWN, Function
 from omni_export.graph.linear import linear_nodes
 from omni_export.graph.node_order import reorder, shorten_names
-from omni_quant import BlockwiseWeight, quantize_blockwise_rows, quantize_channelwise
+from omni_export.graph.rounding import Quantize, round_blockwise
+from omni_quant import quantize_channelwise
 from omni_quant.policy import published_format, stated_precision
 from omni_quant.precision import Activations, Kind, Precision, Scales, WeightFormat
 
 Shape = Sequence["int | str | None"]
-Quantize = Callable[[LazyTensor, WeightFormat], BlockwiseWeight]
 
 IR_VERSION = 10
 # Smaller constants stay inside the .onnx file.
@@ -73,38 +71,6 @@ class _Place:
         return self.graph.call(function, inputs, self.path, **attributes)
 
 
-def round_blockwise(
-    weight: LazyTensor, weights: WeightFormat, importance: NDArray[np.float32] | None = None
-) -> BlockwiseWeight:
-    """Quantizes a matrix in groups, from its values alone.
-
-    Args:
-        weight: [rows, columns].
-        weights: the format, with scales per group.
-        importance: of each column, float32 [columns]; see `omni_quant.quantize_blockwise_rows`.
-
-    Raises:
-        CheckpointError: a value is not finite, or too large for the format.
-    """
-    rows, columns = weight.shape
-    try:
-        return quantize_blockwise_rows(
-            weight.read,
-            rows,
-            columns,
-            bits=weights.kind.bits,
-            block_size=weights.group_size,
-            float16_scales=weights.float16_scales,
-            zero_points=weights.zero_points,
-            importance=importance,
-            threads=usable_cores(),
-        )
-    except ValueError as error:
-        raise CheckpointError(
-            f"{weight.name} has {error}. Download the checkpoint again, or export it with --precision fp32."
-        ) from error
-
-
 class GraphBuilder:
     """Collects nodes, inputs, outputs and weights of one graph; `save` writes them.
 
@@ -118,6 +84,7 @@ class GraphBuilder:
     Attributes:
         quantize: makes packed weights while `save` writes them; calibration puts its own function here.
         matrices: name of an initializer that `quantize` makes -> name of the checkpoint's weight, and its format.
+        published: name of an initializer that the checkpoint has quantized -> part of the graph, and its format.
     """
 
     def __init__(self, name: str, formats: Mapping[str, WeightFormat] | None = None) -> None:
@@ -125,20 +92,22 @@ class GraphBuilder:
         self.formats = dict(formats or {})
         self.quantize: Quantize = round_blockwise
         self.matrices: dict[str, tuple[str, WeightFormat]] = {}
+        self.published: dict[str, tuple[str, WeightFormat]] = {}
         self._nodes: list[onnx.NodeProto] = []
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
         self._initializers: dict[str, TensorProto] = {}
         self._data = DataFile()
         self._functions: dict[str, onnx.FunctionProto] = {}
-        # Weights of the first part that the checkpoint has quantized already.
-        self._published: Counter[Precision] = Counter()
 
     @property
     def precision(self) -> Precision:
         """The precision that the manifest states of this graph."""
-        if self._published:
-            return self._published.most_common(1)[0][0]
+        first = next(iter(self.formats), None)
+        published = Counter(weights for part, weights in self.published.values() if part == first)
+        if published:
+            weights = published.most_common(1)[0][0]
+            return Precision(weights.kind, weights.group_size)
         return stated_precision(self.formats) if self.formats else Precision()
 
     # -- the graph's edges -------------------------------------------------------------------------------------
@@ -287,8 +256,8 @@ class GraphBuilder:
     def matrix(self, weight: LazyTensor, name: str, part: str) -> list[str]:
         """The initializers of a linear layer's weight [out, in], as `linear_nodes` takes them."""
         weights = self.format(weight, part)
-        if self.takes_over(weight, part) and part == next(iter(self.formats)):
-            self._published[Precision(weights.kind, weights.group_size)] += math.prod(weight.shape)
+        if self.takes_over(weight, part):
+            self.published[name] = part, weights
         if weights.kind is not Kind.FP32:
             return self._quantized(weight, name, weights)
         self._external(

@@ -16,7 +16,7 @@ from omni_export.calibration.sequences import Sequences
 from omni_export.checkpoint.checkpoint import Checkpoint
 from omni_export.checkpoint.config import OmniConfig
 from omni_export.checkpoint.lazy_tensor import Array, LazyTensor
-from omni_export.graph.builder import round_blockwise
+from omni_export.graph.rounding import round_blockwise
 from omni_export.models import decoder
 from omni_export.models.decoder_weights import DecoderWeights
 from omni_export.output.progress import ExportProgress
