@@ -72,14 +72,14 @@ def test_the_manifest_says_what_was_done_to_each_matrix(whole: Path) -> None:
     assert graph["calibration"]["tokens"] == len(TEXT.strip())
     assert len(graph["calibration"]["sha256"]) == 64
     layer = "/layers.{layer}"
-    int4 = "int4 g32, zero points, GPTQ"
+    int4 = "int4 g32, zero points, 4.625 bits, GPTQ"
     assert {name: recipe for name, recipe in graph["recipes"].items() if name.startswith(layer)} == {
         f"{layer}/attn/qkv_proj.weight": int4,
         f"{layer}/attn/o_proj.weight": int4,
         f"{layer}/mlp/gate_up_proj.weight": int4,
         f"{layer}/mlp/down_proj.weight": int4,
     }
-    assert graph["recipes"]["/lm_head.weight"] == "int8 g32, rounded"
+    assert graph["recipes"]["/lm_head.weight"] == "int8 g32, 8.5 bits, rounded"
     assert not any(path.is_dir() for path in whole.iterdir())
     assert OmniEdge.load(whole, threads=1).manifest == Bundle(whole, verify=True).manifest
 
@@ -89,7 +89,10 @@ def test_without_calibration_the_matrices_are_rounded(source: Path, whole: Path,
     assert result.exit_code == 0, result.output
     graph = thinker(tmp_path / "bundle")
     assert graph["calibration"] is None
-    assert set(graph["recipes"].values()) == {"int4 g32, zero points, rounded", "int8 g32, rounded"}
+    assert set(graph["recipes"].values()) == {
+        "int4 g32, zero points, 4.625 bits, searched",
+        "int8 g32, 8.5 bits, rounded",
+    }
     assert contents(tmp_path / "bundle")["thinker.onnx.data"] != contents(whole)["thinker.onnx.data"]
 
 
@@ -132,7 +135,7 @@ def test_other_files_in_the_folder_begin_anew(source: Path, tmp_path: Path) -> N
     [
         (None, b"", "is no folder"),
         ("notes.pdf", b"x", "holds nothing to calibrate with"),
-        ("short.txt", b"Too short.", "too little"),
+        ("short.txt", b"Too short.", "holds too little"),
         ("latin.txt", b"caf\xe9", "latin.txt is not UTF-8 text"),
         ("broken.wav", b"RIFF....", "broken.wav"),
     ],
