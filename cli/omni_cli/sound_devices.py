@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -111,3 +112,34 @@ def choose_device(devices: list[SoundDevice], direction: Direction, wanted: str 
         names = ", ".join(f"{device.index} {device.name!r}" for device in found)
         raise UsageError(f"Several devices match {wanted!r}: {names}. Name one by its number.")
     return found[0]
+
+
+def open_stream(open_at: Callable[[int], Any], rates: Iterable[int]) -> tuple[Any, int]:
+    """A started stream at the first of the rates that its device takes, and that rate.
+
+    Args:
+        open_at: makes the stream at a rate.
+        rates: samples per second, the best first.
+
+    Raises:
+        DeviceError: none of them; the message is PortAudio's.
+    """
+    failure = ""
+    for rate in dict.fromkeys(rates):
+        stream, message = _attempt(open_at, rate)
+        if stream is not None:
+            return stream, rate
+        failure = failure or message
+        if "sample rate" not in message.lower():
+            break
+    raise DeviceError(failure)
+
+
+def _attempt(open_at: Callable[[int], Any], rate: int) -> tuple[Any, str]:
+    """The started stream, or None and what PortAudio says."""
+    try:
+        stream = open_at(rate)
+        stream.start()
+    except portaudio().PortAudioError as error:
+        return None, str(error)
+    return stream, ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import threading
 from collections import deque
@@ -12,6 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from omni_cli.sound_devices import SoundDevice, open_stream, portaudio
+from omni_edge.audio.resample import ResampleState, resampler
 from omni_edge.errors import DeviceError, UsageError
 from omni_edge.media.wav import WavWriter
 
@@ -65,44 +66,73 @@ class WavFolder:
 
 
 class Loudspeaker:
-    """The default output device, fed by PortAudio's thread from a queue.
+    """An output device, fed by PortAudio's thread from a queue. It is a `SpeechSink` of a live conversation as well.
 
     Args:
-        rate: samples per second.
+        rate: samples per second of the speech. A device that does not take this rate gets resampled speech.
+        device: which one; None: the default one.
+
+    Attributes:
+        underruns: gaps inside this reply: samples came later than they had to be played.
 
     Raises:
         DeviceError: sounddevice, PortAudio or a device is missing; later, from `write` and `end`: the device vanished.
     """
 
-    def __init__(self, rate: int) -> None:
-        try:
-            sounddevice: Any = importlib.import_module("sounddevice")
-        except ImportError:
-            raise DeviceError("sounddevice is not installed: pip install 'omni-edge[chat]'") from None
-        except OSError as error:
-            raise DeviceError(f"{error}; on Debian: apt install libportaudio2") from None
+    def __init__(self, rate: int, device: SoundDevice | None = None) -> None:
         self._queue: deque[NDArray[np.float32]] = deque()
         self._lock = threading.Lock()
         self._quiet = threading.Event()
         self._quiet.set()
         self._gone = threading.Event()
         self._drop = threading.Event()
-        try:
-            self._stream = sounddevice.OutputStream(
-                samplerate=rate, channels=1, dtype="float32", callback=self._fill, finished_callback=self._gone.set
+        self._resample = ResampleState()
+        # Of this reply: samples written at the speech's rate, those given to PortAudio at the device's, and silence
+        # behind the last of them.
+        self._written = 0
+        self._filled = 0
+        self._silent = 0
+        self.underruns = 0
+        self._rate = rate
+        self._stream, self._device_rate = self._open(portaudio(), rate, device)
+
+    def _open(self, module: Any, rate: int, device: SoundDevice | None) -> tuple[Any, int]:
+        chosen = {} if device is None else {"device": device.index}
+
+        def open_at(attempt: int) -> Any:
+            return module.OutputStream(
+                samplerate=attempt,
+                channels=1,
+                dtype="float32",
+                callback=self._fill,
+                finished_callback=self._gone.set,
+                **chosen,
             )
-            self._stream.start()
-        except sounddevice.PortAudioError as error:
+
+        try:
+            return open_stream(open_at, [rate] if device is None else [rate, device.rate])
+        except DeviceError as error:
             raise DeviceError(f"no output device ({error})") from None
 
     def begin(self) -> None:
-        self._drop.clear()
+        with self._lock:
+            if self._drop.is_set():
+                self._queue.clear()
+            self._drop.clear()
+            self._resample = ResampleState()
+            self._written = self._filled = self._silent = self.underruns = 0
 
     def write(self, samples: NDArray[np.float32]) -> None:
         self._check()
+        converted = resampler(self._rate, self._device_rate).step(samples, self._resample)
         with self._lock:
-            self._queue.append(samples)
-            self._quiet.clear()
+            self._written += samples.size
+            if self._filled and self._silent and not self._queue:
+                self.underruns += 1
+                self._silent = 0
+            if converted is not None:
+                self._queue.append(converted)
+                self._quiet.clear()
 
     def end(self) -> None:
         while not self._quiet.wait(_POLL_SECONDS):
@@ -111,6 +141,25 @@ class Loudspeaker:
     def stop(self) -> None:
         # Only a mark: a signal handler interrupts the very thread that may hold the lock.
         self._drop.set()
+
+    @property
+    def played(self) -> int:
+        """Samples of this reply, at the speech's rate, that have left the device by its own latency."""
+        waiting = max(0, round(self._stream.latency * self._device_rate) - self._silent)
+        with self._lock:
+            # The resampler holds a few milliseconds back, which follow with the next samples or not at all.
+            if not self._queue and not waiting and self._silent:
+                return self._written
+            return max(0, self._filled - waiting) * self._rate // self._device_rate
+
+    @property
+    def gone(self) -> bool:
+        """Whether the device vanished."""
+        return self._gone.is_set()
+
+    def close(self) -> None:
+        """Gives the device back."""
+        self._stream.close()
 
     def _check(self) -> None:
         if self._gone.is_set():
@@ -131,4 +180,6 @@ class Loudspeaker:
                     self._queue.appendleft(block[len(taken) :])
             if not self._queue:
                 self._quiet.set()
+            self._filled += filled
+            self._silent = frames - filled if filled else self._silent + frames
         out[filled:] = 0

@@ -28,6 +28,7 @@ from omni_edge.live.turn_detector import Transition
 
 _LEVEL_SECONDS = 0.1
 _QUIETEST_DECIBELS = -120.0
+_WAIT_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,12 @@ class Duplex:
         with self._lock:
             return self._playback is not None and self._playback.playing
 
+    @property
+    def seconds(self) -> float:
+        """Sound of the microphone so far; the `time` of events counts in it."""
+        with self._lock:
+            return self._hearing.seconds
+
     def push(self, item: Media) -> None:
         """Takes the next block of the microphone, or a picture, video or sound for the user's turn.
 
@@ -118,8 +125,7 @@ class Duplex:
             UsageError: the conversation was closed.
         """
         with self._lock:
-            if self._closed:
-                raise UsageError("The conversation was closed. Start another one.")
+            self._check_open()
             if isinstance(item, PcmBlock):
                 self._hear(item)
             else:
@@ -128,6 +134,7 @@ class Duplex:
     def ask(self, text: str) -> None:
         """A typed turn, or the end of one that is open. A reply in progress is interrupted."""
         with self._lock:
+            self._check_open()
             self._interrupt()
             for heard in self._hearing.end():
                 if heard.transition is not Transition.ENDED:
@@ -183,13 +190,29 @@ class Duplex:
             else:
                 return
 
+    def leave(self) -> None:
+        """Ends the conversation at once, so that the session can be saved or used without it.
+
+        A reply in progress ends with the last word that was heard; a turn that is not over is forgotten.
+        """
+        with self._lock:
+            self._interrupt()
+            self._closed = True
+            waiting = list(self._inbox)
+            self._inbox.clear()
+        for item in waiting:
+            if isinstance(item, _Interrupt):
+                list(self._talk.interrupt(item.played))
+        self._talk.forget_turn()
+
     def _next(self, wait: bool) -> Any:
         """What arrived next; None: nothing, and it is not worth waiting."""
         with self._lock:
             while not self._inbox:
                 if not wait or self._closed:
                     return None
-                self._arrived.wait()
+                # With a limit: some systems do not interrupt a wait without one by Ctrl-C.
+                self._arrived.wait(_WAIT_SECONDS)
             return self._inbox.popleft()
 
     def _take(self, item: Any) -> Iterator[LiveEvent]:
@@ -226,6 +249,10 @@ class Duplex:
             return any(isinstance(item, Heard) and item.transition is Transition.RESUMED for item in self._inbox)
 
     # -- under the lock ----------------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError("The conversation was closed. Start another one.")
 
     def _put(self, item: Any) -> None:
         self._inbox.append(item)

@@ -131,6 +131,15 @@ class Talk:
         self._shown.append(text)
         yield from self._release(playback)
 
+    def forget_turn(self) -> None:
+        """The user's turn never began, where it is not over."""
+        if self._answer is not None and self._answer.playback is not None:
+            return
+        before = self._before_turn
+        if before is not None:
+            self._session.restore(before)
+        self._answer, self._before_turn, self._shown = None, None, []
+
     def _begin(self) -> Answer | None:
         """The reply to what was said and shown; None: that was nothing, such as a key that was touched."""
         before = self._session.snapshot()
@@ -222,9 +231,10 @@ class Talk:
 
     def interrupt(self, played: int) -> Iterator[LiveEvent]:
         """The reply ends with the last word that was heard: its first `played` samples."""
-        answer, self._answer = self._answer, None
-        if answer is None:
+        answer = self._answer
+        if answer is None or answer.playback is None:
             return
+        self._answer = None
         count = len(answer.pieces)
         seconds = played / answer.rate if answer.rate else 0.0
         if self._session.speech:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -371,6 +372,26 @@ def test_push_to_talk_and_a_key_that_was_only_touched(engine: OmniEdge) -> None:
     assert [each.token_ids for each in done] == [reply(plain(engine, question(), speech=False)).token_ids]
     with pytest.raises(UsageError, match="was closed"):
         duplex.push(PcmBlock(question(), VOICE_RATE))
+
+
+def test_leaving_keeps_what_was_heard_and_forgets_an_open_turn(engine: OmniEdge, tmp_path: Path) -> None:
+    live = Conversation(engine)
+    live.say(np.concatenate([question(), silence(0.9)]))
+    assert live.duplex.playing
+    used = live.session.offset
+    live.duplex.leave()
+    assert 0 < live.session.offset < used
+    assert live.sink.waiting == 0
+    live.session.save(tmp_path / "talk.omni")
+    assert engine.resume(tmp_path / "talk.omni").offset == live.session.offset
+
+    # A reply is computed in advance, and the turn may still go on.
+    other = Conversation(engine)
+    other.say(question())
+    assert other.session.offset > 0
+    other.duplex.leave()
+    assert other.session.offset == 0
+    assert list(other.duplex.events()) == []
 
 
 def test_level_and_context_are_shown(engine: OmniEdge) -> None:

@@ -1,0 +1,95 @@
+"""The loudspeaker of a live conversation: where it vanishes, the conversation goes on, and it is opened again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omni_cli.sound_devices import SoundDevice
+from omni_cli.speech_out import Loudspeaker
+from omni_edge.errors import DeviceError
+from omni_edge.live.playback import InstantSink
+
+_RETRY_SECONDS = 2.0
+
+
+class LiveSpeaker:
+    """A `SpeechSink` that never fails. While the device is gone, speech counts as heard at once.
+
+    Args:
+        rate: samples per second of the speech.
+        device: the loudspeaker.
+        say: gets a sentence for the user when the device vanishes and when it is back.
+        clock: seconds.
+
+    Raises:
+        DeviceError: it cannot be opened.
+    """
+
+    def __init__(
+        self,
+        rate: int,
+        device: SoundDevice,
+        say: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._rate, self._device, self._say, self._clock = rate, device, say, clock
+        self._speaker: Loudspeaker | None = Loudspeaker(rate, device)
+        self._instead = InstantSink()
+        self._retry_at = 0.0
+
+    @property
+    def name(self) -> str:
+        """The device's."""
+        return self._device.name
+
+    def begin(self) -> None:
+        if self._present() is None and self._clock() >= self._retry_at:
+            self._retry_at = self._clock() + _RETRY_SECONDS
+            try:
+                self._speaker = Loudspeaker(self._rate, self._device)
+                self._say(f"The loudspeaker {self.name!r} is back.")
+            except DeviceError:
+                pass
+        self._instead.begin()
+        if self._speaker is not None:
+            self._speaker.begin()
+
+    def write(self, samples: NDArray[np.float32]) -> None:
+        self._instead.write(samples)
+        if self._speaker is not None:
+            try:
+                self._speaker.write(samples)
+            except DeviceError:
+                self._present()
+
+    def stop(self) -> None:
+        if self._speaker is not None:
+            self._speaker.stop()
+
+    @property
+    def played(self) -> int:
+        speaker = self._present()
+        return self._instead.played if speaker is None else speaker.played
+
+    @property
+    def underruns(self) -> int:
+        """Gaps inside this reply."""
+        return 0 if self._speaker is None else self._speaker.underruns
+
+    def close(self) -> None:
+        """Gives the device back."""
+        if self._speaker is not None:
+            self._speaker.close()
+
+    def _present(self) -> Loudspeaker | None:
+        """The device; None where it is gone."""
+        if self._speaker is not None and self._speaker.gone:
+            self._speaker.close()
+            self._speaker = None
+            self._retry_at = self._clock() + _RETRY_SECONDS
+            self._say(f"The loudspeaker {self.name!r} is gone. Replies are text until it is back.")
+        return self._speaker
