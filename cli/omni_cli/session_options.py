@@ -143,6 +143,11 @@ def _settings(
     )
 
 
+def default_settings() -> SessionSettings:
+    """What a command gets where none of the options is given."""
+    return _settings()
+
+
 def takes_session_options(command: Callable[..., None]) -> Callable[..., None]:
     """Replaces the parameter `settings` of a command by the options of a conversation.
 

@@ -145,7 +145,8 @@ class Loudspeaker:
     @property
     def played(self) -> int:
         """Samples of this reply, at the speech's rate, that have left the device by its own latency."""
-        waiting = max(0, round(self._stream.latency * self._device_rate) - self._silent)
+        latency = float(self._stream.latency)
+        waiting = max(0, round(latency * self._device_rate) - self._silent)
         with self._lock:
             # The resampler holds a few milliseconds back, which follow with the next samples or not at all.
             if not self._queue and not waiting and self._silent:

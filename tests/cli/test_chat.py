@@ -72,7 +72,7 @@ def test_replies_are_kept_in_the_folder(bundle: Path, tmp_path: Path) -> None:
 
 def test_no_loudspeaker_is_said_once(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Missing:
-        def __init__(self, rate: int) -> None:
+        def __init__(self, rate: int, device: object = None) -> None:
             raise DeviceError("no output device")
 
     monkeypatch.setattr(chat, "Loudspeaker", Missing)

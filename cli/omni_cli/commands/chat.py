@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from omni_cli import options
+from omni_cli.commands.chat_listening import find_devices, listen
 from omni_cli.commands.chat_loop import Chat, piped_lines, typed_lines
 from omni_cli.default_bundle import resolve_bundle
+from omni_cli.errors import report
+from omni_cli.session_options import default_settings
+from omni_cli.sound_devices import choose_device, sound_devices
 from omni_cli.speech_out import Loudspeaker, SpeechOut, WavFolder
-from omni_edge import OmniEdge, SessionSettings
-from omni_edge.errors import DeviceError, UsageError
+from omni_edge import OmniEdge, Session, SessionSettings
+from omni_edge.errors import DeviceError, OmniEdgeError, UsageError
+
+
+class Echo(StrEnum):
+    """What keeps the conversation from hearing itself."""
+
+    AUTO = "auto"
+    HALF = "half"
+    OFF = "off"
+
+
+_LISTENING = "Listening"
 
 
 def chat(
@@ -25,6 +43,47 @@ def chat(
         Path | None,
         typer.Option("--output", "-o", metavar="FOLDER", help="Keep the speech as reply-001.wav, ... in this folder."),
     ] = None,
+    save: Annotated[
+        Path | None, typer.Option("--save", metavar="FILE", help="Put the conversation into this file at the end.")
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option("--resume", metavar="FILE", help="Take up a conversation that --save put away, and its settings."),
+    ] = None,
+    typed: Annotated[
+        bool, typer.Option("--typed", help="Type turns, also where there is a microphone.", rich_help_panel=_LISTENING)
+    ] = False,
+    push_to_talk: Annotated[
+        bool,
+        typer.Option("--push-to-talk", help="The space key begins and ends your turn.", rich_help_panel=_LISTENING),
+    ] = False,
+    device_in: Annotated[
+        str | None,
+        typer.Option(
+            "--device-in",
+            metavar="NAME",
+            help="The microphone: its number or a part of its name, see 'omni-edge devices'.",
+            rich_help_panel=_LISTENING,
+        ),
+    ] = None,
+    device_out: Annotated[
+        str | None,
+        typer.Option(
+            "--device-out",
+            metavar="NAME",
+            help="The loudspeaker, named in the same way.",
+            rich_help_panel=_LISTENING,
+        ),
+    ] = None,
+    echo: Annotated[
+        Echo,
+        typer.Option(
+            "--echo",
+            help="half: mute the microphone while a reply is played. off: listen always, with headphones or an echo "
+            "canceller. auto: off where the loudspeaker's name says headphones, else half.",
+            rich_help_panel=_LISTENING,
+        ),
+    ] = Echo.AUTO,
     settings: SessionSettings,
     max_new_tokens: options.MaxNewTokens = None,
     max_codec_tokens: options.MaxCodecTokens = None,
@@ -32,39 +91,90 @@ def chat(
     low_memory: options.LowMemory = False,
     debug: options.Debug = False,
 ) -> None:
-    """Talk in turns. Type, attach files with /audio, /image and /video, listen; /help lists the commands.
+    """Talk. In a terminal with a microphone it listens, and can be interrupted; else turns are typed.
 
-    Ctrl-C during a reply cuts it short and keeps the conversation; at the prompt it leaves with 130, Ctrl-D with 0.
-    From a pipe every line is a turn, and the first error ends it.
+    Typed turns: attach files with /audio, /image and /video; /help lists the commands. Ctrl-C during a reply cuts it
+    short and keeps the conversation; at the prompt it leaves with 130, Ctrl-D with 0. From a pipe every line is a turn,
+    and the first error ends it.
     """
     if output and no_speech:
         raise UsageError("-o asks for speech and --no-speech forbids it. Leave one of them out.")
+    if typed and (push_to_talk or device_in is not None):
+        raise UsageError("--typed does not listen. Leave it out, or leave --push-to-talk and --device-in out.")
+    if resume and settings != default_settings():
+        raise UsageError("--resume continues with the settings of the file. Leave the other settings out.")
+    interactive = _interactive()
+    asked_to_listen = push_to_talk or device_in is not None
+    if asked_to_listen and not interactive:
+        raise UsageError("Listening needs a terminal for its keys. From a pipe, turns are text.")
     engine = OmniEdge.load(resolve_bundle(model), threads=threads, low_memory=low_memory)
-    speech_out = [] if no_speech else _speech_out(engine, output)
-    session = engine.session(settings, speech=bool(speech_out))
-    interactive = sys.stdin.isatty()
-    conversation = Chat(
-        engine,
-        session,
-        speech_out,
-        max_new_tokens=max_new_tokens,
-        max_codec_tokens=max_codec_tokens,
-        video_sound=not no_audio_in_video,
-        continue_after_errors=interactive,
-    )
-    conversation.run(typed_lines() if interactive else piped_lines())
+    listening = None
+    if interactive and not typed:
+        listening = find_devices(device_in, device_out, push_to_talk=push_to_talk, required=asked_to_listen)
+    speech_out: list[SpeechOut] = []
+    if not no_speech:
+        speech_out = _files(engine, output) if listening else _speech_out(engine, output, device_out)
+    speaks = not no_speech and engine.manifest.token2wav is not None if listening else bool(speech_out)
+    session = engine.resume(resume) if resume else engine.session(settings, speech=speaks)
+    limits = {"max_new_tokens": max_new_tokens, "max_codec_tokens": max_codec_tokens}
+    with _saved_at_the_end(session, save):
+        if listening:
+            half_duplex = echo is Echo.HALF or (echo is Echo.AUTO and not listening.loudspeaker_is_headphones)
+            listen(session, engine, listening, speech_out, half_duplex=half_duplex, **limits)
+            return
+        conversation = Chat(
+            engine,
+            session,
+            speech_out,
+            video_sound=not no_audio_in_video,
+            continue_after_errors=interactive,
+            **limits,
+        )
+        conversation.run(typed_lines() if interactive else piped_lines())
 
 
-def _speech_out(engine: OmniEdge, folder: Path | None) -> list[SpeechOut]:
-    """The loudspeaker and the folder, as far as they exist; a warning where there is no loudspeaker."""
-    token2wav = engine.manifest.token2wav
-    if token2wav is None:
-        if folder:
-            raise UsageError("The bundle is text-only: -o has nothing to keep. Export it without --text-only.")
-        return []
-    places: list[SpeechOut] = [WavFolder(folder, token2wav.sample_rate)] if folder else []
+def _interactive() -> bool:
+    """Whether a person sits at a terminal."""
+    return sys.stdin.isatty()
+
+
+@contextmanager
+def _saved_at_the_end(session: Session, file: Path | None) -> Iterator[None]:
+    """Within it, the conversation is saved however it ends; an error keeps its own message."""
     try:
-        places.append(Loudspeaker(token2wav.sample_rate))
+        yield
+    except BaseException:
+        if file is not None:
+            try:
+                session.save(file)
+            except OmniEdgeError as error:
+                report(error)
+        raise
+    if file is not None:
+        session.save(file)
+
+
+def _files(engine: OmniEdge, folder: Path | None) -> list[SpeechOut]:
+    """The folder for speech, where one is named."""
+    token2wav = engine.manifest.token2wav
+    if folder and token2wav is None:
+        raise UsageError("The bundle is text-only: -o has nothing to keep. Export it without --text-only.")
+    return [WavFolder(folder, token2wav.sample_rate)] if folder and token2wav else []
+
+
+def _speech_out(engine: OmniEdge, folder: Path | None, device: str | None) -> list[SpeechOut]:
+    """The loudspeaker and the folder, as far as they exist; a warning where there is no loudspeaker.
+
+    Raises:
+        DeviceError: there is no loudspeaker `device`.
+    """
+    token2wav = engine.manifest.token2wav
+    places = _files(engine, folder)
+    if token2wav is None:
+        return places
+    chosen = None if device is None else choose_device(sound_devices(), "output", device)
+    try:
+        places.append(Loudspeaker(token2wav.sample_rate, chosen))
     except DeviceError as error:
         what = "speech goes to files only" if folder else "replies are text; -o FOLDER keeps the speech as WAV files"
         typer.echo(f"No loudspeaker: {error}. So {what}.", err=True)

@@ -108,6 +108,12 @@ class Duplex:
             return self._playback is not None and self._playback.playing
 
     @property
+    def answering(self) -> bool:
+        """Whether a reply is being computed or played."""
+        with self._lock:
+            return self._playback is not None and self._playback.active
+
+    @property
     def seconds(self) -> float:
         """Sound of the microphone so far; the `time` of events counts in it."""
         with self._lock:
@@ -117,7 +123,7 @@ class Duplex:
         """Takes the next block of the microphone, or a picture, video or sound for the user's turn.
 
         Args:
-            item: a `PcmBlock` is the microphone's next block, any length, 20 ms for instance; it ends with `close`.
+            item: a `PcmBlock` is the microphone's next block, any length, 20 ms for instance; ignored after `close`.
                 Anything else belongs to the turn that is open or comes next.
 
         Raises:
@@ -125,10 +131,12 @@ class Duplex:
             UsageError: the conversation was closed.
         """
         with self._lock:
-            self._check_open()
             if isinstance(item, PcmBlock):
-                self._hear(item)
+                # A microphone does not stop at once.
+                if not self._closed:
+                    self._hear(item)
             else:
+                self._check_open()
                 self._put(item)
 
     def ask(self, text: str) -> None:

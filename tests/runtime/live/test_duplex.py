@@ -370,8 +370,11 @@ def test_push_to_talk_and_a_key_that_was_only_touched(engine: OmniEdge) -> None:
     duplex.close()
     done = [event for event in duplex.events() if isinstance(event, TurnDone)]
     assert [each.token_ids for each in done] == [reply(plain(engine, question(), speech=False)).token_ids]
+    # A microphone does not stop at once; who types or shows something has to know.
+    duplex.push(PcmBlock(question(), VOICE_RATE))
+    assert list(duplex.events()) == []
     with pytest.raises(UsageError, match="was closed"):
-        duplex.push(PcmBlock(question(), VOICE_RATE))
+        duplex.ask("Hello.")
 
 
 def test_leaving_keeps_what_was_heard_and_forgets_an_open_turn(engine: OmniEdge, tmp_path: Path) -> None:
