@@ -131,3 +131,17 @@ def test_a_float32_bundle_has_no_loss_of_quality(tmp_path: Path) -> None:
     assert row["bits_per_weight"] > 31.9
     assert table.splitlines()[2].startswith("| float32 | ")
     assert table.splitlines()[2].endswith("| 100.0 % | 100 % | 100 % |")
+
+
+def test_the_wait_of_a_user_is_measured_in_real_time(tmp_path: Path) -> None:
+    results = tmp_path / "live.jsonl"
+    short = ("--seconds", 1, "--runs", 1, "--max-new-tokens", 2, "--max-codec-tokens", 12, "--threads", 1)
+    table = run("benchmarks/live.py", *short, "--results", results)
+    head, warm_up, measured = lines(results)
+    assert head["machine"]["cores"] >= 1
+    assert (warm_up["warm_up"], measured["warm_up"]) == (True, False)
+    # The silence that ends the turn is part of it, and nothing comes before the turn is over.
+    assert 0.45 < measured["endpoint"] <= measured["first_text"] <= measured["first_sound"]
+    assert measured["speech"] == pytest.approx(0.24, abs=0.05)
+    row = table.splitlines()[-1].split("|")
+    assert (row[1].strip(), row[2].strip(), row[4].strip()) == ("1", "1", f"{measured['first_text']:.2f}")
