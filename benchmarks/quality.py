@@ -91,7 +91,8 @@ class Judge:
         checkpoint: the folder.
         model: a bundle of it, for the form of a conversation.
         texts: passages of tokens.
-        kept: a file that keeps what the reference says from run to run; None: it is computed anew.
+        kept: a file that keeps what the reference says from run to run, of these passages or of more; None: it is
+            computed anew.
     """
 
     def __init__(
@@ -105,10 +106,11 @@ class Judge:
         self.prompts = [np.concatenate([block.tokens for block in turn.own]).tolist() for turn in turns]
         if kept is not None and kept.exists():
             with np.load(kept) as file:
-                if not np.array_equal(file["tokens"], np.concatenate(texts)):
+                wanted = np.concatenate(texts)
+                if not np.array_equal(file["tokens"][: wanted.size], wanted):
                     raise SystemExit(f"{kept} was made for another text. Name another file with --reference.")
-                cuts = np.cumsum([text.size for text in texts])[:-1]
-                self.states = np.split(file["states"], cuts)
+                cuts = np.cumsum([text.size for text in texts])
+                self.states = np.split(file["states"], cuts)[:-1]
                 self.replies = [[token for token in reply if token >= 0] for reply in file["replies"].tolist()]
             return
         self.states = thinkers.text_states(texts, self.decoder, modules)
