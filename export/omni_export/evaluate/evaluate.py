@@ -1,8 +1,7 @@
 """What a bundle loses against its checkpoint in float32, by graph and as a whole, teacher-forced.
 
-Three things bound the memory: the bundle's graphs, at most one of the reference's networks other than a decoder, and
-one layer of the reference's decoders (or a few gigabytes of them, `reference_decoder.RESIDENT_BYTES`). A 3B takes less
-than 4 GB.
+Three things make up the memory: the bundle's graphs, at most one of the reference's networks other than a decoder, and
+one layer of the reference's decoders (or as many as fit into `reference_decoder.RESIDENT_BYTES`).
 
 A row names the bundle's graphs that take part; everything before them is the reference's, in float32.
 """
