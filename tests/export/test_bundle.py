@@ -158,7 +158,7 @@ def test_resume_with_other_options_starts_over(source: Path, tmp_path: Path, mon
         with pytest.raises(KeyboardInterrupt):
             export_bundle(str(source), out, options("int4"))
     export_bundle(str(source), out, options("int8", resume=True))
-    assert {e.precision for e in Bundle(out).manifest.graphs.values()} <= {"int8 g32", "int8 g128", "fp32"}
+    assert {e.precision for e in Bundle(out).manifest.graphs.values()} <= {"int8 g32", "int8 g128", "int16"}
 
 
 def rewrite(path: Path, **changes: Any) -> None:
