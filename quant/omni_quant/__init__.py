@@ -1,7 +1,7 @@
 """Every decision about precision, and the methods behind it: numpy arrays in, packed weights out.
 
 `precision` has the words and `policy` the table. `blockwise` and `channelwise` are formats; `group_search` chooses
-scales and codes.
+scales and codes, `gptq` by the inputs of a matrix.
 """
 
 from omni_quant.blockwise import (

@@ -1,6 +1,6 @@
-"""Calibration: what the Thinker's matrices see decides how they are rounded.
+"""Calibration: the Thinker's INT4 matrices are rounded by what goes into them.
 
-`material` reads or makes texts, sounds and pictures, `sequences` turns them into the Thinker's inputs, `layers` runs
-the decoder, `moments` quantizes a matrix by what goes into it, `calibrate` goes through all layers, and `results` keeps
-what is finished for a resumed export.
+`thinker` is the calibration of one export. `material` reads texts, sounds and pictures, or takes those of the package
+(`texts`, `made_media`). `sequences` makes the Thinker's inputs of them. `calibrate` goes through all layers: `layers`
+runs one, `moments` quantizes a matrix, and `results` keeps what is finished for a resumed export.
 """
