@@ -44,7 +44,7 @@ from omni_export.output.graph_entry import graph_entry
 from omni_export.output.partial_bundle import PartialBundle, WrittenGraph
 from omni_export.output.progress import OnProgress, ProgressMeter
 from omni_export.output.target import refuse_occupied, refuse_source, resolve_target
-from omni_quant.policy import POLICY
+from omni_quant.policy import POLICY, default_precision
 from omni_quant.precision import EXPORT_KINDS, GROUP_SIZES, Kind, Precision
 
 ROLES = tuple(POLICY)
@@ -56,7 +56,7 @@ class ExportOptions:
     """What to export and how.
 
     Attributes:
-        precision: of every graph that `precision_of` does not name; `omni_quant.policy` says what becomes of it.
+        precision: of every graph that `precision_of` does not name; see `omni_quant.policy`.
         precision_of: role -> precision.
         voices: names of the voices to keep; None: all.
         text_only: the Talker and token2wav are left out.
@@ -92,7 +92,7 @@ class ExportOptions:
 
     def precision_for(self, role: str) -> Precision:
         """The precision of graph `role`."""
-        return self.precision_of.get(role, self.precision)
+        return self.precision_of.get(role) or default_precision(role, self.precision)
 
 
 @dataclass(frozen=True)

@@ -57,24 +57,36 @@ class GraphPolicy:
 
     Attributes:
         parts: part's name -> formats. The manifest states the precision of the first part.
+        int4_on_request: INT8 in an export in INT4, unless the export names the graph.
     """
 
     parts: Mapping[str, Part]
+    int4_on_request: bool = False
 
 
 POLICY: Mapping[str, GraphPolicy] = MappingProxyType(
     {
         # The convolutions are 1 % of the weights.
-        "audio_encoder": GraphPolicy({"matrices": EIGHT_BITS, "convolutions": FLOAT32}),
-        "vision_encoder": GraphPolicy({"matrices": EIGHT_BITS, "patch_embedding": FLOAT32}),
+        "audio_encoder": GraphPolicy({"matrices": AS_ASKED, "convolutions": FLOAT32}, int4_on_request=True),
+        "vision_encoder": GraphPolicy({"matrices": AS_ASKED, "patch_embedding": FLOAT32}, int4_on_request=True),
         "token_embedding": GraphPolicy({"table": TABLE}),
         "thinker": GraphPolicy({"layers": AS_ASKED, "head": EIGHT_BITS}),
-        "talker": GraphPolicy({"layers": AS_ASKED, "projection": EIGHT_BITS, "head": EIGHT_BITS, "codec_table": TABLE}),
+        "talker": GraphPolicy(
+            {"layers": AS_ASKED, "projection": EIGHT_BITS, "head": EIGHT_BITS, "codec_table": TABLE},
+            int4_on_request=True,
+        ),
         "dit": GraphPolicy({"layers": DYNAMIC, "input": FLOAT32, "output": FLOAT32}),
         "dit_time": GraphPolicy({"modulation": WEIGHTS_ONLY, "time_embedding": FLOAT32}),
         "bigvgan": GraphPolicy({"residual_blocks": CONVOLUTIONS, "other_convolutions": FLOAT32}),
     }
 )
+
+
+def default_precision(role: str, asked: Precision) -> Precision:
+    """The precision of graph `role` in an export that asks for `asked` and does not name the graph."""
+    if asked.kind is Kind.INT4 and POLICY[role].int4_on_request:
+        return replace(asked, kind=Kind.INT8)
+    return asked
 
 
 def formats(role: str, precision: Precision) -> dict[str, WeightFormat]:

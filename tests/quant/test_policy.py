@@ -13,7 +13,7 @@ import pytest
 from omni_edge import UsageError
 from omni_edge.bundle.reader import Bundle
 from omni_export.bundle import ROLES, ExportOptions, export_bundle
-from omni_quant.policy import POLICY, formats, has_compiled_operator, stated_precision
+from omni_quant.policy import POLICY, default_precision, formats, has_compiled_operator, stated_precision
 from omni_quant.precision import DEFAULT_GROUP_SIZE, Activations, Kind, Precision, Scales, WeightFormat
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +36,7 @@ def table() -> list[str]:
     ]
     for role, graph in POLICY.items():
         for name, part in graph.parts.items():
-            int8, int4 = part[Kind.INT8], part[Kind.INT4]
+            int8, int4 = (part[default_precision(role, Precision(kind)).kind] for kind in (Kind.INT8, Kind.INT4))
             cells = [role, name.replace("_", " "), stored(int8), stored(int4), int4.activations.value]
             rows.append(f"| {' | '.join(cells)} |")
     return rows
@@ -61,7 +61,7 @@ def test_a_bundle_holds_what_the_table_says(checkpoint: Path, tmp_path: Path, ki
     graphs = Bundle(tmp_path / "bundle").manifest.graphs
     assert list(graphs) == list(ROLES) == list(POLICY)
     for role, entry in graphs.items():
-        parts = formats(role, precision)
+        parts = formats(role, default_precision(role, precision))
         assert entry.precision == str(stated_precision(parts))
         stored_parts = {str(weights) for weights in parts.values() if weights.scales is Scales.GROUP}
         assert {text.rpartition(", ")[0] for text in (entry.recipes or {}).values()} == stored_parts
@@ -85,6 +85,19 @@ def test_a_bundle_holds_what_the_table_says(checkpoint: Path, tmp_path: Path, ki
 def test_a_kind_that_no_export_asks_for_is_refused() -> None:
     with pytest.raises(UsageError, match="The precision is int16; it must be one of int4, int8, fp32"):
         ExportOptions(Precision(Kind.INT16))
+
+
+def test_encoders_and_talker_are_int4_on_request_only() -> None:
+    asked = Precision(Kind.INT4, 64)
+    eight = {role for role in POLICY if default_precision(role, asked) == Precision(Kind.INT8, 64)}
+    assert eight == {"audio_encoder", "vision_encoder", "talker"}
+    assert all(default_precision(role, asked) == asked for role in set(POLICY) - eight)
+    for role in POLICY:
+        for other in (Precision(Kind.INT8, 64), Precision(Kind.FP32)):
+            assert default_precision(role, other) == other
+    options = ExportOptions(asked, {"talker": asked})
+    assert options.precision_for("talker") == asked
+    assert options.precision_for("vision_encoder") == Precision(Kind.INT8, 64)
 
 
 def test_groups_are_those_that_the_export_asks_for() -> None:

@@ -52,14 +52,19 @@ def export(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="BUNDLE", help="Folder to write.")],
     precision: Annotated[
-        Kind, typer.Option("--precision", metavar=_names(EXPORT_KINDS), help="How the matrices are stored.")
+        Kind,
+        typer.Option(
+            "--precision",
+            metavar=_names(EXPORT_KINDS),
+            help="How matrices are stored. int4: the encoders and the Talker in int8.",
+        ),
     ] = Kind.INT4,
     group_size: Annotated[
         int, typer.Option("--group-size", metavar="N", help="Weights that share a scale: 16, 32, 64, 128 or 256.")
     ] = DEFAULT_GROUP_SIZE,
     precision_of: Annotated[
         list[str] | None,
-        typer.Option("--precision-of", metavar="GRAPH=KIND", help="Another one for a graph: talker=int8. Repeatable."),
+        typer.Option("--precision-of", metavar="GRAPH=KIND", help="Another one for a graph: talker=int4. Repeatable."),
     ] = None,
     kv_cache: Annotated[
         CacheKind,
