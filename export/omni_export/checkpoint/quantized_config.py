@@ -50,7 +50,6 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "mock_quantization": (False,),
     "static_kv_dtype": (),
     "static_attention_dtype": (),
-    "modules_to_fuse": (),
 }
 # Keys that describe how the weights were made, or how other programs run them.
 _DESCRIPTIVE = frozenset(
@@ -60,13 +59,12 @@ _DESCRIPTIVE = frozenset(
     damp_auto_increment damp_percent dataset dense_vram_strategy dense_vram_strategy_devices device disable_exllama
     do_fuse enable_minmax_tuning enable_norm_bias_tuning enable_quanted_input exllama_config fallback foem
     fuse_max_seq_len gc_mode gptaq gradient_accumulate_steps hessian iters low_gpu_mem_usage lr max_input_length meta
-    minmax_lr
-    model_file_base_name model_name_or_path model_seqlen module_name_preceding_first_block modules_in_block_to_quantize
-    modules_to_not_convert moe moe_vram_strategy moe_vram_strategy_devices mse n_samples nsamples offload_to_disk
-    offload_to_disk_path pack_impl pad_token_id preprocessors provider quant_block_list scale_dtype
-    scale_search_chunked_activations seqlen static_attention_granularity static_groups static_kv_granularity
-    supported_types to_quant_block_names tokenizer train_bs true_sequential use_cuda_fp16 use_exllama vram_strategy
-    wait_for_submodule_finalizers weight_only
+    minmax_lr model_file_base_name model_name_or_path model_seqlen module_name_preceding_first_block
+    modules_in_block_to_quantize modules_to_fuse modules_to_not_convert moe moe_vram_strategy
+    moe_vram_strategy_devices mse n_samples nsamples offload_to_disk offload_to_disk_path pack_impl pad_token_id
+    preprocessors provider quant_block_list scale_dtype scale_search_chunked_activations seqlen
+    static_attention_granularity static_groups static_kv_granularity supported_types to_quant_block_names tokenizer
+    train_bs true_sequential use_cuda_fp16 use_exllama vram_strategy wait_for_submodule_finalizers weight_only
     """.split()  # noqa: SIM905  (a line for each key would fill two pages)
 )
 _READ = frozenset(
