@@ -96,7 +96,7 @@ def test_the_convolution_is_exact_up_to_rounding(
     added = Graph(convolution.save(made(tmp_path / "added"), added=True), threads=2)
     # No sample, one, around a block of samples, around a strip of columns, several ranges of columns.
     block = 6 * dilation
-    for time in (0, 1, 5, block - 1, block, block + 1, 95, 96, 97, 700, 3001):
+    for time in (0, 1, 5, block - 1, block, block + 1, 97, 700, 3001):
         feeds = convolution.feeds(time, added=True)
         wanted = convolution.exact(feeds["x"])
         (y,) = plain.run({"x": feeds["x"]}, ["y"])

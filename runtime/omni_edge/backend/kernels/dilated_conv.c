@@ -28,7 +28,7 @@
 enum { X, W, SCALES, BIAS, REST, PLAIN = REST, ADDED };
 
 enum { PANEL = 24, STRIP = TILE_VECTORS * LANES, LINE_FLOATS = 16, PREFETCH_BYTES = 4096 };
-/* Bytes of U that stay in the second-level cache of all threads, of V in that of one, and of V in a third-level cache. */
+/* Bytes of U that all tasks share, of V that a task has in its second-level cache, of V in a third-level cache. */
 enum { SHARED_U_BYTES = 1 << 20, OWN_V_BYTES = 1 << 18, SHARED_V_BYTES = 1 << 23 };
 /* Columns whose sums a task keeps at a time; fewest tasks of a range. */
 enum { SUM_COLUMNS = 128, SUM_STRIPS = SUM_COLUMNS > STRIP ? SUM_COLUMNS / STRIP : 1, MIN_TASKS = 16 };
@@ -136,9 +136,9 @@ static void transform_panel(const Run *run, int64_t panel, float *u) {
         for (int64_t piece = 0; piece < run->pieces; piece++) {
             float *to = u + (channel - first) * run->depth + piece * run->inputs;
             const int64_t given = run->pieces == 1 ? run->taps : min64(OUT, run->taps - piece * OUT);
-#define FILTER(pairs)                                                                                        \
-    winograd_filter(pairs, &run->winograd, w + piece * OUT * run->inputs, run->inputs, given, to, PANEL * run->depth, \
-                    run->inputs)
+#define FILTER(pairs)                                                                                      \
+    winograd_filter(pairs, &run->winograd, w + piece * OUT * run->inputs, run->inputs, given, to,          \
+                    PANEL * run->depth, run->inputs)
             WINOGRAD_CASES(run->winograd.pairs, FILTER)
 #undef FILTER
         }
@@ -187,9 +187,10 @@ static void outputs(const Run *run, Range range, int64_t panel, int64_t begin, i
             }
         for (int64_t row = 0; row < rows; row++) {
             const int64_t channel = first + row, at = range.first * run->dilation + strip * STRIP;
+            const float scale = run->scales[channel], offset = run->bias[channel];
             for (int64_t i = 0; i < columns; i += LANES) {
-#define OUTPUT(pairs)                                                                                                  \
-    winograd_output(pairs, &run->winograd, sums + row * stride + i, PANEL * stride, run->scales[channel], run->bias[channel], \
+#define OUTPUT(pairs)                                                                              \
+    winograd_output(pairs, &run->winograd, sums + row * stride + i, PANEL * stride, scale, offset, \
                     y + i, stride)
                 WINOGRAD_CASES(run->winograd.pairs, OUTPUT)
 #undef OUTPUT

@@ -13,8 +13,8 @@
 #include "operator.h"
 
 /*
- * Inputs: 0 x float32 [1, C, 1, T]; 1 past float32 [1, C, 1, 9]: three samples of x, of the even and of the odd phase of
- * the doubled signal; 2 begin bool [1]: there is no past; 3 stop int64 [1]: samples of x that are finished; 4 cycles
+ * Inputs: 0 x float32 [1, C, 1, T]; 1 past float32 [1, C, 1, 9]: three samples of x, of the even and of the odd phase
+ * of the doubled signal; 2 begin bool [1]: there is no past; 3 stop int64 [1]: samples of x that are finished; 4 cycles
  * float32 [C, 1, 1, 1]: a / pi; 5 root float32 [1, C, 1, 1]: sqrt(a / (pi b)); 6 up and 7 down float32 [1, 1, 2, 7]:
  * filter taps, the second row of `up` for the even phase, the first of `down`.
  * Outputs: 0 y float32 [1, C, 1, T]; 1 next past, shaped as 1.
@@ -134,9 +134,8 @@ static Status *compute(void *opaque, Context *context) {
     };
     const int fits = x->rank == 4 && past->rank == 4 && shape[0] == 1 && shape[2] == 1 && length > 0 &&
                      past->shape[1] == channels && past->shape[3] == PAST && run.stop >= 0 && run.stop <= length &&
-                     in[CYCLES].elements == (size_t)channels &&
-                     in[ROOT].elements == (size_t)channels && in[UP].elements == ROWS * TAPS &&
-                     in[DOWN].elements == ROWS * TAPS;
+                     in[CYCLES].elements == (size_t)channels && in[ROOT].elements == (size_t)channels &&
+                     in[UP].elements == ROWS * TAPS && in[DOWN].elements == ROWS * TAPS;
     if (!fits) return refuse(kernel->api, "A snake's inputs do not fit together.");
 
     TRY(output_data(kernel->api, context, Y, shape, 4, (void **)&run.y));

@@ -67,8 +67,8 @@ static inline void winograd_init(Winograd *c, int pairs) {
     }
 }
 
-/* V of LANES columns. x[i] of a column lies at x + i % OUT * x_stride + i / OUT * x_step. V of the points: v_stride apart,
- * in the order 0, infinity, +v, -v, .. */
+/* V of LANES columns. x[i] of a column lies at x + i % OUT * x_stride + i / OUT * x_step. V of the points lie v_stride
+ * apart, in the order 0, infinity, +v, -v, .. */
 INLINE void winograd_input(const int pairs, const Winograd *c, const float *x, int64_t x_stride, int64_t x_step,
                            float *v, int64_t v_stride) {
     f32 in[MAX_POINTS];
@@ -91,7 +91,8 @@ INLINE void winograd_input(const int pairs, const Winograd *c, const float *x, i
     }
 }
 
-/* U of n filters, whose taps lie w_stride apart; taps from `given` on are zero. U of the points: u_stride apart. */
+/* U of n filters, whose taps lie w_stride apart; taps from `given` on are zero. U of the points lie
+ * u_stride apart. */
 INLINE void winograd_filter(const int pairs, const Winograd *c, const int16_t *restrict w, int64_t w_stride,
                             int64_t given, float *restrict u, int64_t u_stride, int64_t n) {
     enum { PIECE = 64 };
