@@ -192,6 +192,8 @@ def test_without_a_microphone_turns_are_typed(
     ("options", "message"),
     [
         (["--typed", "--push-to-talk"], "--typed does not listen"),
+        (["--typed", "--smart-turn", "x.onnx"], "--typed does not listen"),
+        (["--push-to-talk", "--smart-turn", "x.onnx"], "With --push-to-talk the key ends your turn"),
         (["--push-to-talk"], "Listening needs a terminal for its keys"),
         (["--resume", "talk.omni", "--seed", "3"], "--resume continues with the settings of the file"),
     ],

@@ -21,6 +21,7 @@ from omni_cli.sound_devices import choose_device, sound_devices
 from omni_cli.speech_out import Loudspeaker, SpeechOut, WavFolder
 from omni_edge import OmniEdge, Session, SessionSettings
 from omni_edge.errors import DeviceError, OmniEdgeError, UsageError
+from omni_edge.live.sentence_detector import SentenceDetector
 
 
 class Echo(StrEnum):
@@ -84,6 +85,15 @@ def chat(
             rich_help_panel=_LISTENING,
         ),
     ] = Echo.AUTO,
+    smart_turn: Annotated[
+        Path | None,
+        typer.Option(
+            "--smart-turn",
+            metavar="FILE",
+            help="Smart Turn v3.2's ONNX file: a pause inside a sentence does not end your turn (for 3 s).",
+            rich_help_panel=_LISTENING,
+        ),
+    ] = None,
     settings: SessionSettings,
     max_new_tokens: options.MaxNewTokens = None,
     max_codec_tokens: options.MaxCodecTokens = None,
@@ -99,12 +109,14 @@ def chat(
     """
     if output and no_speech:
         raise UsageError("-o asks for speech and --no-speech forbids it. Leave one of them out.")
-    if typed and (push_to_talk or device_in is not None):
-        raise UsageError("--typed does not listen. Leave it out, or leave --push-to-talk and --device-in out.")
+    if typed and (push_to_talk or device_in is not None or smart_turn is not None):
+        raise UsageError("--typed does not listen. Leave it out, or leave the other options of listening out.")
+    if push_to_talk and smart_turn is not None:
+        raise UsageError("With --push-to-talk the key ends your turn. Leave it or --smart-turn out.")
     if resume and settings != default_settings():
         raise UsageError("--resume continues with the settings of the file. Leave the other settings out.")
     interactive = _interactive()
-    asked_to_listen = push_to_talk or device_in is not None
+    asked_to_listen = push_to_talk or device_in is not None or smart_turn is not None
     if asked_to_listen and not interactive:
         raise UsageError("Listening needs a terminal for its keys. From a pipe, turns are text.")
     engine = OmniEdge.load(resolve_bundle(model), threads=threads, low_memory=low_memory)
@@ -120,7 +132,8 @@ def chat(
     with _saved_at_the_end(session, save):
         if listening:
             half_duplex = echo is Echo.HALF or (echo is Echo.AUTO and not listening.loudspeaker_is_headphones)
-            listen(session, engine, listening, speech_out, half_duplex=half_duplex, **limits)
+            complete = None if smart_turn is None else SentenceDetector(smart_turn)
+            listen(session, engine, listening, speech_out, half_duplex=half_duplex, complete=complete, **limits)
             return
         conversation = Chat(
             engine,

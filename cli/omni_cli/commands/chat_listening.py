@@ -15,7 +15,7 @@ from omni_cli.speech_out import SpeechOut
 from omni_edge import OmniEdge, Session
 from omni_edge.errors import DeviceError, OmniEdgeError
 from omni_edge.live.duplex import Duplex
-from omni_edge.live.hearing import Hearing
+from omni_edge.live.hearing import Hearing, SentenceCompleteness
 from omni_edge.live.voice_detector import VoiceDetector
 
 
@@ -73,6 +73,7 @@ def listen(
     files: Sequence[SpeechOut],
     *,
     half_duplex: bool,
+    complete: SentenceCompleteness | None = None,
     max_new_tokens: int | None,
     max_codec_tokens: int | None,
 ) -> None:
@@ -90,7 +91,7 @@ def listen(
             stack.callback(speaker.close)
         duplex = Duplex(
             session,
-            Hearing(devices.detector),
+            Hearing(devices.detector, complete=complete),
             sink=speaker,
             half_duplex=half_duplex and speaker is not None,
             max_new_tokens=max_new_tokens,
