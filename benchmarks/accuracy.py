@@ -42,7 +42,8 @@ def main() -> None:
         if checkpoint is not None:
             checkpoints = [checkpoint]
         else:
-            sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+            root = Path(__file__).parents[1]
+            sys.path[:0] = [str(root), str(root / "tests")]
             from support.checkpoints import SHAPES, write_checkpoint  # noqa: PLC0415  (the tests' own, found by the line above)
 
             checkpoints = [write_checkpoint(folder / shape, shape) for shape in SHAPES]

@@ -52,6 +52,7 @@ LOOP = """
 #include <stddef.h>
 #include <stdint.h>
 enum { PLACES = 8, LINE = 8, AHEAD = 128 };
+__attribute__((visibility("default")))
 uint64_t read_words(const uint64_t *words, size_t count) {
     const size_t each = count / PLACES / LINE * LINE;
     uint64_t bits = 0;

@@ -216,7 +216,7 @@ def parse_peer(text: str) -> Contender:
 
 def quick_contenders(folder: Path, peers: list[str]) -> list[Contender]:
     """A tiny checkpoint in `folder`, its bundle, and the models of those `peers` that this interpreter can import."""
-    sys.path.insert(0, str(FOLDER.parent / "tests"))
+    sys.path[:0] = [str(FOLDER.parent), str(FOLDER.parent / "tests")]
     from text_model import write_text_model  # noqa: PLC0415
 
     from omni_export.bundle import ExportOptions, export_bundle  # noqa: PLC0415

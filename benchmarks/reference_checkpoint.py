@@ -36,7 +36,7 @@ def parsed(parser: argparse.ArgumentParser) -> Iterator[argparse.Namespace]:
     transformers.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
         if arguments.quick:
-            sys.path.insert(0, str(TESTS))
+            sys.path[:0] = [str(TESTS.parent), str(TESTS)]
             from support.checkpoints import write_checkpoint  # noqa: PLC0415
 
             arguments.checkpoint = write_checkpoint(Path(folder) / "checkpoint")
