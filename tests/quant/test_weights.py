@@ -98,13 +98,14 @@ def test_channelwise_scales_each_output() -> None:
 @pytest.mark.parametrize("columns", [64, 84, 200])
 def test_the_kernel_computes_with_what_was_packed(tmp_path: Path, kind: Kind, block: int, columns: int) -> None:
     weight, bias = random(24, columns), random(1, 24, 1)[0]
-    builder = GraphBuilder("product", formats("thinker", Precision(kind, block)))
+    parts = formats("thinker", Precision(kind, block))
+    builder = GraphBuilder("product", parts)
     x = builder.input("x", ["n", columns])
     y = builder.linear(x, LazyTensor.wrap(weight), "/product", "layers", bias=LazyTensor.wrap(bias))
     builder.output(y, "y", ["n", 24])
     values = random(5, columns, 2)
     actual = Graph(builder.save(tmp_path).graph).run({"x": values})[0]
-    packed = quantize_blockwise(weight, bits=kind.bits, block_size=block)
+    packed = round_blockwise(LazyTensor.wrap(weight), parts["layers"])
     expected = values @ dequantize_blockwise(packed).T + bias
     # The kernel quantizes its activations to INT8 as well.
     assert np.abs(actual - expected).max() < 0.02 * np.abs(expected).max()
