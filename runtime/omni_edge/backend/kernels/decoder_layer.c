@@ -25,8 +25,8 @@
  * Attributes: num_heads, kv_num_heads, scale, epsilon. F16: bits and block_size of each matrix, named qkv_bits and so
  * on; the others: bits and block_size of all matrices.
  * Inputs: x, its norm float32 [1, S, K]; the matrix of Q, K and V together, its bias; the matrix of the attention's
- * output; weight of the norm of h [K]; the matrix of gate and, behind it, up; that of down; weight of the norm of y [K];
- * the cache, as CachedAttention takes it. A matrix is three inputs: weights, scales, zero points.
+ * output; weight of the norm of h [K]; the matrix of gate and, behind it, up; that of down; weight of the norm of y
+ * [K]; the cache, as CachedAttention takes it. A matrix is three inputs: weights, scales, zero points.
  * Outputs: y, its norm float32 [1, S, K]; present key, present value.
  */
 enum { X, NORMED, QKV, QKV_BIAS = QKV + MATRIX_INPUTS, OUT, MIDDLE_NORM = OUT + MATRIX_INPUTS, GATE_UP,

@@ -1,4 +1,4 @@
-/* Linear layers: a matrix of 4 or 8 bits times activations (`com.microsoft.MatMulNBits`), read where the file is mapped.
+/* Linear layers: a matrix of 4 or 8 bits times activations (`com.microsoft.MatMulNBits`), read from the mapped file.
  *
  *     phase 1, m * pieces tasks: linear_quantize.c    x [m, k] -> codes [m, code_bytes], scales and zeros [m, blocks]
  *     phase 2, up to 8 rows of x: linear_rows.c       for each row of B, all of x: bound by the reading of B
@@ -7,8 +7,8 @@
  * A unit fills one vector of a row of B: weights for 4 LANES (8 bits) or 8 LANES (4 bits) activations. With 4 bits, the
  * low nibbles belong to the even activations; their codes precede those of the odd ones.
  *
- * The zero point of a block stays out of the integer loop: sum((b - zero) * x) = sum(b * x) - zero * sum(x). The last
- * sum is computed once, when x is quantized. A zero point that all blocks share is in the sums' initial values.
+ * With 4 bits, zero points stay out of the integer loop: sum((b - zero) * x) = sum(b * x) - zero * sum(x). The last sum
+ * is computed once, when x is quantized. With 8 bits, the zero point is in the sums' initial values.
  */
 #include "linear.h"
 
@@ -56,7 +56,7 @@ Linear linear_plan(int64_t m, int64_t n, int64_t k, int64_t bits, int64_t block)
     shape->row_bytes = shape->blocks * block * bits / 8;
     shape->words = (int)(block * bits / 32);
     shape->zero_bytes = quotient_up(shape->blocks * bits, 8);
-    run.scratch.sums_stride = quotient_up(shape->blocks, LANES) * LANES;
+    run.scratch.stride = quotient_up(shape->blocks, LANES) * LANES;
 
     LinearTiling *tiling = &run.tiling;
     tiling->by_rows = m <= MAX_BY_ROWS;
@@ -86,17 +86,15 @@ int linear_is_small(const Linear *run) { return linear_tasks(run) == 1 && run->s
 
 size_t linear_scratch_bytes(const Linear *run) {
     const LinearScratch *scratch = &run->scratch;
-    const size_t row = (size_t)run->tiling.code_bytes + (size_t)scratch->sums_stride * sizeof(*scratch->sums) +
-                       (size_t)run->shape.blocks * (sizeof(*scratch->scales) + sizeof(*scratch->zeros));
-    return UNIT + (size_t)run->shape.m * row;
+    const size_t block = sizeof(*scratch->scales) + sizeof(*scratch->sums);
+    return UNIT + (size_t)run->shape.m * ((size_t)run->tiling.code_bytes + (size_t)scratch->stride * block);
 }
 
 void linear_set_scratch(Linear *run, void *memory) {
     LinearScratch *scratch = &run->scratch;
     scratch->codes = (int8_t *)memory + (UNIT - (uintptr_t)memory % UNIT); /* each vector in one cache line */
     scratch->scales = (float *)(scratch->codes + run->shape.m * run->tiling.code_bytes);
-    scratch->zeros = (int32_t *)(scratch->scales + run->shape.m * run->shape.blocks);
-    scratch->sums = (float *)(scratch->zeros + run->shape.m * run->shape.blocks);
+    scratch->sums = scratch->scales + run->shape.m * scratch->stride;
 }
 
 int linear_set_matrix(Linear *run, const Tensor *matrix, int float16_scales) {

@@ -31,11 +31,13 @@ typedef struct LinearTiling {
 
 /* The quantized activations. */
 typedef struct LinearScratch {
-    int8_t *codes;   /* [m, code_bytes]: units; by rows, each group of units is followed by zeros and scales per lane */
-    float *scales;   /* [m, blocks] */
-    int32_t *zeros;  /* [m, blocks]: what a zero point that all blocks share adds to a block's sum, negated */
-    float *sums;     /* [m, sums_stride]: the scale times the sum of a block's codes, for zero points of blocks */
-    int64_t sums_stride; /* blocks, and zeros up to whole vectors */
+    int8_t *codes;  /* [m, code_bytes]: units; by rows, each group of units is followed by (8 bits) zeros, and scales */
+    float *scales;  /* [m, stride] */
+    union {
+        float *sums;    /* 4 bits: [m, stride], a block's scale times the sum of its codes */
+        int32_t *zeros; /* 8 bits: [m, stride], what the weights' zero point adds to a block's sum, negated */
+    };
+    int64_t stride; /* blocks, and zeros up to whole vectors */
 } LinearScratch;
 
 /* One use of a matrix, shared by its threads. The caller sets the pointers before `shape`. */

@@ -3,18 +3,18 @@
  *     task: one panel, PANEL = 2 LANES rows of B, and tile_rows rows of x; y's rows may lie far apart, so its sums
  *         [tile_rows][2] of vectors lie on the stack; a lane is a row of B
  *     for each chunk of CHUNK weights along k
- *         unpack: B [PANEL, chunk] transposed -> weights [chunk / 4][2], scales [blocks][2] and scales times zero points
- *             [blocks][2], in the first-level cache
+ *         unpack: B [PANEL, chunk] transposed -> weights [chunk / 4][2], scales [blocks][2] and, with 4 bits, those
+ *             times zero points [blocks][2], in the first-level cache
  *         for each tile of at most MAX_ROWS rows of x, whose sums of products stay in registers
  *             for each block, for each word of it: broadcast four codes of each row of x, dot4 with both vectors
- *         for each row of x, for each block: subtract its sum of codes times the zero points
+ *         with 4 bits, for each row of x, for each block: subtract its sum of codes times the zero points
  */
 #include "linear_tiles.h"
 
 #ifdef DOT4
 
-/* Weights of a chunk; rows of activations of a tile, at most and for this number of registers. */
-enum { CHUNK = 512, MAX_ROWS = 8, ROWS = REGISTERS == 16 ? 5 : MAX_ROWS };
+/* Weights of a chunk; rows of activations of a tile at most. */
+enum { CHUNK = 512, MAX_ROWS = 8 };
 /* Words between dot4_begin and dot4_end: with 4 bits, two products each. */
 enum { WORDS = DOT4_TERMS / 2 };
 
@@ -22,7 +22,7 @@ enum { WORDS = DOT4_TERMS / 2 };
 typedef struct Unpacked {
     i32 weights[CHUNK / 4][2];
     f32 scales[CHUNK / MIN_BLOCK][2];
-    f32 zeros[CHUNK / MIN_BLOCK][2]; /* zero points times scales, if blocks have zero points */
+    f32 zeros[CHUNK / MIN_BLOCK][2]; /* 4 bits: zero points times scales */
 } Unpacked;
 
 /* Blocks [first, first + count) of one side of a panel: LANES rows of B. Unpacked, its vectors are every second one. */
@@ -30,6 +30,9 @@ typedef struct Side {
     int64_t rows[LANES];
     int64_t first, count;
 } Side;
+
+/* Rows of activations of a tile: as many as the registers hold sums of, and sums of 16 bits beside them. */
+INLINE int tile_rows(int bits) { return REGISTERS > 16 ? MAX_ROWS : bits == 4 && DOT4_SHORT_SUMS ? 4 : 5; }
 
 INLINE void unpack_weights(const Linear *run, const Side *side, int64_t ahead, i32 *out, const int bits) {
     const int64_t words = run->shape.words, begin = side->first * words * 4;
@@ -45,28 +48,32 @@ INLINE void unpack_weights(const Linear *run, const Side *side, int64_t ahead, i
         transpose_square(v);
         for (int word = 0; word < LANES; word++, out += 2 * phases_of(bits)) {
             if (bits == 4) {
-                out[0] = dot4_weights(low_nibbles(v[word]), 4);
-                out[2] = dot4_weights(high_nibbles(v[word]), 4);
+                out[0] = low_nibbles(v[word]);
+                out[2] = high_nibbles(v[word]);
             } else {
-                out[0] = dot4_weights(v[word], 8);
+                out[0] = dot4_weights(v[word]);
             }
         }
     }
 }
 
-/* Scales [blocks], and zero points times scales. */
-INLINE void unpack_scales(const Linear *run, const Side *side, f32 *scales, f32 *zeros, const int float16_scales) {
+/* Scales [blocks] and, with 4 bits, zero points times scales. */
+INLINE void unpack_scales(const Linear *run, const Side *side, f32 *scales, f32 *zeros, const int bits,
+                          const int float16_scales) {
+    const int64_t blocks = run->shape.blocks, zero_bytes = run->shape.zero_bytes;
     for (int64_t done = 0; done < side->count; done += LANES) {
         const int64_t first = side->first + done, count = min64(LANES, side->count - done);
         i32 v[LANES], z[LANES];
         for (int lane = 0; lane < LANES; lane++) {
-            const f32 scale = load_scales(run, side->rows[lane], first, float16_scales);
+            const int64_t n = side->rows[lane], rows = run->shape.n - n;
+            const f32 scale = load_scales(run, n * blocks + first, rows * blocks - first, count, float16_scales);
+            const uint8_t *zero = run->zero_points ? run->zero_points + n * zero_bytes + first / 2 : NULL;
             v[lane] = (i32)scale;
-            if (run->zero_points) z[lane] = (i32)(scale * load_zero_points(run, side->rows[lane], first));
+            if (bits == 4) z[lane] = (i32)(scale * load_zero_points(zero, 2 * rows * zero_bytes - first));
         }
         transpose_square(v);
         for (int64_t i = 0; i < count; i++) scales[2 * (done + i)] = (f32)v[i];
-        if (!run->zero_points) continue;
+        if (bits != 4) continue;
         transpose_square(z);
         for (int64_t i = 0; i < count; i++) zeros[2 * (done + i)] = (f32)z[i];
     }
@@ -84,9 +91,9 @@ INLINE void unpack(const Linear *run, int64_t n, int64_t first, int64_t blocks, 
         for (int lane = 0; lane < LANES; lane++) side.rows[lane] = min64(n + i * LANES + lane, shape->n - 1);
         unpack_weights(run, &side, ahead, out->weights[0] + i, bits);
         if (run->float16_scales)
-            unpack_scales(run, &side, out->scales[0] + i, out->zeros[0] + i, 1);
+            unpack_scales(run, &side, out->scales[0] + i, out->zeros[0] + i, bits, 1);
         else
-            unpack_scales(run, &side, out->scales[0] + i, out->zeros[0] + i, 0);
+            unpack_scales(run, &side, out->scales[0] + i, out->zeros[0] + i, bits, 0);
     }
 }
 
@@ -94,20 +101,21 @@ INLINE void unpack(const Linear *run, int64_t n, int64_t first, int64_t blocks, 
 INLINE void add_tile(const Linear *run, int64_t m, int64_t first, int64_t blocks, const Unpacked *in, f32 (*sums)[2],
                      const int rows, const int bits) {
     const LinearScratch *scratch = &run->scratch;
-    const int64_t code_bytes = run->tiling.code_bytes, row_blocks = run->shape.blocks;
+    const int64_t code_bytes = run->tiling.code_bytes, stride = scratch->stride;
     const int block_words = run->shape.words, phases = phases_of(bits);
     const i32(*w)[2] = in->weights;
     for (int64_t block = 0; block < blocks; block++) {
-        const int64_t at = m * row_blocks + first + block;
+        const int64_t at = m * stride + first + block;
         i32 products[MAX_ROWS][2];
         for (int r = 0; r < rows; r++)
-            products[r][0] = products[r][1] = broadcast32(scratch->zeros + at + r * row_blocks);
+            products[r][0] = products[r][1] = bits == 4 ? (i32){0} : broadcast32(scratch->zeros + at + r * stride);
         for (int word = 0; word < block_words; word += WORDS) {
             const int64_t place = (first + block) * block_words + word;
             const int8_t *x = scratch->codes + m * code_bytes + place / LANES * UNIT * phases + place % LANES * 4;
             i32 terms[MAX_ROWS][2];
             for (int r = 0; r < rows; r++)
                 for (int side = 0; side < 2; side++) terms[r][side] = dot4_begin(products[r][side], bits);
+#pragma GCC unroll 1 /* unrolled, GCC adds products in pairs first, for which there are not enough registers */
             for (int i = 0; i < WORDS; i++, x += 4)
                 for (int phase = 0; phase < phases; phase++, w++)
                     for (int r = 0; r < rows; r++) {
@@ -120,18 +128,18 @@ INLINE void add_tile(const Linear *run, int64_t m, int64_t first, int64_t blocks
                     products[r][side] = dot4_end(products[r][side], terms[r][side], bits);
         }
         for (int r = 0; r < rows; r++) {
-            const f32 scale = (f32)broadcast32(scratch->scales + at + r * row_blocks);
+            const f32 scale = (f32)broadcast32(scratch->scales + at + r * stride);
             for (int side = 0; side < 2; side++)
                 sums[r][side] += __builtin_convertvector(products[r][side], f32) * (scale * in->scales[block][side]);
         }
     }
 }
 
-/* Subtracts what the zero points of a chunk's blocks add to the sums of `rows` rows of activations from m on. */
+/* Subtracts what the zero points of a chunk's 4-bit weights add to the sums of `rows` rows of activations from m on. */
 static void subtract_zeros(const Linear *run, int64_t m, int64_t rows, int64_t first, int64_t blocks,
                            const Unpacked *in, f32 (*sums)[2]) {
     for (int64_t r = 0; r < rows; r++) {
-        const float *x = run->scratch.sums + (m + r) * run->scratch.sums_stride + first;
+        const float *x = run->scratch.sums + (m + r) * run->scratch.stride + first;
         f32 low = sums[r][0], high = sums[r][1];
         for (int64_t block = 0; block < blocks; block++) {
             low -= x[block] * in->zeros[block][0];
@@ -159,12 +167,12 @@ INLINE void add_panel(const Linear *run, int64_t from, int64_t to, int64_t n, f3
     for (int64_t first = 0; first < run->shape.blocks; first += chunk) {
         const int64_t blocks = min64(chunk, run->shape.blocks - first);
         unpack(run, n, first, blocks, &in, bits);
-        int64_t tiles = quotient_up(to - from, ROWS);
+        int64_t tiles = quotient_up(to - from, tile_rows(bits));
         for (int64_t m = from, rows; m < to; m += rows, tiles--) {
             rows = quotient_up(to - m, tiles); /* tiles of even sizes keep as many registers busy */
             add_rows(run, m, first, blocks, &in, sums + m - from, rows);
         }
-        if (run->zero_points) subtract_zeros(run, from, to - from, first, blocks, &in, sums);
+        if (bits == 4) subtract_zeros(run, from, to - from, first, blocks, &in, sums);
     }
 }
 

@@ -3,9 +3,9 @@
  *     for each group of unit_blocks blocks (1, 2 or 4)
  *         for each block: x [block] -> codes -127 .. 127, its scale and zero
  *         its words, in groups of at most LANES, go to their place in the units of codes
- *         by rows of B: two more vectors behind the units, zeros and scales per lane
+ *         by rows of B: behind the units a vector of zeros per lane (8 bits only), and one of scales
  *
- * Codes of one row: [groups][units of a group * phases (+ 2)][UNIT bytes]. Blocks beyond the row are zeros.
+ * Codes of one row: [groups][units of a group * phases (+ 1 or 2)][UNIT bytes]. Blocks beyond the row are zeros.
  */
 #include "linear_tiles.h"
 
@@ -41,14 +41,11 @@ static void split(const int8_t *restrict codes, int8_t *restrict even, int8_t *r
     for (int64_t i = 0; i < n; i++) even[i] = codes[2 * i], odd[i] = codes[2 * i + 1];
 }
 
-/* The weight that stands for zero in dot4; 0 where each block has a zero point of its own. */
-static int shared_zero_point(const Linear *run) { return run->zero_points ? 0 : dot4_zero_point(run->shape.bits); }
-
 /* Quantizes a block of a row, which is number `part` of its group, into the group's units. Returns its scale. */
 static float quantize_block(const Linear *run, int64_t row, int64_t block, int part, int8_t *to) {
     const LinearShape *shape = &run->shape;
     const int phases = phases_of(shape->bits), words = (int)min64(shape->words, LANES);
-    const int64_t at = block * shape->block, index = row * shape->blocks + block;
+    const int64_t at = block * shape->block, index = row * run->scratch.stride + block;
     float padded[MAX_BLOCK];
     int8_t codes[MAX_BLOCK];
     const float *from = run->x + row * shape->k + at;
@@ -57,10 +54,12 @@ static float quantize_block(const Linear *run, int64_t row, int64_t block, int p
         from = memcpy(padded, from, (size_t)(shape->k - at) * sizeof(float));
     }
     const float bound = largest(from, shape->block);
-    run->scratch.scales[index] = bound / 127.0f;
+    const float scale = run->scratch.scales[index] = bound / 127.0f;
     const int32_t sum = round_block(from, bound > 0.0f ? 127.0f / bound : 0.0f, codes, shape->block);
-    run->scratch.zeros[index] = -sum * shared_zero_point(run);
-    run->scratch.sums[row * run->scratch.sums_stride + block] = run->scratch.scales[index] * (float)sum;
+    if (shape->bits == 4)
+        run->scratch.sums[index] = scale * (float)sum;
+    else
+        run->scratch.zeros[index] = -sum * dot4_zero_point();
     for (int word = 0; word < shape->words; word += words) {
         int8_t *place = to + (word / LANES * phases) * UNIT + part * words * 4;
         if (phases == 2)
@@ -68,7 +67,7 @@ static float quantize_block(const Linear *run, int64_t row, int64_t block, int p
         else
             memcpy(place, codes + word * 4, (size_t)words * 4);
     }
-    return run->scratch.scales[index];
+    return scale;
 }
 
 void linear_quantize(const Linear *run, int64_t row, int64_t piece, int64_t pieces) {
@@ -79,9 +78,10 @@ void linear_quantize(const Linear *run, int64_t row, int64_t piece, int64_t piec
     const int units = tiling->block_units * phases;
     int8_t *to = run->scratch.codes + row * tiling->code_bytes + begin / tiling->unit_blocks * group_bytes(run);
 
-    if (end == shape->blocks)
-        for (int64_t i = end; i < run->scratch.sums_stride; i++)
-            run->scratch.sums[row * run->scratch.sums_stride + i] = 0.0f;
+    for (int64_t i = end; end == shape->blocks && i < run->scratch.stride; i++) {
+        const int64_t index = row * run->scratch.stride + i;
+        run->scratch.scales[index] = run->scratch.sums[index] = 0.0f;
+    }
     for (int64_t first = begin; first < end; first += tiling->unit_blocks, to += units * UNIT) {
         float lane_scales[LANES] = {0};
         const int64_t blocks = min64(tiling->unit_blocks, shape->blocks - first);
@@ -93,12 +93,15 @@ void linear_quantize(const Linear *run, int64_t row, int64_t piece, int64_t piec
             memset(to + phase * UNIT + blocks * words * 4, 0,
                    (size_t)(tiling->unit_blocks - blocks) * (size_t)words * 4);
         if (!tiling->by_rows) continue;
-        i32 zeros = {0};
-        for (int i = 0; i < units; i++) zeros = dot4(zeros, (i32){0} + 0x01010101, load_i32(to + i * UNIT), 4);
-        zeros *= -shared_zero_point(run);
-        memcpy(to + units * UNIT, &zeros, UNIT);
-        memcpy(to + (units + 1) * UNIT, lane_scales, UNIT);
-        to += 2 * UNIT;
+        if (shape->bits == 8) {
+            i32 zeros = {0};
+            for (int i = 0; i < units; i++) zeros = dot4(zeros, (i32){0} + 0x01010101, load_i32(to + i * UNIT), 4);
+            zeros *= -dot4_zero_point();
+            memcpy(to + units * UNIT, &zeros, UNIT);
+        }
+        const int extra = row_extra(shape->bits);
+        memcpy(to + (units + extra - 1) * UNIT, lane_scales, UNIT);
+        to += extra * UNIT;
     }
 }
 

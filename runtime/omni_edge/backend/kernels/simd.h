@@ -5,8 +5,8 @@
  *     DOT4                 defined where products of bytes exist (AVX2, AVX512BW, NEON with dotprod)
  *     dot4(sum, w, x)      adds to each lane the products of its four weights and its four activations
  *     dot4_begin, dot4_add, dot4_end    the same for up to DOT4_TERMS products, where sums of 16 bits make it cheaper
- *     dot4_weights         stored codes -> weights as dot4 takes them
- *     dot4_zero_point      the weight that stands for the code in the middle of the range
+ *     dot4_weights         stored 8-bit codes -> weights as dot4 takes them; 4-bit codes are weights
+ *     dot4_zero_point      the 8-bit weight, as dot4 takes it, that stands for code 128
  */
 #ifndef OMNI_EDGE_SIMD_H
 #define OMNI_EDGE_SIMD_H
@@ -92,15 +92,14 @@ INLINE f32 load_float16(const uint16_t *from, int64_t left) {
 
 /* Reads at most `left` 4-bit codes, even ones from low nibbles; the rest of the vector is zero if `left` is even. */
 INLINE i32 load_nibbles(const uint8_t *from, int64_t left) {
-    uint64_t codes = 0;
-    memcpy(&codes, from, left < LANES ? (size_t)(left + 1) / 2 : LANES / 2);
-    u32 shifts, v = (u32){0} + (uint32_t)codes;
+    uint8_t end[LANES / 2] = {0};
+    if (left < LANES) from = memcpy(end, from, (size_t)(left + 1) / 2);
+    uint32_t codes[2] = {0};
+    memcpy(codes, from, LANES / 2);
+    u32 shifts, upper, v = (u32){0} + codes[0];
     for (int lane = 0; lane < LANES; lane++) shifts[lane] = (uint32_t)lane % 8 * 4;
-#if LANES == 16
-    u32 upper;
     for (int lane = 0; lane < LANES; lane++) upper[lane] = lane < 8 ? 0 : 0xffffffff;
-    v = (v & ~upper) | (((u32){0} + (uint32_t)(codes >> 32)) & upper);
-#endif
+    if (LANES > 8) v = (v & ~upper) | (((u32){0} + codes[1]) & upper);
     return (i32)(v >> shifts & 15);
 }
 
@@ -109,6 +108,14 @@ INLINE i32 broadcast32(const void *from) {
     int32_t value;
     memcpy(&value, from, sizeof(value));
     return (i32){0} + value;
+}
+
+/* The 64 bits at `from`, in every pair of lanes. */
+INLINE i32 broadcast64(const void *from) {
+    typedef int64_t pairs __attribute__((vector_size(4 * LANES)));
+    int64_t value;
+    memcpy(&value, from, sizeof(value));
+    return (i32)((pairs){0} + value);
 }
 
 /* Prefetches `ahead` bytes after `from` into the second-level cache, which has more requests under way than the first.
@@ -225,25 +232,33 @@ INLINE f32 sigmoid2(f32 x) {
 
 #ifdef DOT4
 
+#if defined(__AVX512VNNI__) && LANES == 16 || defined(__AVXVNNI__) && LANES == 8
+#define DOT4_UNSIGNED
+#endif
+/* Whether sums of products of 4-bit weights have 16 bits first. */
+#if LANES == 4 || defined(DOT4_UNSIGNED)
+#define DOT4_SHORT_SUMS 0
+#else
+#define DOT4_SHORT_SUMS 1
+#endif
+
 /* Products of 4-bit weights that dot4_add may add between dot4_begin and dot4_end: 8 * 2 * 15 * 127 fits in 16 bits. */
 enum { DOT4_TERMS = 8 };
 
 #if LANES == 4
 
 /* Both factors are signed. */
-INLINE int dot4_zero_point(int bits) { return (void)bits, 0; }
-INLINE i32 dot4_weights(i32 codes, int bits) {
-    return bits == 4 ? (i32)vsubq_u8((uint8x16_t)codes, vdupq_n_u8(8)) : codes ^ (int32_t)0x80808080;
-}
+INLINE int dot4_zero_point(void) { return 0; }
+INLINE i32 dot4_weights(i32 codes) { return codes ^ (int32_t)0x80808080; }
 INLINE i32 dot4(i32 sum, i32 w, i32 x, int bits) {
     return (void)bits, (i32)vdotq_s32((int32x4_t)sum, (int8x16_t)w, (int8x16_t)x);
 }
 
-#elif (LANES == 16 && defined(__AVX512VNNI__)) || (LANES == 8 && defined(__AVXVNNI__))
+#elif defined(DOT4_UNSIGNED)
 
 /* The weights are unsigned, as they are stored; the activations are signed. */
-INLINE int dot4_zero_point(int bits) { return bits == 4 ? 8 : 128; }
-INLINE i32 dot4_weights(i32 codes, int bits) { return (void)bits, codes; }
+INLINE int dot4_zero_point(void) { return 128; }
+INLINE i32 dot4_weights(i32 codes) { return codes; }
 INLINE i32 dot4(i32 sum, i32 w, i32 x, int bits) {
     (void)bits;
 #if LANES == 16
@@ -255,12 +270,10 @@ INLINE i32 dot4(i32 sum, i32 w, i32 x, int bits) {
 
 #else
 
-#define DOT4_SHORT_SUMS
-
 /* Sums of two products must fit in 16 bits. Those of 4-bit weights do; 8-bit weights become signed, and their sign
  * moves to the activation. */
-INLINE int dot4_zero_point(int bits) { return bits == 4 ? 8 : 0; }
-INLINE i32 dot4_weights(i32 codes, int bits) { return bits == 4 ? codes : codes ^ (int32_t)0x80808080; }
+INLINE int dot4_zero_point(void) { return 0; }
+INLINE i32 dot4_weights(i32 codes) { return codes ^ (int32_t)0x80808080; }
 INLINE i32 dot4(i32 sum, i32 w, i32 x, int bits) {
 #if LANES == 16
     __m512i a = (__m512i)w, b = (__m512i)x;
@@ -278,7 +291,7 @@ INLINE i32 dot4(i32 sum, i32 w, i32 x, int bits) {
 
 #endif
 
-#ifdef DOT4_SHORT_SUMS
+#if DOT4_SHORT_SUMS
 
 INLINE i32 dot4_begin(i32 sum, int bits) { return bits == 4 ? (i32){0} : sum; }
 INLINE i32 dot4_add(i32 sums, i32 w, i32 x, int bits) {
