@@ -103,7 +103,7 @@ def test_groups_that_are_too_small_are_left_to_onnxruntime(name: str, tmp_path: 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.usefixtures("compiled")
 def test_what_is_not_finite_stays_in_its_row(name: str, rows: int, value: float, tmp_path: Path) -> None:
-    graph = Graph(layer(random(40, 160), None, in_groups(name, 32), tmp_path))
+    graph = compiled_layer(random(40, 160), None, in_groups(name, 32), tmp_path)
     x = random(rows, 160)
     (clean,) = graph.run({"x": x[None]}, ["y"])
     x[4, 7] = value
