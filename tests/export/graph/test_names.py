@@ -20,10 +20,10 @@ FLOAT32 = {
     "bigvgan": "0c5ff0f081ef",
 }
 INT8 = {
-    "audio_encoder": "2cbb0eb9d21d",
-    "vision_encoder": "8af93e122e30",
-    "token_embedding": "4aca11de474c",
-    "thinker": "2fb05c2c4e64",
+    "audio_encoder": "972a7db5485d",
+    "vision_encoder": "131a0276da30",
+    "token_embedding": "9c012df79058",
+    "thinker": "abfcec696fad",
 }
 
 
