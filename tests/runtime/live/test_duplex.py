@@ -118,16 +118,16 @@ def reply(one: Session, max_codec_tokens: int = CODEC_TOKENS) -> TurnDone:
 @pytest.fixture
 def record(monkeypatch: pytest.MonkeyPatch) -> Callable[[Session], NDArray[np.float32]]:
     """What a session was pushed as live sound, all of it that it was not taken back from."""
-    pushed: dict[int, list[NDArray[np.float32]]] = {}
+    pushed: dict[Session, list[NDArray[np.float32]]] = {}
     push = Session.push
 
     def recording(self: Session, item: Any) -> None:
         if isinstance(item, PcmBlock) and item.samples.size:
-            pushed.setdefault(id(self), []).append(np.asarray(item.samples))
+            pushed.setdefault(self, []).append(np.asarray(item.samples))
         push(self, item)
 
     monkeypatch.setattr(Session, "push", recording)
-    return lambda one: np.concatenate(pushed.pop(id(one)))
+    return lambda one: np.concatenate(pushed[one])
 
 
 def test_a_question_is_answered(engine: OmniEdge, record: Callable[[Session], NDArray[np.float32]]) -> None:
@@ -317,10 +317,13 @@ def test_the_echo_of_a_reply_is_no_turn_in_half_duplex(engine: OmniEdge, half_du
         live.duplex.push(PcmBlock(block, VOICE_RATE))
         live.run()
     assert loudest > 0.02
-    assert live.sink.waiting == 0
     found = kinds(live.take(SpeechStarted, Interrupted))
-    # Without the gate the room interrupts the reply: the test would see self-talk.
-    assert found == ["SpeechStarted"] if half_duplex else found[:3] == ["SpeechStarted", "Interrupted", "SpeechStarted"]
+    if half_duplex:
+        assert found == ["SpeechStarted"]
+        assert live.sink.waiting == 0
+    else:
+        # Without the gate the room interrupts the reply, and what is said next may still be waiting.
+        assert found[:3] == ["SpeechStarted", "Interrupted", "SpeechStarted"]
 
 
 def test_a_key_interrupts_in_half_duplex(engine: OmniEdge) -> None:
