@@ -106,7 +106,7 @@ def measure(engine: OmniEdge, detector: VoiceDetector, seconds: float, limits: d
     assert token2wav is not None
     sink = VirtualSink(token2wav.sample_rate)
     turns = TurnSettings()
-    duplex = Duplex(engine.session(seed=0), Hearing(detector, turns), turns=turns, sink=sink, **limits)
+    duplex = Duplex(engine.session(seed=0), Hearing(detector, turns), sink=sink, **limits)
     room = Room(duplex, sink, question(seconds))
     first: dict[type, float] = {}
     chunks: list[float] = []

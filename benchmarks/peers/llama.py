@@ -63,9 +63,8 @@ def read_tensors(folder: Path) -> dict[str, Any]:
     return found
 
 
-def write_gguf(text_model: Path, path: Path) -> None:
-    """The text model as GGUF: matrices in bfloat16, vectors in float32, no vocabulary (requests have token ids)."""
-    config = json.loads((text_model / "config.json").read_text("utf-8"))
+def qwen2_writer(path: Path, config: dict[str, Any], rope_theta: float) -> gguf.GGUFWriter:
+    """A GGUF file with the sizes of a text model and no vocabulary: requests have token ids."""
     writer = gguf.GGUFWriter(path, "qwen2")
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_context_length(config["max_position_embeddings"])
@@ -73,10 +72,17 @@ def write_gguf(text_model: Path, path: Path) -> None:
     writer.add_feed_forward_length(config["intermediate_size"])
     writer.add_head_count(config["num_attention_heads"])
     writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_rope_freq_base(config["rope_theta"])
+    writer.add_rope_freq_base(rope_theta)
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
     writer.add_tokenizer_model("no_vocab")
+    return writer
+
+
+def write_gguf(text_model: Path, path: Path) -> None:
+    """The text model as GGUF: matrices in bfloat16, vectors in float32."""
+    config = json.loads((text_model / "config.json").read_text("utf-8"))
+    writer = qwen2_writer(path, config, config["rope_theta"])
     tensors = read_tensors(text_model)
     half = gguf.GGMLQuantizationType.BF16
     for name, bits in tensors.items():

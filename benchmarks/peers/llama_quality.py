@@ -18,7 +18,7 @@ from typing import Any
 import gguf
 import llama_cpp
 import numpy as np
-from llama import gguf_name
+from llama import gguf_name, qwen2_writer
 
 PREFIX = "thinker."
 LAYERS = "thinker.model."
@@ -44,17 +44,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
 def write_gguf(checkpoint: Path, path: Path) -> int:
     """Writes the Thinker in float32; returns the number of weights."""
     config = json.loads((checkpoint / "config.json").read_text("utf-8"))["thinker_config"]["text_config"]
-    writer = gguf.GGUFWriter(path, "qwen2")
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_vocab_size(config["vocab_size"])
-    writer.add_tokenizer_model("no_vocab")
+    writer = qwen2_writer(path, config, config["rope_parameters"]["rope_theta"])
     tensors = read_tensors(checkpoint / "model.safetensors")
     for name, values in tensors.items():
         writer.add_tensor(gguf_name(name), values)

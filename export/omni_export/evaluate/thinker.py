@@ -13,14 +13,14 @@ from omni_edge.decoders.tmrope import Positions
 from omni_edge.model import Model
 from omni_export.evaluate.metrics import TokenScores
 from omni_export.evaluate.reference_decoder import ReferenceDecoder, ReferenceInput, ReferenceState
-from omni_export.evaluate.turns import Turn, text_embeds
+from omni_export.evaluate.turns import EMBEDDING, Turn, text_embeds
 from omni_export.verify.reference import ReferenceModules
 
 Array = NDArray[np.float32]
 OnToken = Callable[[int, int], None]
 """Called with the number of tokens scored so far and the number of all."""
 
-HEAD, TIED_HEAD = "thinker.lm_head.weight", "thinker.model.embed_tokens.weight"
+HEAD = "thinker.lm_head.weight"
 
 
 @dataclass
@@ -54,7 +54,8 @@ class Reply:
 
 def reference_thinker(modules: ReferenceModules) -> ReferenceDecoder:
     """The reference's Thinker, one layer in memory at a time."""
-    head = HEAD if HEAD in modules.weights else TIED_HEAD
+    # A tied head is the embedding table.
+    head = HEAD if HEAD in modules.weights else EMBEDDING
     return ReferenceDecoder(modules.weights, "thinker.model", modules.config.thinker_config.text_config, head)
 
 

@@ -22,7 +22,6 @@ from omni_edge.events import Media, PcmBlock
 from omni_edge.live.events import Level, LiveEvent
 from omni_edge.live.hearing import EchoGate, Heard, Hearing
 from omni_edge.live.playback import InstantSink, Playback, SpeechSink
-from omni_edge.live.settings import TurnSettings
 from omni_edge.live.talk import Talk
 from omni_edge.live.turn_detector import Transition
 
@@ -67,7 +66,6 @@ class Duplex:
     Args:
         session: the conversation; nothing else may use it from now on.
         hearing: the microphone's turns.
-        turns: the rules of turn taking; those of `hearing`.
         sink: the loudspeaker; None: speech is in the events alone and counts as heard when it leaves.
         half_duplex: mute the microphone while a reply is played, because the loudspeaker's echo would come back. With
             headphones or an echo canceller: False.
@@ -80,7 +78,6 @@ class Duplex:
         session: Session,
         hearing: Hearing,
         *,
-        turns: TurnSettings | None = None,
         sink: SpeechSink | None = None,
         half_duplex: bool = True,
         max_new_tokens: int | None = None,
@@ -88,7 +85,7 @@ class Duplex:
     ) -> None:
         self._session, self._hearing = session, hearing
         self._sink = sink if sink is not None else InstantSink()
-        self._gate = EchoGate((turns or TurnSettings()).echo_tail) if half_duplex else None
+        self._gate = EchoGate(hearing.settings.echo_tail) if half_duplex else None
         self._talk = Talk(session, max_new_tokens, max_codec_tokens)
         # Guards everything below. Held for a millisecond at a time, never while the model runs.
         self._lock = RLock()

@@ -78,6 +78,9 @@ class Hearing:
         settings: the rules.
         complete: whether a sentence sounds complete. A turn that pauses and does not sound complete ends after
             `TurnSettings.give_up` instead of `TurnSettings.end_of_turn`. None: every pause is treated alike.
+
+    Attributes:
+        settings: the rules.
     """
 
     def __init__(
@@ -86,10 +89,10 @@ class Hearing:
         settings: TurnSettings | None = None,
         complete: SentenceCompleteness | None = None,
     ) -> None:
-        self._settings = settings or TurnSettings()
+        self.settings = settings or TurnSettings()
         self._detector, self._complete = detector, complete
-        self._turns = TurnDetector(self._settings, FRAME_SECONDS)
-        self._pre_roll = round(self._settings.pre_roll * VOICE_RATE)
+        self._turns = TurnDetector(self.settings, FRAME_SECONDS)
+        self._pre_roll = round(self.settings.pre_roll * VOICE_RATE)
         self._voice, self._turn = VoiceState(), TurnState()
         self._rate, self._resample = VOICE_RATE, ResampleState()
         # 16 kHz samples that may still be needed; index of the first one, and of the first one not handed out.
