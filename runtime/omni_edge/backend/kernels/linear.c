@@ -2,6 +2,7 @@
  *
  *     phase 1, m * pieces tasks: linear_quantize.c    x [m, k] -> codes [m, code_bytes], scales and zeros [m, blocks]
  *     phase 2, up to 8 rows of x: linear_rows.c       for each row of B, all of x: bound by the reading of B
+ *                                 linear_folded.c    the same for 4-bit weights in blocks of 32
  *              more: linear_panels.c                  for each panel of 2 LANES rows of B, tiles of rows of x
  *
  * A unit fills one vector of a row of B: weights for 4 LANES (8 bits) or 8 LANES (4 bits) activations. With 4 bits, the
@@ -29,8 +30,6 @@
  */
 enum { X, MATRIX, BIAS = MATRIX + MATRIX_INPUTS, INPUTS };
 
-/* Rows of activations up to which the product runs row by row. */
-enum { MAX_BY_ROWS = 8 };
 /* Tasks for any number of threads, unless their parts of B, or of the activations, get smaller than this. */
 enum { TASKS = 32, TASK_BYTES = 32 << 10, PIECE = 1024 };
 /* Codes of a task in panels, which stay in the second-level cache. */
@@ -62,8 +61,10 @@ Linear linear_plan(int64_t m, int64_t n, int64_t k, int64_t bits, int64_t block)
     tiling->by_rows = m <= MAX_BY_ROWS;
     tiling->unit_blocks = (int)max64(LANES / shape->words, 1);
     tiling->block_units = (int)max64(shape->words / LANES, 1);
-    tiling->code_bytes = quotient_up(shape->blocks, tiling->unit_blocks) * group_bytes(&run);
-    tiling->piece = max64(PIECE / (block * tiling->unit_blocks), 1) * tiling->unit_blocks;
+    tiling->folded = tiling->by_rows && shape->words == 4;
+    tiling->group_blocks = tiling->folded ? LANES : tiling->unit_blocks;
+    tiling->code_bytes = quotient_up(shape->blocks, tiling->group_blocks) * group_bytes(&run);
+    tiling->piece = max64(PIECE / (block * tiling->group_blocks), 1) * tiling->group_blocks;
     tiling->pieces = quotient_up(shape->blocks, tiling->piece);
 
     tiling->stream_rows = n / STREAMS;

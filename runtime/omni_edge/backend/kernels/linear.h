@@ -21,6 +21,8 @@ typedef struct LinearTiling {
     int by_rows;            /* the product runs row by row of B; otherwise panel by panel */
     int unit_blocks;        /* blocks of a unit, which fills one vector */
     int block_units;        /* units of a block */
+    int folded;             /* by rows, with blocks of four words: see linear_folded.c */
+    int group_blocks;       /* blocks of a group of codes: whole units; folded, LANES */
     int64_t code_bytes;     /* of a row of quantized activations */
     int64_t piece, pieces;  /* blocks of a quantization task, tasks of a row of activations */
     int64_t stream_rows;    /* by rows: rows of B of a stream */

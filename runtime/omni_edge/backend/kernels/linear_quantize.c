@@ -1,9 +1,10 @@
 /* Quantizes the activations of a linear layer to signed bytes, block by block.
  *
- *     for each group of unit_blocks blocks (1, 2 or 4)
+ *     for each group of group_blocks blocks (1, 2 or 4; folded, LANES)
  *         for each block: x [block] -> codes -127 .. 127, its scale and zero
  *         its words, in groups of at most LANES, go to their place in the units of codes
- *         by rows of B: behind the units a vector of zeros per lane (8 bits only), and one of scales
+ *         by rows of B: behind the units a vector of zeros per lane (8 bits only), and one of scales; folded, one of
+ *             scales and one of scales times sums of codes
  *
  * Codes of one row: [groups][units of a group * phases (+ 1 or 2)][UNIT bytes]. Blocks beyond the row are zeros.
  */
@@ -70,38 +71,52 @@ static float quantize_block(const Linear *run, int64_t row, int64_t block, int p
     return scale;
 }
 
-void linear_quantize(const Linear *run, int64_t row, int64_t piece, int64_t pieces) {
-    const LinearShape *shape = &run->shape;
-    const LinearTiling *tiling = &run->tiling;
-    const int64_t begin = piece * tiling->piece, end = min64(begin + pieces * tiling->piece, shape->blocks);
-    const int phases = phases_of(shape->bits), words = (int)min64(shape->words, LANES);
-    const int units = tiling->block_units * phases;
-    int8_t *to = run->scratch.codes + row * tiling->code_bytes + begin / tiling->unit_blocks * group_bytes(run);
+/* A folded group: codes of LANES blocks, then their scales and scaled sums in the order that folding leaves. */
+static void quantize_folded(const Linear *run, int64_t row, int64_t first, int64_t blocks, int8_t *to) {
+    const int64_t at = row * run->scratch.stride + first;
+    if (blocks < LANES) memset(to, 0, FOLDED_GROUP);
+    for (int i = 0; i < blocks; i++) quantize_block(run, row, first + i, i % QUADS, to + i / QUADS * 2 * UNIT);
+    const f32 scales = folded_order(load(run->scratch.scales + at)), sums = folded_order(load(run->scratch.sums + at));
+    memcpy(to + 2 * FOLDED * UNIT, &scales, UNIT);
+    memcpy(to + (2 * FOLDED + 1) * UNIT, &sums, UNIT);
+}
 
-    for (int64_t i = end; end == shape->blocks && i < run->scratch.stride; i++) {
+/* A group of whole units. */
+static void quantize_units(const Linear *run, int64_t row, int64_t first, int64_t blocks, int8_t *to) {
+    const LinearTiling *tiling = &run->tiling;
+    const int bits = run->shape.bits, phases = phases_of(bits), words = (int)min64(run->shape.words, LANES);
+    const int units = tiling->block_units * phases;
+    float lane_scales[LANES] = {0};
+    if (blocks < tiling->unit_blocks) memset(to, 0, (size_t)phases * UNIT);
+    for (int part = 0; part < blocks; part++) {
+        const float scale = quantize_block(run, row, first + part, part, to);
+        for (int word = 0; word < words; word++) lane_scales[part * words + word] = scale;
+    }
+    if (!tiling->by_rows) return;
+    if (bits == 8) {
+        i32 zeros = {0};
+        for (int i = 0; i < units; i++) zeros = dot4(zeros, (i32){0} + 0x01010101, load_i32(to + i * UNIT), 4);
+        zeros *= -dot4_zero_point();
+        memcpy(to + units * UNIT, &zeros, UNIT);
+    }
+    memcpy(to + (units + row_extra(bits) - 1) * UNIT, lane_scales, UNIT);
+}
+
+void linear_quantize(const Linear *run, int64_t row, int64_t piece, int64_t pieces) {
+    const LinearTiling *tiling = &run->tiling;
+    const int64_t begin = piece * tiling->piece, end = min64(begin + pieces * tiling->piece, run->shape.blocks);
+    int8_t *to = run->scratch.codes + row * tiling->code_bytes + begin / tiling->group_blocks * group_bytes(run);
+
+    for (int64_t i = end; end == run->shape.blocks && i < run->scratch.stride; i++) {
         const int64_t index = row * run->scratch.stride + i;
         run->scratch.scales[index] = run->scratch.sums[index] = 0.0f;
     }
-    for (int64_t first = begin; first < end; first += tiling->unit_blocks, to += units * UNIT) {
-        float lane_scales[LANES] = {0};
-        const int64_t blocks = min64(tiling->unit_blocks, shape->blocks - first);
-        for (int part = 0; part < blocks; part++) {
-            const float scale = quantize_block(run, row, first + part, part, to);
-            for (int word = 0; word < words; word++) lane_scales[part * words + word] = scale;
-        }
-        for (int phase = 0; blocks < tiling->unit_blocks && phase < phases; phase++)
-            memset(to + phase * UNIT + blocks * words * 4, 0,
-                   (size_t)(tiling->unit_blocks - blocks) * (size_t)words * 4);
-        if (!tiling->by_rows) continue;
-        if (shape->bits == 8) {
-            i32 zeros = {0};
-            for (int i = 0; i < units; i++) zeros = dot4(zeros, (i32){0} + 0x01010101, load_i32(to + i * UNIT), 4);
-            zeros *= -dot4_zero_point();
-            memcpy(to + units * UNIT, &zeros, UNIT);
-        }
-        const int extra = row_extra(shape->bits);
-        memcpy(to + (units + extra - 1) * UNIT, lane_scales, UNIT);
-        to += extra * UNIT;
+    for (int64_t first = begin; first < end; first += tiling->group_blocks, to += group_bytes(run)) {
+        const int64_t blocks = min64(tiling->group_blocks, end - first);
+        if (tiling->folded)
+            quantize_folded(run, row, first, blocks, to);
+        else
+            quantize_units(run, row, first, blocks, to);
     }
 }
 

@@ -7,7 +7,8 @@
  *                 for each group of units                     scales broadcast over the lanes of their block
  *                     for each stream: load B once, dot4 with each x; its sums [stream][x] stay in registers
  *
- * Tasks are cut across the streams: what a task prefetches is where the thread's next task begins.
+ * Blocks of 32 weights of 4 bits go to linear_folded.c. Tasks are cut across the streams: what a task prefetches is where
+ * the thread's next task begins.
  */
 #include "linear_tiles.h"
 
@@ -18,8 +19,6 @@ enum { STRIP = 4, STRIP_ROWS = 4 };
 enum { MAX_UNIT_BLOCKS = LANES / 4 };
 /* Blocks whose scales are converted at a time: whole vectors of scales, whole units, whole bytes of zero points. */
 enum { SPAN = 32 };
-/* Bytes of B from what is read to what is prefetched. */
-enum { AHEAD = 512 };
 #if DOT4_SHORT_SUMS
 _Static_assert(MAX_BLOCK / 4 / LANES <= DOT4_TERMS, "a lane's products of a block must fit in 16 bits");
 #endif
@@ -259,7 +258,11 @@ void linear_rows_task(const Linear *run, int64_t task) {
     const int64_t end = to == rows ? to + run->shape.n - rows * STREAMS : to;
     for (int64_t n = from; n < end; n++) {
         const int left_over = n >= rows;
-        multiply_streams(run, left_over ? n + rows * (STREAMS - 1) : n, left_over ? 0 : rows);
+        const int64_t row = left_over ? n + rows * (STREAMS - 1) : n, pitch = left_over ? 0 : rows;
+        if (run->tiling.folded)
+            linear_folded_rows(run, row, pitch);
+        else
+            multiply_streams(run, row, pitch);
     }
 }
 

@@ -13,6 +13,10 @@ enum { MIN_BLOCK = 32, MAX_BLOCK = 256 };
 enum { PANEL = 2 * LANES };
 /* Streams that run through B side by side. */
 enum { STREAMS = LANES == 16 ? 8 : 4 };
+/* Rows of activations up to which the product runs row by row. */
+enum { MAX_BY_ROWS = 8 };
+/* Bytes of B from what is read to what is prefetched, row by row. */
+enum { AHEAD = 512 };
 /* Rows of activations of a task in panels: its sums lie on the stack. */
 enum { MIN_TASK_ROWS = 48, MAX_TASK_ROWS = 256 };
 
@@ -39,15 +43,19 @@ INLINE f32 load_zero_points(const uint8_t *from, int64_t left) {
     return from ? __builtin_convertvector(load_nibbles(from, left), f32) : (f32){0} + 8.0f;
 }
 
-#endif
+/* Bytes of a folded group's codes, their blocks' scales, and those times the sums of the codes. */
+enum { FOLDED_GROUP = (2 * FOLDED + 2) * UNIT };
 
-/* Bytes of the codes of the fewest blocks that fill whole units; by rows, with zeros and scales behind them. */
+/* Bytes of a group of codes; by rows, with what lies behind them: zeros and scales, or scales and sums. */
 INLINE int64_t group_bytes(const Linear *run) {
     const LinearTiling *tiling = &run->tiling;
+    if (tiling->folded) return FOLDED_GROUP;
     return (tiling->block_units * phases_of(run->shape.bits) + tiling->by_rows * row_extra(run->shape.bits)) * UNIT;
 }
 
 void linear_rows_task(const Linear *, int64_t task);
+void linear_folded_rows(const Linear *, int64_t n, int64_t pitch);
 void linear_panel_task(const Linear *, int64_t task);
 
+#endif
 #endif

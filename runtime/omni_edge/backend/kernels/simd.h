@@ -7,6 +7,7 @@
  *     dot4_begin, dot4_add, dot4_end    the same for up to DOT4_TERMS products, where sums of 16 bits make it cheaper
  *     dot4_weights         stored 8-bit codes -> weights as dot4 takes them; 4-bit codes are weights
  *     dot4_zero_point      the 8-bit weight, as dot4 takes it, that stands for code 128
+ *     dot4_fold            adds up four lanes at a time of FOLDED vectors of products: one vector of sums
  */
 #ifndef OMNI_EDGE_SIMD_H
 #define OMNI_EDGE_SIMD_H
@@ -90,17 +91,28 @@ INLINE f32 load_float16(const uint16_t *from, int64_t left) {
 #endif
 }
 
+/* 0, 1, 2 .. */
+INLINE i32 lane_numbers(void) {
+    i32 v;
+    for (int lane = 0; lane < LANES; lane++) v[lane] = lane;
+    return v;
+}
+
+/* Those of LANES 4-bit codes, even ones in low nibbles, that have the given numbers. */
+INLINE i32 pick_nibbles(const uint8_t *from, i32 numbers) {
+    uint32_t codes[2] = {0};
+    memcpy(codes, from, LANES / 2);
+    u32 v = (u32){0} + codes[0];
+    const u32 upper = (u32)(numbers > 7);
+    if (LANES > 8) v = (v & ~upper) | (((u32){0} + codes[1]) & upper);
+    return (i32)(v >> (u32)(numbers % 8 * 4) & 15);
+}
+
 /* Reads at most `left` 4-bit codes, even ones from low nibbles; the rest of the vector is zero if `left` is even. */
 INLINE i32 load_nibbles(const uint8_t *from, int64_t left) {
     uint8_t end[LANES / 2] = {0};
     if (left < LANES) from = memcpy(end, from, (size_t)(left + 1) / 2);
-    uint32_t codes[2] = {0};
-    memcpy(codes, from, LANES / 2);
-    u32 shifts, upper, v = (u32){0} + codes[0];
-    for (int lane = 0; lane < LANES; lane++) shifts[lane] = (uint32_t)lane % 8 * 4;
-    for (int lane = 0; lane < LANES; lane++) upper[lane] = lane < 8 ? 0 : 0xffffffff;
-    if (LANES > 8) v = (v & ~upper) | (((u32){0} + codes[1]) & upper);
-    return (i32)(v >> shifts & 15);
+    return pick_nibbles(from, lane_numbers());
 }
 
 /* The 32 bits at `from`, in every lane. */
@@ -146,13 +158,6 @@ INLINE void prefetch(const void *from, int64_t ahead) {
 /* The lower, or the upper, halves of two vectors of any type, lane by lane in alternation. */
 #define INTERLEAVE_LOW(a, b) SHUFFLE(a, b, LOW_MASK)
 #define INTERLEAVE_HIGH(a, b) SHUFFLE(a, b, HIGH_MASK)
-
-/* 0, 1, 2 .. */
-INLINE i32 lane_numbers(void) {
-    i32 v;
-    for (int lane = 0; lane < LANES; lane++) v[lane] = lane;
-    return v;
-}
 
 /* Transposes a square of LANES vectors: log2(LANES) rounds that interleave its upper with its lower half. */
 INLINE void transpose_square(i32 *v) {
@@ -318,5 +323,60 @@ INLINE i32 dot4_add(i32 sums, i32 w, i32 x, int bits) { return dot4(sums, w, x, 
 INLINE i32 dot4_end(i32 sum, i32 sums, int bits) { return (void)sum, (void)bits, sums; }
 
 #endif
+
+/* -- folding: each sum is that of four lanes, a quad, of FOLDED vectors -- */
+
+enum { FOLDED = 4, QUADS = LANES / 4 };
+
+/* A shuffle of two vectors, the same in each quad, and the order in which folding leaves the quads. */
+#if LANES == 16
+#define QUAD_MASK(a, b, c, d) \
+    a, b, c, d, a + 4, b + 4, c + 4, d + 4, a + 8, b + 8, c + 8, d + 8, a + 12, b + 12, c + 12, d + 12
+#define FOLDED_MASK 0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15
+#elif LANES == 8
+#define QUAD_MASK(a, b, c, d) a, b, c, d, a + 4, b + 4, c + 4, d + 4
+#define FOLDED_MASK 0, 2, 4, 6, 1, 3, 5, 7
+#else
+#define QUAD_MASK(a, b, c, d) a, b, c, d
+#define FOLDED_MASK 0, 1, 2, 3
+#endif
+
+/* Puts values of consecutive quads into the order that folding leaves; the three forms say what is read. */
+INLINE f32 folded_order(f32 v) { return SHUFFLE(v, v, FOLDED_MASK); }
+INLINE i32 load_nibbles_folded(const uint8_t *from) { return pick_nibbles(from, (i32){FOLDED_MASK}); }
+INLINE f32 load_float16_folded(const uint16_t *from) {
+#if LANES == 8 && defined(__F16C__)
+    const __m128i order = _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+    return (f32)_mm256_cvtph_ps(_mm_shuffle_epi8(_mm_loadu_si128((const void *)from), order));
+#else
+    return folded_order(load_float16(from, LANES));
+#endif
+}
+
+/* Adds terms as dot4_add leaves them. */
+INLINE i32 add_terms(i32 a, i32 b) {
+#if DOT4_SHORT_SUMS
+    typedef int16_t i16 __attribute__((vector_size(4 * LANES)));
+    return (i32)((i16)a + (i16)b);
+#else
+    return a + b;
+#endif
+}
+
+/* Adds two lanes of each quad: those of a come first. */
+INLINE f32 fold_pair(i32 a, i32 b) {
+    enum { N = LANES };
+    return (f32)add_terms(SHUFFLE(a, b, QUAD_MASK(0, 1, N, N + 1)), SHUFFLE(a, b, QUAD_MASK(2, 3, N + 2, N + 3)));
+}
+
+/* The terms, of DOT4_TERMS / FOLDED products of 4-bit weights each, began at 0. */
+INLINE i32 dot4_fold(const i32 *terms) {
+    enum { N = LANES };
+    /* As floats, because that shuffle is one instruction. */
+    const f32 a = fold_pair(terms[0], terms[1]), b = fold_pair(terms[2], terms[3]);
+    const f32 even = SHUFFLE(a, b, QUAD_MASK(0, 2, N, N + 2)), odd = SHUFFLE(a, b, QUAD_MASK(1, 3, N + 1, N + 3));
+    return dot4_end((i32){0}, add_terms((i32)even, (i32)odd), 4);
+}
+
 #endif
 #endif
