@@ -27,6 +27,7 @@ stdout is the answer, stderr is everything else. Exit codes:
 | 4 | sound, picture or video |
 | 5 | loudspeaker, microphone or camera |
 | 6 | memory, disk or hardware |
+| 7 | the server: address, port |
 | 130 | Ctrl-C |
 
 `omni-edge run --json` prints one object per line, named like the Realtime API's events:
@@ -45,6 +46,7 @@ COMMANDS = (
     ("omni-edge", edge.app, []),
     ("omni-edge run", edge.app, ["run"]),
     ("omni-edge chat", edge.app, ["chat"]),
+    ("omni-edge serve", edge.app, ["serve"]),
     ("omni-edge devices", edge.app, ["devices"]),
     ("omni-edge info", edge.app, ["info"]),
     ("omni-edge prepare", edge.app, ["prepare"]),

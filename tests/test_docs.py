@@ -40,7 +40,7 @@ def test_the_readme_and_the_page_agree_on_exit_codes() -> None:
         for page in ("README.md", "docs/cli.md")
     ]
     assert codes[0] == codes[1]
-    assert len(codes[0]) == 8
+    assert len(codes[0]) == 9
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -11,6 +11,7 @@ from omni_cli.commands.devices import devices
 from omni_cli.commands.info import info
 from omni_cli.commands.prepare import prepare
 from omni_cli.commands.run import run
+from omni_cli.commands.serve import serve
 from omni_cli.errors import reports_errors
 from omni_cli.options import GroupedHelp
 from omni_cli.session_options import takes_session_options
@@ -33,6 +34,7 @@ def omni_edge(*, version: options.Version = False) -> None:
 
 app.command(cls=media.MediaInOrder)(reports_errors(takes_session_options(run)))
 app.command(cls=GroupedHelp)(reports_errors(takes_session_options(chat)))
+app.command(cls=GroupedHelp)(reports_errors(serve))
 app.command(cls=GroupedHelp)(reports_errors(devices))
 app.command(cls=GroupedHelp)(reports_errors(info))
 app.command(cls=GroupedHelp)(reports_errors(prepare))

@@ -12,7 +12,7 @@ Example::
 from omni_edge.bundle.builtin import shipped_bundle
 from omni_edge.bundle.manifest import Manifest
 from omni_edge.conversation.session import Session
-from omni_edge.conversation.settings import SessionSettings
+from omni_edge.conversation.settings import ReplySettings, SessionSettings
 from omni_edge.decoders.sampling import Sampling
 from omni_edge.engine import OmniEdge
 from omni_edge.errors import (
@@ -24,6 +24,7 @@ from omni_edge.errors import (
     MediaError,
     OmniEdgeError,
     ResourceError,
+    ServerError,
     UsageError,
 )
 from omni_edge.events import (
@@ -81,8 +82,10 @@ __all__ = [
     "OmniEdgeError",
     "PacingSettings",
     "PcmBlock",
+    "ReplySettings",
     "ResourceError",
     "Sampling",
+    "ServerError",
     "Session",
     "SessionSettings",
     "SolverSettings",

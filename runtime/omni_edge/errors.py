@@ -8,6 +8,7 @@
     |-- MediaError          4   sound, picture or video that cannot be used
     |-- DeviceError         5   loudspeaker, microphone or camera
     |-- ResourceError       6   memory, disk or hardware
+    |-- ServerError         7   the server cannot listen
     `-- ContextFullError    1   the conversation no longer fits into the session's context
 
 A message says what happened, why, and what to do next, in one or two sentences that a user can act on.
@@ -24,6 +25,7 @@ __all__ = [
     "MediaError",
     "OmniEdgeError",
     "ResourceError",
+    "ServerError",
     "UsageError",
 ]
 
@@ -74,6 +76,12 @@ class ResourceError(OmniEdgeError):
     """Memory, disk space or an instruction set is missing."""
 
     exit_code = 6
+
+
+class ServerError(OmniEdgeError):
+    """The server is not installed, or cannot listen at its address."""
+
+    exit_code = 7
 
 
 class ContextFullError(OmniEdgeError):

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from omni_edge.conversation.context import Context
 from omni_edge.conversation.speech import Speech
-from omni_edge.decoders.sampling import Sampler
+from omni_edge.conversation.stop_strings import StopStrings
+from omni_edge.decoders.sampling import TokenSource
 from omni_edge.decoders.tokenizer import TextStream
 from omni_edge.events import AudioChunk, Event, FinishReason, Metrics, TextDelta, TurnDone
 
@@ -22,24 +23,26 @@ class Reply:
 
     Attributes:
         context: the conversation that it continues; its `logits` are those of the first token.
-        sampler: draws the tokens.
+        sampler: chooses the tokens.
         limit: tokens at most.
         eos: tokens that close the turn.
         stream: turns tokens into text.
         speech: speaks the tokens; None for a reply in text only.
         began: end of the user's input (s, `time.perf_counter`).
         prefill_seconds: spent in the Thinker before the first token (s).
+        stop: texts that end it.
         tokens: those drawn so far, the closing one included.
     """
 
     context: Context
-    sampler: Sampler
+    sampler: TokenSource
     limit: int
     eos: tuple[int, ...]
     stream: TextStream
     speech: Speech | None
     began: float
     prefill_seconds: float
+    stop: StopStrings
     tokens: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -64,7 +67,10 @@ class Reply:
             full = self.context.prefilled >= self.context.capacity
             if not full:
                 self.context.append(token)
-            yield TextDelta(self.stream.push(token), (token,))
+            yield TextDelta(self.stop.push(self.stream.push(token)), (token,))
+            if self.stop.found:
+                finish = "stop"
+                break
             if len(self.tokens) == self.limit:
                 break
             # Once more: whoever took the text may have cancelled, or continued the conversation without this reply.
@@ -77,14 +83,14 @@ class Reply:
             state = self._decode()
             if self.speech is not None:
                 yield from self._playable(self.speech.feed(state))
-        if rest := self.stream.close():
+        if rest := self.stop.close(self.stream.close()):
             yield TextDelta(rest)
         if self.speech is not None and finish != "cancelled":
             yield from self._playable(self.speech.finish(cancelled))
             if cancelled():
                 finish = "cancelled"
         yield TurnDone(
-            text=self.stream.text,
+            text=self.stop.text,
             token_ids=tuple(self.tokens),
             codec_tokens=tuple(self.speech.codec_tokens) if self.speech else (),
             prompt_tokens=self._prompt_tokens,

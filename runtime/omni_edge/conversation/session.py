@@ -19,10 +19,11 @@ from omni_edge.audio.front_end import AudioBlock, AudioFrontEndState
 from omni_edge.conversation import saved
 from omni_edge.conversation.context import Context
 from omni_edge.conversation.reply import Reply
-from omni_edge.conversation.settings import SessionSettings, check_voice
+from omni_edge.conversation.settings import ReplySettings, SessionSettings, check_voice
 from omni_edge.conversation.snapshot import SessionSnapshot
 from omni_edge.conversation.speech import Speech
-from omni_edge.decoders.sampling import Sampler
+from omni_edge.conversation.stop_strings import StopStrings
+from omni_edge.decoders.sampling import GivenTokens, Sampler, TokenSource
 from omni_edge.errors import MediaError, UsageError
 from omni_edge.events import AudioClip, Event, ImageFrame, Media, PcmBlock, VideoClip
 from omni_edge.model import Model
@@ -147,12 +148,19 @@ class Session:
             case _:
                 raise UsageError(f"A session takes text, sound, pictures and videos, not {type(item).__name__}.")
 
-    def reply(self, *, max_new_tokens: int | None = None, max_codec_tokens: int | None = None) -> Iterator[Event]:
+    def reply(
+        self,
+        *,
+        max_new_tokens: int | None = None,
+        max_codec_tokens: int | None = None,
+        settings: ReplySettings | None = None,
+    ) -> Iterator[Event]:
         """Ends the user's turn and answers.
 
         Args:
             max_new_tokens: text tokens at most; None: the bundle's default.
             max_codec_tokens: codec tokens at most (50 for each second of speech); None: the bundle's default.
+            settings: what is different in this reply; None: nothing.
 
         Returns:
             an iterator over `TextDelta`, `AudioChunk` and finally `TurnDone`. Abandoning it ends the reply where it
@@ -175,9 +183,39 @@ class Session:
         prefilled = time.perf_counter() - began
         self._turn_open = False
         self._reply_starts.append(self._context.prefilled)
-        reply = self._reply = self._begin_reply(began, prefilled, max_new_tokens, max_codec_tokens)
+        chosen = settings or ReplySettings()
+        reply = self._reply = self._begin_reply(began, prefilled, chosen, max_new_tokens, max_codec_tokens)
         # An iterator that is still held when the conversation continues must not write into it any more.
         return reply.events(lambda: self._cancelled or self._reply is not reply)
+
+    def push_reply(self, text: str) -> None:
+        """Adds a reply that was given elsewhere, as in a conversation that another program kept; nothing is spoken.
+
+        Args:
+            text: all of it.
+
+        Raises:
+            ContextFullError: it does not fit.
+        """
+        self._reply = None
+        self._end_sound()
+        self._reserve(len(self._model.tokenizer.encode(text)))
+        stops = list(self._reply_stops)
+        with self._context.unchanged_on_error():
+            pending = self._context.pending
+            if self._turn_open:
+                pending.end_turn()
+            elif self._reply_starts:
+                stops.append(self._context.offset)
+                pending.end_turn()
+            elif not self._context.offset and self._settings.system:
+                pending.system(self._settings.system)
+            pending.assistant()
+            self._context.prefill()
+            start = self._context.prefilled
+            pending.write(text)
+            self._context.prefill()
+        self._reply_starts, self._reply_stops, self._turn_open = [*self._reply_starts, start], stops, False
 
     def trim(self, offset: int) -> None:
         """Cuts a reply short and forgets everything behind it; the next turn follows as if the reply had ended there.
@@ -364,36 +402,52 @@ class Session:
     # -- the reply ---------------------------------------------------------------------------------------------
 
     def _begin_reply(
-        self, began: float, prefilled: float, max_new_tokens: int | None, max_codec_tokens: int | None
+        self,
+        began: float,
+        prefilled: float,
+        chosen: ReplySettings,
+        max_new_tokens: int | None,
+        max_codec_tokens: int | None,
     ) -> Reply:
-        manifest, settings = self._model.manifest, self._settings
-        stream = (settings.seed, _THINKER_STREAM, len(self._reply_starts))
-        sampler = Sampler(settings.sampling, stream, manifest.thinker.vocab_size)
-        sampler.observe(self._context.tokens)
+        limit = self._settings.sampling.max_new_tokens if max_new_tokens is None else max_new_tokens
         return Reply(
             context=self._context,
-            sampler=sampler,
-            limit=settings.sampling.max_new_tokens if max_new_tokens is None else max_new_tokens,
-            eos=manifest.text.eos_tokens,
+            sampler=self._token_source(chosen),
+            limit=limit,
+            eos=self._model.manifest.text.eos_tokens,
             stream=self._model.tokenizer.stream(),
-            speech=self._begin_speech(max_codec_tokens),
+            speech=self._begin_speech(chosen, max_codec_tokens) if chosen.speech else None,
             began=began,
             prefill_seconds=prefilled,
+            stop=StopStrings(chosen.stop),
         )
 
-    def _begin_speech(self, max_codec_tokens: int | None) -> Speech | None:
+    def _token_source(self, chosen: ReplySettings) -> TokenSource:
+        manifest = self._model.manifest
+        if chosen.text is not None:
+            return GivenTokens([*self._model.tokenizer.encode(chosen.text), manifest.text.eos_tokens[0]])
+        stream = (self._seed(chosen), _THINKER_STREAM, len(self._reply_starts))
+        rules = self._settings.sampling if chosen.sampling is None else chosen.sampling.over(self._settings.sampling)
+        sampler = Sampler(rules, stream, manifest.thinker.vocab_size)
+        sampler.observe(self._context.tokens)
+        return sampler
+
+    def _seed(self, chosen: ReplySettings) -> int:
+        return self._settings.seed if chosen.seed is None else chosen.seed
+
+    def _begin_speech(self, chosen: ReplySettings, max_codec_tokens: int | None) -> Speech | None:
         settings, talker, talker_state = self._settings, self._model.talker, self._context.talker
         if talker is None or talker_state is None or settings.talker_sampling is None:
             return None
-        vocoder, turn = self._model.vocoder(), len(self._reply_starts)
+        vocoder, turn, seed = self._model.vocoder(), len(self._reply_starts), self._seed(chosen)
         return Speech(
             talker=talker,
             talker_state=talker_state,
             vocoder=vocoder,
-            vocoder_state=vocoder.state(self._voice, (settings.seed, turn), settings.solver, settings.chunks),
+            vocoder_state=vocoder.state(self._voice, (seed, turn), settings.solver, settings.chunks),
             voice=self._model.voice_embed(self._voice),
             positions=self._context.positions,
             sampling=settings.talker_sampling,
             limit=settings.talker_sampling.max_new_tokens if max_codec_tokens is None else max_codec_tokens,
-            seed=(settings.seed, _TALKER_STREAM, turn),
+            seed=(seed, _TALKER_STREAM, turn),
         )

@@ -85,6 +85,34 @@ class SessionSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReplySettings:
+    """What is different in one reply; None leaves it to the conversation's settings.
+
+    Attributes:
+        text: the reply itself, which is spoken as it stands; None: the Thinker writes it.
+        speech: False: this reply is text only.
+        sampling: how text tokens are drawn.
+        seed: of this reply's random streams.
+        stop: texts that end the reply; neither they nor what follows them comes out.
+
+    Raises:
+        UsageError: a seed below 0, an empty `text` or an empty stop text.
+    """
+
+    text: str | None = None
+    speech: bool = True
+    sampling: Sampling | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.seed is not None and self.seed < 0:
+            raise UsageError(f"The seed is {self.seed}; it must be 0 or more.")
+        if self.text == "" or "" in self.stop:
+            raise UsageError("The text of a reply and the texts that end it must not be empty.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class CompleteSettings:
     """The settings of one conversation on one bundle, nothing left open.
 

@@ -6,8 +6,9 @@ Source: transformers `RepetitionPenaltyLogitsProcessor`, `TemperatureLogitsWarpe
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +69,28 @@ class Sampling:
 def _within(value: float | None, limits: tuple[float, float]) -> bool:
     """Whether `value` is left open, or lies within `limits`; a NaN does not."""
     return value is None or limits[0] <= value <= limits[1]
+
+
+class TokenSource(Protocol):
+    """What chooses the next token."""
+
+    def draw(self, logits: NDArray[np.float32]) -> int:
+        """The next token for `logits` [vocabulary]."""
+
+
+class GivenTokens:
+    """Tokens that are given; the logits do not matter.
+
+    Args:
+        tokens: in their order, the closing one included.
+    """
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        self._tokens: Iterator[int] = iter(tokens)
+
+    def draw(self, logits: NDArray[np.float32]) -> int:
+        """The next of them."""
+        return next(self._tokens)
 
 
 class Sampler:

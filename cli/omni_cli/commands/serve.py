@@ -1,0 +1,90 @@
+"""`omni-edge serve`: the model for OpenAI's clients."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from omni_cli import options
+from omni_cli.default_bundle import resolve_bundle
+from omni_edge import OmniEdge
+from omni_edge.errors import ServerError
+from omni_edge.serve.settings import Limits, ServeSettings, read_api_key
+
+_LIMITS = Limits()
+
+
+def serve(
+    *,
+    model: options.Model = None,
+    host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", metavar="N", min=0, max=65_535, help="Port; 0: a free one.")] = 8080,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--api-key-file",
+            metavar="FILE",
+            help="File with the key that clients send; required for other addresses than loopback.",
+        ),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option("--allow-host", metavar="NAME", help="Another name by which clients call it. Repeatable."),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option("--allow-origin", metavar="ORIGIN", help="Origin of pages that may use it. Repeatable."),
+    ] = None,
+    waiting: Annotated[
+        int, typer.Option("--max-waiting", metavar="N", min=0, help="Replies that may wait for the active one.")
+    ] = _LIMITS.waiting,
+    context_size: Annotated[
+        int | None,
+        typer.Option("--context", metavar="N", min=1, help="Positions that one conversation may fill."),
+    ] = None,
+    threads: options.Threads = None,
+    low_memory: options.LowMemory = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Log every request: its path, status and time, never its text.")
+    ] = False,
+    debug: options.Debug = False,
+) -> None:
+    """Serve the model to OpenAI's clients, until Ctrl-C.
+
+    Chat completions with text, sound, pictures and videos, speech, and transcriptions. One reply is computed at a time;
+    others wait.
+    """
+    settings = ServeSettings(
+        host=host,
+        port=port,
+        api_key=None if api_key_file is None else read_api_key(api_key_file),
+        host_names=tuple(allow_host or ()),
+        origins=tuple(allow_origin or ()),
+        limits=Limits(waiting=waiting),
+        context=context_size,
+    )
+    _log_to_stderr(verbose=verbose, debug=debug)
+    engine = OmniEdge.load(resolve_bundle(model), threads=threads, low_memory=low_memory)
+    asyncio.run(_serve(engine, settings))
+
+
+async def _serve(engine: OmniEdge, settings: ServeSettings) -> None:
+    try:
+        from omni_edge.serve.server import running_server  # noqa: PLC0415 -- an extra
+    except ImportError as error:
+        raise ServerError(f"The server is not installed ({error}): pip install 'omni-edge[serve]'") from None
+    async with running_server(engine, settings) as address:
+        typer.echo(f"Serving on {address}/v1; Ctrl-C ends it.", err=True)
+        await asyncio.Event().wait()
+
+
+def _log_to_stderr(*, verbose: bool, debug: bool) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log = logging.getLogger("omni_edge.serve")
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING)
