@@ -44,7 +44,7 @@ from omni_export.evaluate.metrics import TokenScores
 from omni_export.evaluate.turns import text_turn
 from omni_export.verify.reference import ReferenceModules
 
-PEER = Path(__file__).with_name("peers") / "llama_quality.py"
+PEERS = Path(__file__).with_name("peers")
 FORTUNES = Path("/usr/share/games/fortunes")
 SYSTEM = "You are a helpful AI assistant."
 REPLY_TOKENS = 16
@@ -168,25 +168,36 @@ def bundle_row(name: str, path: Path, judge: Judge, checkpoint: Checkpoint, thre
     )
 
 
-def llama_row(kind: str, python: Path, judge: Judge, checkpoint: Path, threads: int) -> dict[str, Any]:
-    """The row of llama.cpp with weights of `kind`, by the interpreter that has its package."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+def peer_row(name: str, python: Path, words: list[str], judge: Judge, checkpoint: Path, threads: int) -> dict[str, Any]:
+    """The row of another engine.
+
+    Args:
+        name: of the row.
+        python: the interpreter that has the engine's package.
+        words: its script in peers/ and the script's arguments; "FOLDER" is where it finds the request.
+        judge: the reference.
+        checkpoint: the folder.
+        threads: that the engine may use.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
         request = {"passages": [text.tolist() for text in judge.texts], "prompts": judge.prompts}
         (folder / "request.json").write_text(json.dumps({**request, "reply_tokens": REPLY_TOKENS}))
-        words = [str(python), str(PEER), str(checkpoint), str(folder), "--kind", kind, "--threads", str(threads)]
-        result = subprocess.run(words, capture_output=True, text=True, check=False)
+        script, *given = [str(folder) if word == "FOLDER" else word for word in words]
+        command = [str(python), str(PEERS / script), *given, "--threads", str(threads)]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode:
-            raise SystemExit(f"llama.cpp failed: {result.stderr[-1000:]}")
+            raise SystemExit(f"{name} failed: {result.stderr[-1000:]}")
         answer = json.loads((folder / "answer.json").read_text("utf-8"))
         logits = [np.load(folder / f"logits-{number}.npy", mmap_mode="r") for number in range(len(judge.texts))]
         rows = [iter(array) for array in logits]
-        scores, tell = TokenScores(), progress(f"llama.cpp {kind}")
+        scores, tell = TokenScores(), progress(name)
         for number, expected, token in judge.logits():
-            scores.add(expected, np.asarray(next(rows[number])), token)
+            scores.add(expected, np.asarray(next(rows[number]))[: expected.size], token)
             tell(len(scores), judge.total)
+    answer["bits_per_weight"] = 8 * answer["nbytes"] / count_weights(Checkpoint(checkpoint), "thinker")
     replies = answer.pop("replies")
-    return judge.row(f"llama.cpp {kind}", scores, replies, **answer)
+    return judge.row(name, scores, replies, **answer)
 
 
 def progress(name: str) -> Any:
@@ -227,7 +238,8 @@ def main() -> None:
     parser.add_argument("--passage", type=int, default=1024, help="tokens of one context")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--llama", type=Path, metavar="PYTHON", help="interpreter that has llama-cpp-python and gguf")
-    parser.add_argument("--llama-only", action="store_true", help="no rows for the bundles")
+    parser.add_argument("--mnn", metavar="PYTHON:MODEL", help="interpreter that has MNN, and what peers/mnn.py built")
+    parser.add_argument("--peers-only", action="store_true", help="no rows for the bundles")
     parser.add_argument("--llama-kinds", nargs="*", default=["Q4_0", "Q4_K_M", "Q8_0"])
     parser.add_argument("--reference", type=Path, metavar="FILE.npz", help="keeps what float32 says from run to run")
     parser.add_argument("--results", type=Path, help="JSON lines that are added to: how, then the rows")
@@ -243,11 +255,18 @@ def main() -> None:
     judge = Judge(checkpoint, model, thinkers.passages(wanted, arguments.passage), arguments.reference)
     del model
     rows = []
-    for name, path in () if arguments.llama_only else bundles.items():
+    for name, path in () if arguments.peers_only else bundles.items():
         rows.append(bundle_row(name, Path(path), judge, checkpoint, arguments.threads))
         print(table_line(rows[-1]), file=sys.stderr, flush=True)
     for kind in arguments.llama_kinds if arguments.llama else ():
-        rows.append(llama_row(kind, arguments.llama, judge, arguments.checkpoint, arguments.threads or 1))
+        words = ["llama_quality.py", str(arguments.checkpoint), "FOLDER", "--kind", kind]
+        row = peer_row(f"llama.cpp {kind}", arguments.llama, words, judge, arguments.checkpoint, arguments.threads or 1)
+        rows.append(row)
+        print(table_line(rows[-1]), file=sys.stderr, flush=True)
+    if arguments.mnn:
+        python, _, folder = arguments.mnn.partition(":")
+        words = ["mnn_quality.py", folder, "FOLDER"]
+        rows.append(peer_row("MNN", Path(python), words, judge, arguments.checkpoint, arguments.threads or 1))
         print(table_line(rows[-1]), file=sys.stderr, flush=True)
     print(table(rows))
     if arguments.results:

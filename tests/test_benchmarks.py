@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import struct
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from omni_edge.backend import kernels
+from omni_edge.bundle.builtin import shipped_bundle
 from omni_export import ExportOptions, export_bundle
 from omni_quant.precision import Precision
 from support.checkpoints import load_reference, write_checkpoint
 
 ROOT = Path(__file__).parents[1]
+KINDS = ("weight", "bias")
 
 
 def run(*words: object, status: int = 0) -> str:
@@ -27,6 +34,17 @@ def run(*words: object, status: int = 0) -> str:
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == status, result.stderr
     return result.stdout if status == 0 else result.stderr
+
+
+def load_script(name: str) -> ModuleType:
+    """A script as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -131,6 +149,69 @@ def test_a_float32_bundle_has_no_loss_of_quality(tmp_path: Path) -> None:
     assert row["bits_per_weight"] > 31.9
     assert table.splitlines()[2].startswith("| float32 | ")
     assert table.splitlines()[2].endswith("| 100.0 % | 100 % | 100 % |")
+
+
+def test_whispers_encoder_in_the_published_layout_is_whispers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = load_script("whisper_encoder")
+    config = transformers.WhisperConfig(
+        d_model=64, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=96, num_mel_bins=80
+    )
+    torch.manual_seed(3)
+    whisper = WhisperEncoder(config).eval()
+    own = replace(script.CONFIG, d_model=64, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=96)
+    monkeypatch.setattr(script, "CONFIG", replace(own, output_dim=64))
+    checkpoint = script.write_checkpoint(ctranslate2_model(whisper.state_dict()), tmp_path / "checkpoint")
+    clip = np.random.default_rng(1).standard_normal(20_000).astype(np.float32) * 0.1
+    actual, nbytes = script.embeds(checkpoint, 1500, Precision(), [clip], tmp_path)
+    features = transformers.WhisperFeatureExtractor()(clip, sampling_rate=16_000, return_tensors="pt").input_features
+    with torch.inference_mode():
+        norm, whisper.layer_norm = whisper.layer_norm, torch.nn.Identity()
+        states = whisper(features).last_hidden_state[0]
+        expected = norm(states.reshape(-1, 2, 64).mean(1))[: len(actual)]
+    assert len(actual) == 20_000 // 640
+    assert nbytes > 4 * sum(value.numel() for name, value in whisper.named_parameters() if "layers" in name)
+    np.testing.assert_allclose(actual, expected, atol=2e-4)
+
+
+def ctranslate2_model(weights: dict[str, torch.Tensor]) -> bytes:
+    """An encoder's weights in the form of the package, in float32."""
+    tensors = {name: value.numpy() for name, value in weights.items()}
+    variables = {f"encoder/{conv}/{kind}": tensors[f"{conv}.{kind}"] for conv in ("conv1", "conv2") for kind in KINDS}
+    norms, linears = {"layer_norm": "layer_norm"}, {}
+    for layer in range(2):
+        at, source = f"layer_{layer}", f"layers.{layer}"
+        norms |= {
+            f"{at}/self_attention/layer_norm": f"{source}.self_attn_layer_norm",
+            f"{at}/ffn/layer_norm": f"{source}.final_layer_norm",
+        }
+        linears |= {
+            f"{at}/self_attention/linear_1": f"{source}.self_attn.out_proj",
+            f"{at}/ffn/linear_0": f"{source}.fc1",
+            f"{at}/ffn/linear_1": f"{source}.fc2",
+        }
+        tensors[f"{source}.self_attn.k_proj.bias"] = np.zeros(64, np.float32)
+        for kind in KINDS:
+            parts = [tensors[f"{source}.self_attn.{name}_proj.{kind}"] for name in "qkv"]
+            variables[f"encoder/{at}/self_attention/linear_0/{kind}"] = np.concatenate(parts)
+    for kind, theirs in zip(KINDS, ("gamma", "beta"), strict=True):
+        variables |= {f"encoder/{at}/{theirs}": tensors[f"{source}.{kind}"] for at, source in norms.items()}
+        variables |= {f"encoder/{at}/{kind}": tensors[f"{source}.{kind}"] for at, source in linears.items()}
+    parts = [struct.pack("<IH", 6, 12), b"WhisperSpec\0", struct.pack("<II", 3, len(variables))]
+    for name, value in variables.items():
+        parts += [struct.pack("<H", len(name) + 1), name.encode() + b"\0"]
+        parts += [struct.pack(f"<B{value.ndim}IBI", value.ndim, *value.shape, 0, value.nbytes), value.tobytes()]
+    return b"".join(parts)
+
+
+def test_a_vocoder_without_errors_has_the_solvers_alone() -> None:
+    script = load_script("vocoder_error")
+    speaker = script.Speaker(shipped_bundle(), seed=0)
+    codec = script.read_utterances(ROOT / "tests" / "data" / "nano" / "heldout.json")[0][:16]
+    solver, *parts = script.score(speaker, speaker, codec).values()
+    assert 10 < solver["mel_snr"] < 50
+    assert 0.1 < solver["log_spectral_distance"] < 5
+    assert [part["snr"] for part in parts] == [200] * 3  # the ceiling, of equal samples
+    assert [part["log_spectral_distance"] for part in parts] == [0] * 3
 
 
 def test_the_wait_of_a_user_is_measured_in_real_time(tmp_path: Path) -> None:

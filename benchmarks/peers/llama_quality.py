@@ -3,7 +3,7 @@
     LLAMA/bin/python benchmarks/peers/llama_quality.py CHECKPOINT FOLDER --kind Q4_0 --threads 2
 
 Reads FOLDER/request.json (passages and prompts as token ids); writes FOLDER/logits-N.npy, float32 [tokens, vocabulary],
-and FOLDER/answer.json: replies, bytes, bits per weight, and which format how many matrices got. The Thinker of
+and FOLDER/answer.json: replies, bytes, and which format how many matrices got. The Thinker of
 CHECKPOINT (float32) is written as GGUF and quantized by llama.cpp itself, with its defaults.
 """
 
@@ -41,18 +41,16 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def write_gguf(checkpoint: Path, path: Path) -> int:
-    """Writes the Thinker in float32; returns the number of weights."""
+def write_gguf(checkpoint: Path, path: Path) -> None:
+    """Writes the Thinker in float32."""
     config = json.loads((checkpoint / "config.json").read_text("utf-8"))["thinker_config"]["text_config"]
     writer = qwen2_writer(path, config, config["rope_parameters"]["rope_theta"])
-    tensors = read_tensors(checkpoint / "model.safetensors")
-    for name, values in tensors.items():
+    for name, values in read_tensors(checkpoint / "model.safetensors").items():
         writer.add_tensor(gguf_name(name), values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return sum(values.size for values in tensors.values())
 
 
 def quantize(source: Path, target: Path, kind: str) -> None:
@@ -106,7 +104,7 @@ def main() -> None:
     folder: Path = arguments.folder
     request = json.loads((folder / "request.json").read_text("utf-8"))
     whole, model = folder / "whole.gguf", folder / "model.gguf"
-    weights = write_gguf(arguments.checkpoint, whole)
+    write_gguf(arguments.checkpoint, whole)
     quantize(whole, model, arguments.kind)
     whole.unlink()
     tensors = gguf.GGUFReader(model).tensors
@@ -130,7 +128,6 @@ def main() -> None:
         "precision": arguments.kind,
         "formats": dict(formats),
         "nbytes": nbytes,
-        "bits_per_weight": 8 * nbytes / weights,
         "replies": replies,
     }
     (folder / "answer.json").write_text(json.dumps(answer), "utf-8")

@@ -116,8 +116,8 @@ class Corpus:
     @classmethod
     def load(cls, work: Path) -> Corpus:
         """Raises FileNotFoundError: run `python -m nano.data.speech_corpus` first."""
-        folder = work / "speech_corpus"
-        clips = tuple(Clip(**entry) for entry in json.loads((folder / "clips.json").read_text()))
+        folder = index_file(work).parent
+        clips = tuple(Clip(**entry) for entry in json.loads(index_file(work).read_text()))
         samples = np.memmap(folder / "samples.i16", np.int16, "r")
         mels = np.memmap(folder / "mels.f16", np.float16, "r").reshape(-1, BINS)
         return cls(clips, samples, mels)
@@ -133,10 +133,15 @@ class Corpus:
         return part
 
 
+def index_file(work: Path) -> Path:
+    """The index of the clips, written last."""
+    return work / "speech_corpus" / "clips.json"
+
+
 def build(work: Path) -> None:
     """Writes WORK/speech_corpus, unless it exists."""
-    folder = work / "speech_corpus"
-    if (folder / "clips.json").exists():
+    folder = index_file(work).parent
+    if index_file(work).exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
     tasks = [(text, kind, split, speaker) for text, kind, split in sentences(random.Random(SEED)) for speaker in VOICES]
@@ -157,7 +162,7 @@ def build(work: Path) -> None:
             start += len(coded)
             if index % 500 == 0:
                 print(f"{index} of {len(tasks)} clips, {start / RATE / 60:.1f} min", flush=True)
-    (folder / "clips.json").write_text(json.dumps([asdict(clip) for clip in clips]))
+    index_file(work).write_text(json.dumps([asdict(clip) for clip in clips]))
     print(f"{len(clips)} clips, {start / RATE / 60:.1f} min")
 
 

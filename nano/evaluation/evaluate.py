@@ -18,7 +18,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ import numpy as np
 from nano.data.exercises import EVALUATION_SETS, Exercise, evaluation_set
 from nano.evaluation.held_out_sets import KEPT, QUICK_COUNTS, QUICK_UTTERANCES, SEED, HeldOutSets, mixed, write_kept
 from nano.evaluation.metrics import Distance, Share, WordErrors
-from nano.evaluation.shuffle import SHUFFLES
+from nano.evaluation.shuffle import SHUFFLES, Shuffle
 from nano.evaluation.tables import markdown
 from nano.evaluation.workers import (
     Question,
@@ -42,6 +42,7 @@ from nano.evaluation.workers import (
     understand,
 )
 from nano.world import reply_split
+from omni_edge.backend import kernels
 from omni_edge.backend.machine import machine, usable_cores
 from omni_edge.bundle.builtin import shipped_bundle
 from omni_edge.bundle.reader import Bundle
@@ -72,15 +73,19 @@ class Plan:
 
     Attributes:
         counts: exercises of each set.
-        spoken: replies in each voice, sampled and greedy.
+        spoken: replies in each voice, sampled and greedy; drawn from all sets.
         utterances: sentences in each voice, vocoded with every solver setting.
         workers: number of processes.
+        answered: sets that are answered in text.
+        shuffles: permutations of the time ids.
     """
 
     counts: Mapping[str, int]
     spoken: int
     utterances: int
     workers: int
+    answered: tuple[str, ...] = tuple(EVALUATION_SETS)
+    shuffles: tuple[Shuffle, ...] = SHUFFLES
 
     @classmethod
     def full(cls, count: int, workers: int) -> Plan:
@@ -120,11 +125,11 @@ def precision(bundle: Path) -> dict[str, str]:
 def understanding(pool: WorkerPool, plan: Plan, sets: HeldOutSets) -> Results:
     """Share of right replies for every set, by input and room, and with shuffled time ids."""
     results: Results = {}
-    for name, count in plan.counts.items():
-        exercises = list(evaluation_set(name, sets.cache, count))
+    for name in plan.answered:
+        exercises = list(evaluation_set(name, sets.cache, plan.counts[name]))
         texts = pool.map(name, understand, [Question(exercise) for exercise in exercises])
         results[name] = _graded(exercises, texts)
-        for shuffle in SHUFFLES if name in _TIMED_SETS else ():
+        for shuffle in plan.shuffles if name in _TIMED_SETS else ():
             questions = [Question(exercise, shuffle, number) for number, exercise in enumerate(exercises)]
             label = f"{name}, times of {shuffle} shuffled"
             texts = pool.map(label, understand, questions)
@@ -245,6 +250,7 @@ def run(bundles: Sequence[Path], plan: Plan, sets: HeldOutSets) -> Results:
         "counts": dict(plan.counts) | {"spoken": plan.spoken, "utterances": len(sets.utterances)},
         "versions": {"python": platform.python_version(), **_versions(_PACKAGES)},
         "machine": asdict(machine()),
+        "compiled": kernels.compiled() is not None,
         "workers": plan.workers,
         "seconds": round(time.monotonic() - began),
         "reference": f"{first.resolve().name}, {_REFERENCE}",
@@ -262,6 +268,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("nano-work"))
     parser.add_argument("--bundle", type=Path, action="append", help="repeatable; default: the built-in bundle")
     parser.add_argument("--count", type=int, default=300, help="most exercises of a set; speech scales with it")
+    parser.add_argument("--sets", nargs="*", choices=tuple(EVALUATION_SETS), help="answered in text; default: all")
+    parser.add_argument("--no-shuffles", action="store_true", help="leave out the permuted time ids")
+    parser.add_argument("--spoken", type=int, help="spoken replies in each voice; default: a seventh of --count")
     parser.add_argument("--quick", action="store_true", help="few exercises, from the repository")
     parser.add_argument("--workers", type=int, default=min(_MOST_WORKERS, usable_cores()))
     parser.add_argument("--out", type=Path, help="write the results as JSON")
@@ -276,7 +285,10 @@ def main() -> None:
         plan, sets = Plan.quick(arguments.workers), HeldOutSets.from_repository()
     else:
         plan = Plan.full(arguments.count, arguments.workers)
+        plan = replace(plan, spoken=plan.spoken if arguments.spoken is None else arguments.spoken)
         sets = HeldOutSets.from_work(arguments.work, plan.utterances)
+    answered = plan.answered if arguments.sets is None else tuple(arguments.sets)
+    plan = replace(plan, answered=answered, shuffles=() if arguments.no_shuffles else plan.shuffles)
     results = run(arguments.bundle or [shipped_bundle()], plan, sets)
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)

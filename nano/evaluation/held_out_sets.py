@@ -10,6 +10,7 @@ import json
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -64,16 +65,22 @@ class HeldOutSets:
     def from_work(cls, work: Path, utterances: int) -> HeldOutSets:
         """Reads the work folder; `utterances` sentences, each in every voice.
 
-        An unpacked checkpoint has no codec; the utterances are then those of the repository.
+        A folder without the codec, or without the voices' speech, takes that part from the repository.
 
         Raises:
-            FileNotFoundError: a data stage has not run.
+            FileNotFoundError: `nano.data.speech_cache` has not run.
         """
+        from nano.data.speech_corpus import index_file  # noqa: PLC0415
         from nano.training.train_codec import codes_file  # noqa: PLC0415
 
-        references = [(voice, samples) for voice, samples, _ in _references(work, _REFERENCES)]
-        coded = list(_utterances(work, utterances)) if codes_file(work).exists() else cls.from_repository().utterances
-        return cls(SpeechCache(work), VoiceClassifier.fit(references, RATE), coded)
+        kept = cls.from_repository()
+        classifier, coded = kept.classifier, kept.utterances
+        if index_file(work).exists():
+            references = [(voice, samples) for voice, samples, _ in _references(work, _REFERENCES)]
+            classifier = VoiceClassifier.fit(references, RATE)
+        if codes_file(work).exists():
+            coded = list(_utterances(work, utterances))
+        return cls(SpeechCache(work), classifier, coded)
 
     @classmethod
     def from_repository(cls, file: Path = KEPT) -> HeldOutSets:
@@ -112,9 +119,9 @@ def mixed(cache: SpeechCache, counts: Mapping[str, int], count: int) -> list[Exe
                 taken.add(exercise.reply)
                 by_split[world.reply_split(exercise.reply)].append(exercise)
         held_out = by_split["held_out"][: -(-each // 2)]
-        found.append([*held_out, *by_split["train"]][:each])
-    # One of each set in turn, so that every beginning of the list is mixed.
-    turns = [exercises[turn] for turn in range(each) for exercises in found if turn < len(exercises)]
+        found.append([*held_out, *by_split["train"]])
+    # One of each set in turn, so that every beginning of the list is mixed; long sets make up for short ones.
+    turns = [exercise for turn in zip_longest(*found) for exercise in turn if exercise is not None]
     return turns[:count]
 
 

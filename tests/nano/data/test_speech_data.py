@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import wave
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,8 @@ def test_the_plan_covers_every_text_and_keeps_the_splits_apart(cache: speech_cac
     trained = {(clip.text, clip.voice, clip.speed, clip.pitch) for clip in cache.clips if clip.split == "train"}
     takes = {(c.text, c.voice, c.speed, c.pitch) for c in cache.clips if c.split == "unseen_take"}
     assert not trained & takes
+    evaluated = [replace(clip, start=0, length=0) for clip in cache.clips if clip.split.startswith("unseen")]
+    assert speech_cache.plan(evaluation_only=True) == evaluated
 
 
 def test_the_cache_returns_the_spoken_samples(cache: speech_cache.SpeechCache) -> None:
@@ -60,7 +63,7 @@ def test_the_cache_returns_the_spoken_samples(cache: speech_cache.SpeechCache) -
 def test_a_build_that_was_cut_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speech_cache, "synthesize", tone)
     short = speech_cache.plan()[:30]
-    monkeypatch.setattr(speech_cache, "plan", lambda: short)
+    monkeypatch.setattr(speech_cache, "plan", lambda **_: short)
     speech_cache.build(tmp_path / "whole")
     speech_cache.build(tmp_path / "cut")
     index, sound = (tmp_path / "cut" / "data" / name for name in ("speech.jsonl", "speech.s16"))

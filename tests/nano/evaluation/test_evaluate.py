@@ -285,6 +285,8 @@ def test_spoken_replies_are_mixed_and_new(kept: HeldOutSets) -> None:
     assert len(set(replies)) == len(replies)
     assert len({exercise.family for exercise in exercises[:8]}) >= 6
     assert sum(world.reply_split(reply) == "held_out" for reply in replies) >= 4
+    # More than an equal share of each set: two of the sets have fewer replies than that.
+    assert len(mixed(kept.cache, QUICK_COUNTS, 48)) == 48
 
 
 def test_a_pool_of_one_works_in_order(bundle, engine: OmniEdge, capsys: pytest.CaptureFixture[str]) -> None:
