@@ -30,6 +30,7 @@ from omni_edge.errors import (
 from omni_edge.events import (
     AudioChunk,
     AudioClip,
+    CameraFrame,
     Event,
     ImageFrame,
     Media,
@@ -61,6 +62,7 @@ __all__ = [
     "AudioChunk",
     "AudioClip",
     "BundleError",
+    "CameraFrame",
     "CheckpointError",
     "ChunkSchedule",
     "ContextFullError",

@@ -61,7 +61,18 @@ class VideoClip:
     sound: AudioClip | None = None
 
 
-Media = PcmBlock | AudioClip | ImageFrame | VideoClip
+@dataclass(frozen=True)
+class CameraFrame:
+    """A frame of a live video whose sound is the live sound: visible from the end of the sound so far on.
+
+    Attributes:
+        pixels: uint8 [height, width, 3], RGB.
+    """
+
+    pixels: NDArray[np.uint8]
+
+
+Media = PcmBlock | AudioClip | ImageFrame | VideoClip | CameraFrame
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,22 @@ from omni_edge.decoders.tokenizer import TextTokenizer
 Embed = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 
 _NO_IDS = np.zeros((3, 0), np.int64)
+
+
+@dataclass(frozen=True)
+class VideoTokens:
+    """Temporal patches of a live video.
+
+    Attributes:
+        embeds: float32 [t * height * width, hidden].
+        times: int64 [t]; time ids since the video's beginning.
+        height, width: merged rows and columns.
+    """
+
+    embeds: NDArray[np.float32]
+    times: Ids
+    height: int
+    width: int
 
 
 class Prompt:
@@ -168,14 +184,37 @@ class Prompt:
             self.mark(marks.vision_end_token)
             return
         mixed = interleave(vision_grid(times, *grid[1:]), sound.shape[0], self._scale)
-        self._close_text()
-        # Two marks share one id, so the context can be cut only in front of the first and behind the last of them.
-        self._append([marks.vision_start_token, marks.audio_start_token], self.positions.shared(2), INSIDE)
+        self.begin_video()
         ids = self.positions.interleaved(mixed)
         tokens = np.repeat([marks.video_token, marks.audio_token], [embeds.shape[0], sound.shape[0]])[mixed.order]
         self._append(tokens, ids, INSIDE, np.concatenate([embeds, sound])[mixed.order])
+        self.end_video()
+
+    def begin_video(self) -> int:
+        """The marks before a video with sound; returns the id that its times count from."""
+        self._close_text()
+        # Two marks share one id, so the context can be cut only in front of the first and behind the last of them.
+        self._append([self._marks.vision_start_token, self._marks.audio_start_token], self.positions.shared(2), INSIDE)
+        return self.positions.next
+
+    def live_video(self, start: int, video: VideoTokens, sound: NDArray[np.float32], sound_before: int) -> None:
+        """The next chunk of a live video: what is seen, then what is heard.
+
+        Args:
+            start: what `begin_video` returned.
+            video: the chunk's temporal patches.
+            sound: float32 [n, hidden]; the chunk's audio tokens.
+            sound_before: number of the audio tokens in earlier chunks.
+        """
+        heard = start + sound_before + np.arange(len(sound))
+        ids = self.positions.live_video(start + vision_grid(video.times, video.height, video.width), heard)
+        tokens = np.repeat([self._marks.video_token, self._marks.audio_token], [len(video.embeds), len(sound)])
+        self._append(tokens, ids, INSIDE, np.concatenate([video.embeds, sound]))
+
+    def end_video(self) -> None:
+        """The marks behind a video with sound."""
         closing = self.positions.shared(2)
-        self._append([marks.audio_end_token, marks.vision_end_token], closing, self.positions.next)
+        self._append([self._marks.audio_end_token, self._marks.vision_end_token], closing, self.positions.next)
 
     def _picture(self, token: int, embeds: NDArray[np.float32], ids: Ids) -> None:
         self._append(np.full(embeds.shape[0], token, np.int64), ids, self.positions.next, embeds)

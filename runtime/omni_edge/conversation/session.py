@@ -6,18 +6,19 @@ again. Offline is streaming with fresh state.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from omni_edge.audio.front_end import AudioBlock, AudioFrontEndState
+from omni_edge.audio.front_end import AudioBlock
 from omni_edge.conversation import saved
 from omni_edge.conversation.context import Context
+from omni_edge.conversation.live_sound import LiveSound
+from omni_edge.conversation.media_encoder import MediaEncoder
 from omni_edge.conversation.reply import Reply
 from omni_edge.conversation.settings import ReplySettings, SessionSettings, check_voice
 from omni_edge.conversation.snapshot import SessionSnapshot
@@ -25,9 +26,8 @@ from omni_edge.conversation.speech import Speech
 from omni_edge.conversation.stop_strings import StopStrings
 from omni_edge.decoders.sampling import GivenTokens, Sampler, TokenSource
 from omni_edge.errors import MediaError, UsageError
-from omni_edge.events import AudioClip, Event, ImageFrame, Media, PcmBlock, VideoClip
+from omni_edge.events import AudioClip, CameraFrame, Event, ImageFrame, Media, PcmBlock, VideoClip
 from omni_edge.model import Model
-from omni_edge.vision.image_processor import ImageProcessor, VisionPatches, within_context
 
 # Independent random streams of one seed.
 _THINKER_STREAM, _TALKER_STREAM = range(2)
@@ -46,7 +46,7 @@ class Session:
         self._model = model
         self._settings = chosen = settings.complete(manifest)
         self._voice = chosen.voice
-        self._images = ImageProcessor(within_context(manifest.vision, chosen.context, chosen.max_pixels))
+        self._media = MediaEncoder(model, chosen)
         self._context = Context(model, chosen)
         self._cancelled = False
         self.reset()
@@ -65,6 +65,11 @@ class Session:
         return session
 
     # -- what the caller sees ----------------------------------------------------------------------------------
+
+    @property
+    def camera_fps(self) -> int:
+        """Frames of a live video that the model sees in a second."""
+        return self._settings.camera_fps
 
     @property
     def voice(self) -> str:
@@ -107,8 +112,7 @@ class Session:
         self._reply_starts: list[int] = []
         self._reply_stops: list[int] = []
         self._reply: Reply | None = None
-        self._sound: AudioFrontEndState | None = None
-        self._sound_begun = False
+        self._live: LiveSound | None = None
         self._turn_open = False
 
     def cancel(self) -> None:
@@ -123,14 +127,15 @@ class Session:
 
         Args:
             item: text, a whole sound, picture or video, or the next piece of a live sound (the last one with
-                `end=True`; anything else that is pushed, and `reply`, end it too).
+                `end=True`; anything else that is pushed, and `reply`, end it too). Camera frames between the pieces
+                make it a live video; frames without a sound are dropped.
 
         Raises:
             MediaError: it cannot be used.
             ContextFullError: it does not fit.
         """
         self._reply = None
-        if not isinstance(item, PcmBlock):
+        if not isinstance(item, PcmBlock | CameraFrame):
             self._end_sound()
         match item:
             case str():
@@ -142,9 +147,11 @@ class Session:
             case AudioClip():
                 self._push_clip(item)
             case ImageFrame():
-                self._push_picture(self._images.image(item.pixels))
+                self._push_picture(item)
             case VideoClip():
                 self._push_video(item)
+            case CameraFrame():
+                self._push_frame(item)
             case _:
                 raise UsageError(f"A session takes text, sound, pictures and videos, not {type(item).__name__}.")
 
@@ -238,7 +245,7 @@ class Session:
         if offset > self._context.prefilled:
             self._context.prefill()
         self._context.trim(offset)
-        self._sound, self._sound_begun, self._turn_open = None, False, False
+        self._live, self._turn_open = None, False
         del self._reply_starts[reply:], self._reply_stops[reply - 1 :]
 
     def snapshot(self) -> SessionSnapshot:
@@ -247,8 +254,8 @@ class Session:
         It copies what waits and what the live sound holds (2 s at most), not the caches.
         """
         starts, stops = tuple(self._reply_starts), tuple(self._reply_stops)
-        context, sound = self._context.snapshot(), deepcopy(self._sound)
-        return SessionSnapshot(context, starts, stops, sound, self._sound_begun, self._turn_open)
+        live = self._live.copy() if self._live is not None else None
+        return SessionSnapshot(self._context.snapshot(), starts, stops, live, self._turn_open)
 
     def restore(self, snapshot: SessionSnapshot) -> None:
         """Goes back to a place of this conversation: what was pushed and replied since then is forgotten.
@@ -266,7 +273,7 @@ class Session:
         self._reply = None
         self._context.restore(snapshot.context)
         self._reply_starts, self._reply_stops = list(snapshot.reply_starts), list(snapshot.reply_stops)
-        self._sound, self._sound_begun = deepcopy(snapshot.sound), snapshot.sound_begun
+        self._live = snapshot.live.copy() if snapshot.live is not None else None
         self._turn_open = snapshot.turn_open
 
     def save(self, path: Path | str) -> None:
@@ -279,7 +286,7 @@ class Session:
             UsageError: a live sound is open, or the file cannot be written.
             ResourceError: the disk is full.
         """
-        if self._sound is not None:
+        if self._live is not None and self._live.state is not None:
             raise UsageError("A live sound is open. Complete it (end=True) before the conversation is saved.")
         pending = self._context.pending
         header = saved.Header(
@@ -321,13 +328,9 @@ class Session:
 
     # -- sound, pictures, videos -------------------------------------------------------------------------------
 
-    def _encode_sound(self, blocks: list[AudioBlock]) -> NDArray[np.float32]:
-        return self._model.audio_encoder().encode([block.frames for block in blocks])
-
     def _push_clip(self, clip: AudioClip) -> None:
-        self._reserve(self._model.audio_front_end.tokens(len(clip.samples), clip.rate))
-        blocks = self._model.audio_front_end.clip(clip.samples, clip.rate)
-        embeds = self._encode_sound(blocks)
+        self._reserve(self._media.sound_tokens(clip))
+        embeds = self._media.sound(self._media.sound_blocks(clip))
         with self._user_turn():
             pending = self._context.pending
             pending.begin_sound()
@@ -336,68 +339,83 @@ class Session:
             self._context.prefill()
 
     def _push_piece(self, piece: PcmBlock) -> None:
-        front_end = self._model.audio_front_end
-        if self._sound is not None and self._sound.rate != piece.rate:
+        front_end, live = self._model.audio_front_end, self._live or LiveSound()
+        state = live.state or front_end.state(piece.rate)
+        if state.rate != piece.rate:
             raise UsageError(
-                f"This sound came at {self._sound.rate} Hz, and now at {piece.rate}. End it (end=True) before changing."
+                f"This sound came at {state.rate} Hz, and now at {piece.rate}. End it (end=True) before changing."
             )
-        state = self._sound if self._sound is not None else front_end.state(piece.rate)
         try:
             blocks = front_end.step(piece.samples, state, piece.end)
         except MediaError:
             if state.ended:
-                self._sound = None
+                self._live = None
             raise
-        self._sound = None if piece.end else state
+        live.state = state
+        self._live = None if piece.end else live
         for block in blocks:
-            self._reserve(block.tokens)
-            embeds = self._encode_sound([block])
-            with self._user_turn():
-                if not self._sound_begun:
-                    self._context.pending.begin_sound()
-                self._context.pending.sound(embeds)
-                self._context.prefill()
-            self._sound_begun = True
-        if piece.end and self._sound_begun:
-            self._context.pending.end_sound()
-            self._sound_begun = False
+            self._push_block(block, live)
+        if piece.end and live.begun:
+            if live.video is not None:
+                self._context.pending.end_video()
+            else:
+                self._context.pending.end_sound()
+
+    def _push_block(self, block: AudioBlock, live: LiveSound) -> None:
+        """A block of live sound, behind what was seen meanwhile."""
+        video, media, pending = live.video, self._media, self._context.pending
+        seen = math.prod(media.live_patches(video, block)) if video is not None else 0
+        self._reserve(seen + block.tokens)
+        shown = media.live_chunk(video, block) if video is not None else None
+        embeds = media.sound([block])
+        with self._user_turn():
+            if video is not None and shown is not None:
+                start = pending.begin_video() if video.start is None else video.start
+                pending.live_video(start, shown, embeds, video.sound_tokens)
+            else:
+                if not live.begun:
+                    pending.begin_sound()
+                pending.sound(embeds)
+            self._context.prefill()
+        live.begun = True
+        if video is not None:
+            video.start = start
+            video.sound_tokens += len(embeds)
+
+    def _push_frame(self, frame: CameraFrame) -> None:
+        if self._live is not None and self._live.begun and self._live.video is None:
+            # A live video starts with its sound.
+            self._end_sound()
+        live = self._live or LiveSound()
+        video = live.video or self._media.live_video()
+        self._media.add_frame(video, frame.pixels, live.seconds(self._model.manifest.audio.sample_rate))
+        live.video, self._live = video, live
 
     def _end_sound(self) -> None:
-        if self._sound is not None:
-            self._push_piece(PcmBlock(np.zeros(0, np.float32), self._sound.rate, end=True))
+        live, self._live = self._live, None
+        if live is not None and live.state is not None:
+            self._live = live
+            self._push_piece(PcmBlock(np.zeros(0, np.float32), live.state.rate, end=True))
 
-    def _push_picture(self, picture: VisionPatches) -> None:
-        self._reserve(self._tokens(picture))
-        embeds = self._model.vision_encoder().encode(picture.patches, picture.grid)
-        _, height, width = self._merged(picture)
+    def _push_picture(self, picture: ImageFrame) -> None:
+        patches = self._media.picture_patches(picture)
+        self._reserve(self._media.vision_tokens(patches))
+        embeds = self._media.patches(patches)
+        _, height, width = self._media.merged(patches)
         with self._user_turn():
             self._context.pending.picture(embeds, height, width)
             self._context.prefill()
 
     def _push_video(self, clip: VideoClip) -> None:
-        video = self._images.video(clip.frames, clip.fps)
-        sound_blocks = self._video_sound(clip.sound)
-        self._reserve(self._tokens(video) + sum(block.tokens for block in sound_blocks))
-        embeds = self._model.vision_encoder().encode(video.patches, video.grid)
-        sound_embeds = self._encode_sound(sound_blocks) if sound_blocks else None
+        media = self._media
+        video = media.video_patches(clip)
+        sound_blocks = media.video_sound_blocks(clip.sound)
+        self._reserve(media.vision_tokens(video) + sum(block.tokens for block in sound_blocks))
+        embeds = media.patches(video)
+        sound_embeds = media.sound(sound_blocks) if sound_blocks else None
         with self._user_turn():
-            self._context.pending.video(embeds, self._merged(video), video.seconds_per_grid, sound_embeds)
+            self._context.pending.video(embeds, media.merged(video), video.seconds_per_grid, sound_embeds)
             self._context.prefill()
-
-    def _video_sound(self, sound: AudioClip | None) -> list[AudioBlock]:
-        """A video's sound; a track of a few milliseconds, as cutting tools leave behind, is none."""
-        front_end = self._model.audio_front_end
-        if sound is None or not front_end.tokens(len(sound.samples), sound.rate):
-            return []
-        return front_end.clip(sound.samples, sound.rate)
-
-    def _merged(self, patches: VisionPatches) -> tuple[int, int, int]:
-        merge = self._model.manifest.vision.merge_size
-        frames, height, width = patches.grid
-        return frames, height // merge, width // merge
-
-    def _tokens(self, patches: VisionPatches) -> int:
-        return int(np.prod(self._merged(patches)))
 
     # -- the reply ---------------------------------------------------------------------------------------------
 

@@ -14,6 +14,8 @@ from omni_edge.vocoder.solver import SolverSettings
 # Positions that a session reserves by default. Unused ones cost address space, not memory.
 DEFAULT_CONTEXT = 8192
 _SEED_BITS = 63
+# Each chunk of 2 s then holds whole temporal patches of two frames.
+_CAMERA_FPS = (1, 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +35,11 @@ class SessionSettings:
         solver: solver and guidance of the vocoder.
         chunks: how the speech is cut into chunks.
         max_pixels: pixels of the largest picture; a larger one is scaled down. None: a quarter of the context.
+        camera_fps: frames of a live video that the model sees in a second. A minute of them fits the default context
+            at 1; 2 is the rate of recorded videos.
 
     Raises:
-        UsageError: a seed below 0.
+        UsageError: a seed below 0, or a camera_fps that is not offered.
     """
 
     voice: str | None = None
@@ -48,10 +52,14 @@ class SessionSettings:
     solver: SolverSettings | None = None
     chunks: ChunkSchedule | None = None
     max_pixels: int | None = None
+    camera_fps: int = 1
 
     def __post_init__(self) -> None:
         if self.seed is not None and self.seed < 0:
             raise UsageError(f"The seed is {self.seed}; it must be 0 or more.")
+        if self.camera_fps not in _CAMERA_FPS:
+            choices = " or ".join(map(str, _CAMERA_FPS))
+            raise UsageError(f"A live video cannot have {self.camera_fps} frames per second; choose {choices}.")
 
     def complete(self, manifest: Manifest) -> CompleteSettings:
         """These settings with the defaults of a bundle in place of every None.
@@ -81,6 +89,7 @@ class SessionSettings:
             solver=self.solver or SolverSettings(),
             chunks=self.chunks or ChunkSchedule(),
             max_pixels=self.max_pixels,
+            camera_fps=self.camera_fps,
         )
 
 
@@ -133,6 +142,7 @@ class CompleteSettings:
     solver: SolverSettings
     chunks: ChunkSchedule
     max_pixels: int | None
+    camera_fps: int
 
     def reusable(self, voice: str) -> SessionSettings:
         """Settings that start a conversation equal to this one, with another speaker."""
@@ -147,6 +157,7 @@ class CompleteSettings:
             solver=self.solver,
             chunks=self.chunks,
             max_pixels=self.max_pixels,
+            camera_fps=self.camera_fps,
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from omni_edge.audio.front_end import AudioFrontEndState
+from omni_edge.conversation.live_sound import LiveSound
 from omni_edge.conversation.prompt import Prompt
 
 
@@ -28,14 +28,12 @@ class SessionSnapshot:
     Attributes:
         context: that of the context.
         reply_starts, reply_stops: offsets of the replies.
-        sound: the live sound that was open, or None.
-        sound_begun: whether a block of it was prefilled.
+        live: the live sound that was open, or None.
         turn_open: whether the user's turn was open.
     """
 
     context: ContextSnapshot
     reply_starts: tuple[int, ...]
     reply_stops: tuple[int, ...]
-    sound: AudioFrontEndState | None
-    sound_begun: bool
+    live: LiveSound | None
     turn_open: bool

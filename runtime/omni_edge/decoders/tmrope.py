@@ -54,6 +54,12 @@ class Positions:
         self.next = start + video.last + 1
         return ids
 
+    def live_video(self, video: Ids, sound: Ids) -> Ids:
+        """Ids [3, n + m] of the next chunk of a live video: its vision tokens' [3, n], then its sound's [m]."""
+        ids = self._take(np.concatenate([video, np.broadcast_to(sound, (3, sound.size))], axis=1))
+        self.next = int(sound[-1]) + 1
+        return ids
+
     def _take(self, ids: Ids) -> Ids:
         if ids.shape[1]:
             largest = int(ids.max())

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from omni_edge.audio.samples import validate_pcm, validate_rate
 from omni_edge.conversation.session import Session
 from omni_edge.errors import UsageError
-from omni_edge.events import Media, PcmBlock
+from omni_edge.events import ImageFrame, Media, PcmBlock
+from omni_edge.live.camera import Camera
 from omni_edge.live.events import Level, LiveEvent
 from omni_edge.live.hearing import EchoGate, Heard, Hearing
 from omni_edge.live.playback import InstantSink, Playback, SpeechSink
@@ -28,6 +29,8 @@ from omni_edge.live.turn_detector import Transition
 _LEVEL_SECONDS = 0.1
 _QUIETEST_DECIBELS = -120.0
 _WAIT_SECONDS = 0.5
+# The first sound of a turn is at most so old when the turn is known: a pre-roll, and speech with gaps.
+_LONGEST_ONSET_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -54,9 +57,10 @@ class _Interrupt:
 
 @dataclass(frozen=True)
 class _Question:
-    """A typed turn."""
+    """A typed turn, at a time of the microphone (s)."""
 
     text: str
+    time: float
     playback: Playback
 
 
@@ -86,9 +90,10 @@ class Duplex:
         self._session, self._hearing = session, hearing
         self._sink = sink if sink is not None else InstantSink()
         self._gate = EchoGate(hearing.settings.echo_tail) if half_duplex else None
-        self._talk = Talk(session, max_new_tokens, max_codec_tokens)
         # Guards everything below. Held for a millisecond at a time, never while the model runs.
         self._lock = RLock()
+        self._camera = Camera(session.camera_fps, self._lock)
+        self._talk = Talk(session, self._camera, max_new_tokens, max_codec_tokens)
         self._arrived = Condition(self._lock)
         self._inbox: deque[Any] = deque()
         self._playback: Playback | None = None
@@ -136,6 +141,24 @@ class Duplex:
                 self._check_open()
                 self._put(item)
 
+    def push_camera(self, frame: ImageFrame, time: float | None = None) -> None:
+        """Takes the next frame of the camera; one or two in a second are enough, see `SessionSettings.camera_fps`.
+
+        The frames during the user's turn, and the last one before it, are the video to the turn's sound. A typed turn
+        shows the latest one. Frames at other times are dropped; a camera that gives no frames counts as off.
+
+        Args:
+            frame: kept until the model has seen it, so its pixels must not change.
+            time: when it was seen, in seconds of the microphone (`seconds`); None: now.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            now = self._hearing.seconds
+            self._camera.add(frame, now if time is None else time)
+            if not self._hearing.open and not any(isinstance(item, Heard) for item in self._inbox):
+                self._camera.forget(now - _LONGEST_ONSET_SECONDS)
+
     def ask(self, text: str) -> None:
         """A typed turn, or the end of one that is open. A reply in progress is interrupted."""
         with self._lock:
@@ -145,7 +168,7 @@ class Duplex:
                 if heard.transition is not Transition.ENDED:
                     self._put(heard)
             self._playback = self._new_playback()
-            self._put(_Question(text, self._playback))
+            self._put(_Question(text, self._hearing.seconds, self._playback))
 
     def interrupt(self) -> bool:
         """Ends the reply in progress with the last word that was heard, as a key does; False: there is none."""
@@ -227,24 +250,24 @@ class Duplex:
                 yield item
             case Heard(transition=Transition.STARTED):
                 yield from talk.start(item.time)
-                yield from talk.listen(item.samples)
+                yield from talk.listen(item.samples, item.time)
             case Heard(transition=Transition.PAUSED):
                 if not self._resumes():
                     talk.pause()
             case Heard(transition=Transition.RESUMED):
                 talk.resume()
-                yield from talk.listen(item.samples)
+                yield from talk.listen(item.samples, item.time)
             case Heard():
-                yield from talk.listen(item.samples)
+                yield from talk.listen(item.samples, item.time)
             case _End():
                 yield from talk.end(item.time, item.playback)
             case _Rejoin():
                 yield from talk.rejoin(item.heard.time)
-                yield from talk.listen(item.heard.samples)
+                yield from talk.listen(item.heard.samples, item.heard.time)
             case _Interrupt():
                 yield from talk.interrupt(item.played)
             case _Question():
-                yield from talk.ask(item.text, item.playback)
+                yield from talk.ask(item.text, item.time, item.playback)
             case _:
                 talk.show(item)
 

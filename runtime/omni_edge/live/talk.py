@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from omni_edge.conversation.session import Session
 from omni_edge.conversation.snapshot import SessionSnapshot
 from omni_edge.errors import MediaError, OmniEdgeError
-from omni_edge.events import AudioChunk, Event, Media, PcmBlock, TextDelta, TurnDone
+from omni_edge.events import AudioChunk, CameraFrame, Event, Media, PcmBlock, TextDelta, TurnDone
+from omni_edge.live.camera import Camera
 from omni_edge.live.events import ContextUse, Interrupted, LiveEvent, SpeechResumed, SpeechStarted, SpeechStopped
 from omni_edge.live.heard_words import DEFAULT_CHARACTERS_PER_SECOND, heard_characters, heard_tokens
 from omni_edge.live.playback import Playback
@@ -55,14 +56,19 @@ class Talk:
 
     Args:
         session: the conversation.
+        camera: its frames.
         max_new_tokens: longest reply, in text tokens; None: the bundle's default.
         max_codec_tokens: longest speech, in codec tokens; None: the bundle's default.
     """
 
     def __init__(
-        self, session: Session, max_new_tokens: int | None = None, max_codec_tokens: int | None = None
+        self,
+        session: Session,
+        camera: Camera,
+        max_new_tokens: int | None = None,
+        max_codec_tokens: int | None = None,
     ) -> None:
-        self._session = session
+        self._session, self._camera = session, camera
         self._limits = max_new_tokens, max_codec_tokens
         self._answer: Answer | None = None
         # The conversation before the user's turn; None: none is open, or it was lost to an error.
@@ -83,15 +89,27 @@ class Talk:
         self._before_turn = self._session.snapshot()
         yield SpeechStarted(time)
 
-    def listen(self, samples: NDArray[np.float32]) -> Iterator[LiveEvent]:
-        """The next sound of the user's turn, float32 [n] at 16 kHz."""
+    def listen(self, samples: NDArray[np.float32], time: float) -> Iterator[LiveEvent]:
+        """The next sound of the user's turn, float32 [n] at 16 kHz from `time` on, and what was seen meanwhile."""
         if not samples.size or self._before_turn is None:
             return
         used = self._session.offset
         with self._lost_on_error():
-            self._session.push(PcmBlock(samples, VOICE_RATE))
+            for item in self._with_frames(samples, time):
+                self._session.push(item)
         if self._session.offset != used:
             yield self._context_use()
+
+    def _with_frames(self, samples: NDArray[np.float32], time: float) -> Iterator[Media]:
+        """Sound from `time` on, cut where the camera's frames were seen."""
+        done = 0
+        for frame in self._camera.take(time, time + samples.size / VOICE_RATE):
+            place = round((frame.time - time) * VOICE_RATE)
+            if place > done:
+                yield PcmBlock(samples[done:place], VOICE_RATE)
+                done = place
+            yield CameraFrame(frame.picture.pixels)
+        yield PcmBlock(samples[done:], VOICE_RATE)
 
     def show(self, item: Media) -> None:
         """A picture, video or sound for the turn that is open or comes next; it is pushed behind the turn's sound."""
@@ -121,13 +139,15 @@ class Talk:
         yield SpeechStopped(time)
         yield from self._release(playback)
 
-    def ask(self, text: str, playback: Playback) -> Iterator[LiveEvent]:
-        """A typed turn, or the typed end of one that is open."""
+    def ask(self, text: str, time: float, playback: Playback) -> Iterator[LiveEvent]:
+        """A typed turn, which shows what the camera saw at `time`, or the typed end of one that is open."""
         if self._answer is not None and self._answer.playback is None:
             self.resume()
         self._answer = None
         if self._before_turn is None:
             self._before_turn = self._session.snapshot()
+            if (picture := self._camera.latest(time)) is not None:
+                self._shown.append(picture)
         self._shown.append(text)
         yield from self._release(playback)
 

@@ -120,6 +120,31 @@ class ImageProcessor:
         resized[len(checked) :] = resized[len(checked) - 1]
         return self._patches(resized, section.temporal_patch_size / fps)
 
+    def live_frame(
+        self, pixels: NDArray[np.uint8], frames: int, size: tuple[int, int] | None = None
+    ) -> NDArray[np.uint8]:
+        """A frame of a live video in the size that a video of `frames` frames is brought to.
+
+        Args:
+            pixels: uint8 [H, W, 3], RGB.
+            frames: the number of frames that the pixel budget of a whole video is meant for.
+            size: height and width of the frames before it; None: it is the first one.
+
+        Returns:
+            uint8 [height, width, 3], for `live_patches`.
+
+        Raises:
+            MediaError: no such array, an empty one, or sides too different.
+        """
+        checked = _checked(pixels, ("height", "width"))
+        if size is None:
+            size = video_size(frames, checked.shape[0], checked.shape[1], self._section)
+        return resize(checked, *size)
+
+    def live_patches(self, frames: NDArray[np.uint8], fps: float) -> VisionPatches:
+        """Frames of `live_frame`, uint8 [n, height, width, 3] with n whole temporal patches, `fps` a second."""
+        return self._patches(frames, self._section.temporal_patch_size / fps)
+
     def _patches(self, frames: NDArray[np.uint8], seconds_per_grid: float) -> VisionPatches:
         section = self._section
         size, merge, temporal = section.patch_size, section.merge_size, section.temporal_patch_size

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from omni_edge import (
     AudioChunk,
+    AudioClip,
     ContextFullError,
     ImageFrame,
     OmniEdge,
@@ -21,6 +22,7 @@ from omni_edge import (
     TextDelta,
     TurnDone,
     UsageError,
+    VideoClip,
 )
 from omni_edge.live.duplex import Duplex
 from omni_edge.live.events import (
@@ -254,8 +256,12 @@ def test_its_speech_only_ever_had_the_heard_words(
 
 def first_turn() -> NDArray[np.float32]:
     """The sound of a turn that is `question` alone."""
+    return turn_in(np.concatenate([question(), silence(1)]))
+
+
+def turn_in(sound: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What the turn in a sound holds."""
     hearing = Hearing(LoudnessDetector())
-    sound = np.concatenate([question(), silence(1)])
     pieces = [sound[start : start + FRAME] for start in range(0, sound.size, FRAME)]
     return np.concatenate([heard.samples for piece in pieces for heard in hearing.step(piece, VOICE_RATE)])
 
@@ -421,3 +427,42 @@ def test_a_turn_that_does_not_fit_is_an_error_and_the_talk_can_start_anew(engine
     live.duplex.ask("Hi")
     live.run()
     assert kinds(live.take(*SPOKEN)) == ["TurnDone"]
+
+
+def test_the_camera_shows_what_was_seen_during_the_turn(engine: OmniEdge) -> None:
+    live = Conversation(engine, speech=False)
+    frames = [waves(56, 84 + 20 * step)[:, 20 * step :] for step in range(8)]
+    spoken = np.concatenate([silence(3), question(), question(), silence(1.5)])
+    for second, start in enumerate(range(0, spoken.size, VOICE_RATE)):
+        live.duplex.push_camera(ImageFrame(frames[second]))
+        live.say(spoken[start : start + VOICE_RATE])
+    started, stopped, done = live.take(SpeechStarted, SpeechStopped, TurnDone)
+    assert 2 < started.time < 3 < stopped.time
+    turn = turn_in(spoken)
+    at = [started.time + moment for moment in range(int(np.ceil(turn.size / VOICE_RATE)))]
+    other = session(engine, speech=False)
+    shown = np.stack([frames[int(time)] for time in at])
+    other.push(VideoClip(shown, 1, AudioClip(turn, VOICE_RATE)))
+    expected = reply(other)
+    assert (done.prompt_tokens, done.token_ids) == (expected.prompt_tokens, expected.token_ids)
+
+
+def test_a_typed_question_shows_the_latest_frame_of_a_camera_that_is_on(engine: OmniEdge) -> None:
+    live = Conversation(engine, speech=False)
+    live.duplex.push_camera(ImageFrame(waves(84, 56)))
+    live.say(silence(1))
+    live.duplex.push_camera(ImageFrame(waves(56, 84)))
+    live.duplex.ask("What is it?")
+    live.run()
+    other = session(engine, speech=False)
+    other.push(ImageFrame(waves(56, 84)))
+    other.push("What is it?")
+    (done,) = live.take(TurnDone)
+    assert done.token_ids == reply(other).token_ids
+    # Switched off.
+    live.say(silence(4))
+    used = live.session.offset
+    live.duplex.ask("And now?")
+    live.run()
+    (done,) = live.take(TurnDone)
+    assert done.prompt_tokens - used < 24
