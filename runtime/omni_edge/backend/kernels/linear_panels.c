@@ -3,11 +3,12 @@
  *     task: one panel, PANEL = 2 LANES rows of B, and tile_rows rows of x; y's rows may lie far apart, so its sums
  *         [tile_rows][2] of vectors lie on the stack; a lane is a row of B
  *     for each chunk of CHUNK weights along k
- *         unpack: B [PANEL, chunk] transposed -> weights [chunk / 4][2], scales [blocks][2] and, with 4 bits, those
- *             times zero points [blocks][2], in the first-level cache
+ *         unpack: B [PANEL, chunk] transposed -> weights [chunk / 4][2], scales and, with 4 bits, zero points
+ *             [blocks][2], in the first-level cache
  *         for each tile of at most MAX_ROWS rows of x, whose sums of products stay in registers
- *             for each block, for each word of it: broadcast four codes of each row of x, dot4 with both vectors
- *         with 4 bits, for each row of x, for each block: subtract its sum of codes times the zero points
+ *             for each block
+ *                 for each word of it: broadcast four codes of each row of x, dot4 with both vectors
+ *                 sums += scale of B * (scale of x * products - zero point * scaled sum of x's codes)
  */
 #include "linear_tiles.h"
 
@@ -22,7 +23,7 @@ enum { WORDS = DOT4_TERMS / 2 };
 typedef struct Unpacked {
     i32 weights[CHUNK / 4][2];
     f32 scales[CHUNK / MIN_BLOCK][2];
-    f32 zeros[CHUNK / MIN_BLOCK][2]; /* 4 bits: zero points times scales */
+    f32 zeros[CHUNK / MIN_BLOCK][2]; /* 4 bits: zero points */
 } Unpacked;
 
 /* Blocks [first, first + count) of one side of a panel: LANES rows of B. Unpacked, its vectors are every second one. */
@@ -57,7 +58,7 @@ INLINE void unpack_weights(const Linear *run, const Side *side, int64_t ahead, i
     }
 }
 
-/* Scales [blocks] and, with 4 bits, zero points times scales. */
+/* Scales [blocks] and, with 4 bits, zero points. */
 INLINE void unpack_scales(const Linear *run, const Side *side, f32 *scales, f32 *zeros, const int bits,
                           const int float16_scales) {
     const int64_t blocks = run->shape.blocks, zero_bytes = run->shape.zero_bytes;
@@ -69,7 +70,7 @@ INLINE void unpack_scales(const Linear *run, const Side *side, f32 *scales, f32 
             const f32 scale = load_scales(run, n * blocks + first, rows * blocks - first, count, float16_scales);
             const uint8_t *zero = run->zero_points ? run->zero_points + n * zero_bytes + first / 2 : NULL;
             v[lane] = (i32)scale;
-            if (bits == 4) z[lane] = (i32)(scale * load_zero_points(zero, 2 * rows * zero_bytes - first));
+            if (bits == 4) z[lane] = (i32)load_zero_points(zero, 2 * rows * zero_bytes - first);
         }
         transpose_square(v);
         for (int64_t i = 0; i < count; i++) scales[2 * (done + i)] = (f32)v[i];
@@ -97,12 +98,12 @@ INLINE void unpack(const Linear *run, int64_t n, int64_t first, int64_t blocks, 
     }
 }
 
-/* Adds a chunk's products to the sums of `rows` rows of activations from m on. */
+/* Adds a chunk's products to the sums of `rows` rows of activations from m on. `short_blocks`: of WORDS words. */
 INLINE void add_tile(const Linear *run, int64_t m, int64_t first, int64_t blocks, const Unpacked *in, f32 (*sums)[2],
-                     const int rows, const int bits) {
+                     const int rows, const int bits, const int short_blocks) {
     const LinearScratch *scratch = &run->scratch;
     const int64_t code_bytes = run->tiling.code_bytes, stride = scratch->stride;
-    const int block_words = run->shape.words, phases = phases_of(bits);
+    const int block_words = short_blocks ? WORDS : run->shape.words, phases = phases_of(bits);
     const i32(*w)[2] = in->weights;
     for (int64_t block = 0; block < blocks; block++) {
         const int64_t at = m * stride + first + block;
@@ -115,13 +116,13 @@ INLINE void add_tile(const Linear *run, int64_t m, int64_t first, int64_t blocks
             i32 terms[MAX_ROWS][2];
             for (int r = 0; r < rows; r++)
                 for (int side = 0; side < 2; side++) terms[r][side] = dot4_begin(products[r][side], bits);
-#pragma GCC unroll 1 /* unrolled, GCC adds products in pairs first, for which there are not enough registers */
+#pragma GCC unroll 4
             for (int i = 0; i < WORDS; i++, x += 4)
                 for (int phase = 0; phase < phases; phase++, w++)
                     for (int r = 0; r < rows; r++) {
                         const i32 codes = broadcast32(x + r * code_bytes + phase * UNIT);
-                        terms[r][0] = dot4_add(terms[r][0], w[0][0], codes, bits);
-                        terms[r][1] = dot4_add(terms[r][1], w[0][1], codes, bits);
+                        for (int side = 0; side < 2; side++)
+                            terms[r][side] = in_order(dot4_add(terms[r][side], w[0][side], codes, bits));
                     }
             for (int r = 0; r < rows; r++)
                 for (int side = 0; side < 2; side++)
@@ -129,23 +130,13 @@ INLINE void add_tile(const Linear *run, int64_t m, int64_t first, int64_t blocks
         }
         for (int r = 0; r < rows; r++) {
             const f32 scale = (f32)broadcast32(scratch->scales + at + r * stride);
-            for (int side = 0; side < 2; side++)
-                sums[r][side] += __builtin_convertvector(products[r][side], f32) * (scale * in->scales[block][side]);
+            const f32 sum = bits == 4 ? (f32)broadcast32(scratch->sums + at + r * stride) : (f32){0};
+            for (int side = 0; side < 2; side++) {
+                f32 added = scale * __builtin_convertvector(products[r][side], f32);
+                if (bits == 4) added -= sum * in->zeros[block][side];
+                sums[r][side] += in->scales[block][side] * added;
+            }
         }
-    }
-}
-
-/* Subtracts what the zero points of a chunk's 4-bit weights add to the sums of `rows` rows of activations from m on. */
-static void subtract_zeros(const Linear *run, int64_t m, int64_t rows, int64_t first, int64_t blocks,
-                           const Unpacked *in, f32 (*sums)[2]) {
-    for (int64_t r = 0; r < rows; r++) {
-        const float *x = run->scratch.sums + (m + r) * run->scratch.stride + first;
-        f32 low = sums[r][0], high = sums[r][1];
-        for (int64_t block = 0; block < blocks; block++) {
-            low -= x[block] * in->zeros[block][0];
-            high -= x[block] * in->zeros[block][1];
-        }
-        sums[r][0] = low, sums[r][1] = high;
     }
 }
 
@@ -156,8 +147,14 @@ static void subtract_zeros(const Linear *run, int64_t m, int64_t rows, int64_t f
 static __attribute__((noinline)) void add_rows(const Linear *run, int64_t m, int64_t first, int64_t blocks,
                                                const Unpacked *in, f32 (*sums)[2], int64_t rows) {
 #define CASE(rows, bits) \
-    case SHAPE(rows, bits): add_tile(run, m, first, blocks, in, sums, rows, bits); break;
-    switch (SHAPE(rows, run->shape.bits)) { ROW_COUNTS(CASE, 4) ROW_COUNTS(CASE, 8) }
+    case SHAPE(rows, bits): add_tile(run, m, first, blocks, in, sums, rows, bits, 0); break;
+#define CASE_OF_SHORT_BLOCKS(rows, bits) \
+    case rows: add_tile(run, m, first, blocks, in, sums, rows, bits, 1); break;
+    if (run->shape.words == WORDS) {
+        switch (rows) { ROW_COUNTS(CASE_OF_SHORT_BLOCKS, 4) }
+    } else {
+        switch (SHAPE(rows, run->shape.bits)) { ROW_COUNTS(CASE, 4) ROW_COUNTS(CASE, 8) }
+    }
 #undef CASE
 }
 
@@ -172,7 +169,6 @@ INLINE void add_panel(const Linear *run, int64_t from, int64_t to, int64_t n, f3
             rows = quotient_up(to - m, tiles); /* tiles of even sizes keep as many registers busy */
             add_rows(run, m, first, blocks, &in, sums + m - from, rows);
         }
-        if (bits == 4) subtract_zeros(run, from, to - from, first, blocks, &in, sums);
     }
 }
 

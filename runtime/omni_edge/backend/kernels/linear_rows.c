@@ -7,8 +7,8 @@
  *                 for each group of units                     scales broadcast over the lanes of their block
  *                     for each stream: load B once, dot4 with each x; its sums [stream][x] stay in registers
  *
- * Blocks of 32 weights of 4 bits go to linear_folded.c. Tasks are cut across the streams: what a task prefetches is where
- * the thread's next task begins.
+ * Blocks of 32 weights of 4 bits go to linear_folded.c. Tasks are cut across the streams: what a task prefetches is
+ * where the thread's next task begins.
  */
 #include "linear_tiles.h"
 

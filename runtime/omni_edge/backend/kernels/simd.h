@@ -198,6 +198,16 @@ INLINE float sum_lanes(f32 v) {
 #endif
 }
 
+/* The vector, which compilers may not compute in another order than written: they would run out of registers. */
+INLINE i32 in_order(i32 v) {
+#if defined(__x86_64__)
+    __asm__("" : "+x"(v));
+#elif defined(__aarch64__)
+    __asm__("" : "+w"(v));
+#endif
+    return v;
+}
+
 /* -- functions of floats -- */
 
 /* The sum of (x - mean)^2 of n values. */
