@@ -157,7 +157,7 @@ def _graded(exercises: Sequence[Exercise], texts: Sequence[str]) -> Results:
 
 def speech(pool: WorkerPool, plan: Plan, sets: HeldOutSets, bundle: Bundle) -> Results:
     """Word errors of spoken replies, and whether their pitch is that of the voice."""
-    if bundle.manifest.voices is None:
+    if bundle.manifest.voices is None or not plan.spoken:
         return {"speech": {}, "voices": {}}
     exercises = mixed(sets.cache, plan.counts, plan.spoken)
     speakers = list(bundle.manifest.voices.speakers)
