@@ -42,6 +42,9 @@ def serve(
     waiting: Annotated[
         int, typer.Option("--max-waiting", metavar="N", min=0, help="Replies that may wait for the active one.")
     ] = _LIMITS.waiting,
+    sessions: Annotated[
+        int, typer.Option("--max-sessions", metavar="N", min=1, help="Realtime sessions that may be open.")
+    ] = _LIMITS.sessions,
     context_size: Annotated[
         int | None,
         typer.Option("--context", metavar="N", min=1, help="Positions that one conversation may fill."),
@@ -55,8 +58,8 @@ def serve(
 ) -> None:
     """Serve the model to OpenAI's clients, until Ctrl-C.
 
-    Chat completions with text, sound, pictures and videos, speech, and transcriptions. One reply is computed at a time;
-    others wait.
+    Chat completions with text, sound, pictures and videos, Realtime conversations, speech and transcriptions. One reply
+    is computed at a time; others wait.
     """
     settings = ServeSettings(
         host=host,
@@ -64,7 +67,7 @@ def serve(
         api_key=None if api_key_file is None else read_api_key(api_key_file),
         host_names=tuple(allow_host or ()),
         origins=tuple(allow_origin or ()),
-        limits=Limits(waiting=waiting),
+        limits=Limits(waiting=waiting, sessions=sessions),
         context=context_size,
     )
     _log_to_stderr(verbose=verbose, debug=debug)

@@ -13,6 +13,8 @@ from omni_edge.serve.chat import ChatCompletions
 from omni_edge.serve.connections import Connections
 from omni_edge.serve.faults import RequestError, explain
 from omni_edge.serve.guard import Guard, mark
+from omni_edge.serve.pages import Page
+from omni_edge.serve.realtime.endpoint import Realtime
 from omni_edge.serve.service import Service
 from omni_edge.serve.spoken_text import SpokenText
 from omni_edge.serve.transcription import Transcriptions
@@ -31,12 +33,14 @@ def make_app(service: Service, connections: Connections) -> web.Application:
         middlewares=[connections.middleware, reports.middleware, guard.middleware], client_max_size=limits.body
     )
     app.on_response_prepare.append(mark)
+    Page().add_to(app)
     facts = Facts(service, connections)
     app.router.add_get("/health", facts.health)
     app.router.add_get("/metrics", facts.metrics)
     app.router.add_get("/v1/models", facts.models)
     app.router.add_get("/v1/models/{name:.+}", facts.model)
     app.router.add_post("/v1/chat/completions", ChatCompletions(service).handle)
+    app.router.add_get("/v1/realtime", Realtime(service).handle)
     app.router.add_post("/v1/audio/speech", SpokenText(service).handle)
     app.router.add_post("/v1/audio/transcriptions", Transcriptions(service).handle)
     return app

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from omni_edge.conversation.session import Session
 from omni_edge.conversation.settings import ReplySettings, SessionSettings
 from omni_edge.conversation.snapshot import SessionSnapshot
-from omni_edge.events import Event, Media, TurnDone
+from omni_edge.events import AudioClip, Event, ImageFrame, Media, PcmBlock, TurnDone, VideoClip
+from omni_edge.live.voice_detector import VOICE_RATE
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,41 @@ class UserPart:
 
     key: str
     item: str | Media = field(compare=False)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its sound and pictures."""
+        match self.item:
+            case AudioClip() | PcmBlock():
+                return self.item.samples.nbytes
+            case ImageFrame():
+                return self.item.pixels.nbytes
+            case VideoClip(sound=sound):
+                return self.item.frames.nbytes + (sound.samples.nbytes if sound is not None else 0)
+            case _:
+                return 0
+
+
+@dataclass
+class LiveSound:
+    """A sound that still comes.
+
+    Attributes:
+        key: that of the part that it becomes.
+        pieces: float32 [n] at `VOICE_RATE` each.
+    """
+
+    key: str
+    pieces: list[NDArray[np.float32]] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """Length so far."""
+        return sum(piece.size for piece in self.pieces) / VOICE_RATE
+
+    def part(self) -> UserPart:
+        """The whole sound."""
+        return UserPart(self.key, PcmBlock(np.concatenate(self.pieces), VOICE_RATE, end=True))
 
 
 @dataclass(frozen=True)
@@ -47,6 +86,22 @@ class Held:
     before: SessionSnapshot
 
 
+@dataclass
+class Live:
+    """A sound behind the held parts that is not over.
+
+    Attributes:
+        key: that of the part that it becomes.
+        before: the place in front of it.
+        pieces, samples: how much of it was pushed.
+    """
+
+    key: str
+    before: SessionSnapshot
+    pieces: int = 0
+    samples: int = 0
+
+
 class CachedConversation:
     """A session and the parts that it holds. One thread at a time, except for `cancel`.
 
@@ -59,6 +114,7 @@ class CachedConversation:
         self.session, self.settings = session, settings
         self._held: list[Held] = []
         self._cancelled = False
+        self._live: Live | None = None
 
     def cancel(self) -> None:
         """Stops `hold` before its next part and the reply at its next step; safe from any thread."""
@@ -82,6 +138,8 @@ class CachedConversation:
         """
         self._cancelled = False
         common = self.common(parts)
+        self._close_live(parts, common)
+        common = self.common(parts)
         if common < len(self._held):
             self.session.restore(self._held[common].before)
             del self._held[common:]
@@ -96,6 +154,29 @@ class CachedConversation:
                 self.session.push(part.item)
             self._held.append(Held(part, before))
         return reused
+
+    def listen(self, parts: Sequence[Part], sound: LiveSound) -> None:
+        """Holds these parts, and behind them what there is of a sound; computes what is missing."""
+        held = self.common(parts) == len(self._held) == len(parts)
+        if self._live is None or self._live.key != sound.key or not held:
+            self.hold(parts)
+            self._live = Live(sound.key, self.session.snapshot())
+        live = self._live
+        for piece in sound.pieces[live.pieces :]:
+            self.session.push(PcmBlock(piece, VOICE_RATE))
+            live.pieces, live.samples = live.pieces + 1, live.samples + piece.size
+
+    def _close_live(self, parts: Sequence[Part], common: int) -> None:
+        """Makes the live sound a part where it comes next in `parts`; forgets it otherwise."""
+        if self._live is None:
+            return
+        live, self._live = self._live, None
+        whole = parts[common] if common == len(self._held) < len(parts) else None
+        if isinstance(whole, UserPart) and whole.key == live.key and isinstance(whole.item, PcmBlock):
+            self.session.push(PcmBlock(whole.item.samples[live.samples :], VOICE_RATE, end=True))
+            self._held.append(Held(whole, live.before))
+        else:
+            self.session.restore(live.before)
 
     def reply(
         self, settings: ReplySettings, max_new_tokens: int | None, max_codec_tokens: int | None

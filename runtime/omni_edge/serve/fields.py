@@ -51,6 +51,10 @@ class Fields:
         """The path of a field."""
         return f"{self.path}.{name}" if self.path else name
 
+    def __contains__(self, name: str) -> bool:
+        """Whether the field is there, if only as null."""
+        return name in self._value
+
     def has(self, name: str) -> bool:
         """Whether the field is there and not null."""
         return self._value.get(name) is not None

@@ -8,13 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
+from http import HTTPStatus
 from typing import TypeVar
 
 from omni_edge.conversation.settings import ReplySettings, SessionSettings
 from omni_edge.engine import OmniEdge
 from omni_edge.events import Event, TurnDone
+from omni_edge.live.voice_detector import VoiceDetector
 from omni_edge.serve.cached_conversation import CachedConversation, ConversationPool, Part
 from omni_edge.serve.data_uri import Attachment
+from omni_edge.serve.faults import RequestError
 from omni_edge.serve.metrics import ServerMetrics
 from omni_edge.serve.model_thread import ModelThread
 from omni_edge.serve.settings import ServeSettings
@@ -75,6 +78,7 @@ class Service:
         self.metrics = ServerMetrics()
         self.realtime_sessions = 0
         self.name = engine.model.bundle.path.resolve().name
+        self._voice_detector: VoiceDetector | None = None
         self._helpers = ThreadPoolExecutor(_HELPERS, "omni-edge-helper")
         self._conversations = ConversationPool(engine.session, settings.limits.kept)
 
@@ -82,6 +86,16 @@ class Service:
     def speaks(self) -> bool:
         """Whether the bundle speaks."""
         return self.engine.manifest.token2wav is not None
+
+    def voice_detector(self) -> VoiceDetector:
+        """Tells speech from other sound; loaded by the first call.
+
+        Raises:
+            UsageError: it is not installed.
+        """
+        if self._voice_detector is None:
+            self._voice_detector = VoiceDetector()
+        return self._voice_detector
 
     def close(self) -> None:
         """Ends the threads."""
@@ -97,12 +111,25 @@ class Service:
 
         Raises:
             MediaError: a file cannot be used.
+            RequestError: they are too large together.
         """
         vision, limits = self.engine.manifest.vision, self.settings.limits
-        return [
-            await self.help(partial(part.decode, vision, limits)) if isinstance(part, Attachment) else part
-            for part in parts
-        ]
+        decoded: list[Part] = []
+        size = 0
+        for part in parts:
+            if isinstance(part, Attachment):
+                ready = await self.help(partial(part.decode, vision, limits))
+                size += ready.nbytes
+                if size > limits.decoded:
+                    raise RequestError(
+                        f"Its sounds and pictures take more than {limits.decoded >> 20} MiB. Send fewer of them.",
+                        status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                        code="request_too_large",
+                    )
+                decoded.append(ready)
+            else:
+                decoded.append(part)
+        return decoded
 
     async def answer(self, ask: Ask) -> AsyncGenerator[Prefilled | Event]:
         """`Prefilled`, then the events of the reply. Waits for its turn; use it within `aclosing`.

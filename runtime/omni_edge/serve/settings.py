@@ -21,7 +21,7 @@ class Limits:
         text: characters of one text.
         items: messages, and parts of messages, of a request; items of a Realtime conversation.
         sound: of one sound that is sent whole, and of one spoken turn.
-        pixels: of one picture, beside the limit of its decoder.
+        decoded: sounds and pictures of one request or one Realtime conversation, decoded.
         connections: open at a time.
         sessions: Realtime sessions open at a time.
         waiting: generations that wait for the active one.
@@ -41,7 +41,7 @@ class Limits:
     text: int = 200_000
     items: int = 512
     sound: float = 300.0
-    pixels: int = 40_000_000
+    decoded: int = 512 << 20
     connections: int = 128
     sessions: int = 8
     waiting: int = 16

@@ -1,0 +1,1 @@
+"""OpenAI's Realtime interface (GA) over a WebSocket: a conversation by voice, text and pictures."""
