@@ -27,7 +27,7 @@ stdout is the answer, stderr is everything else. Exit codes:
 | 4 | sound, picture or video |
 | 5 | loudspeaker, microphone or camera |
 | 6 | memory, disk or hardware |
-| 7 | the server: address, port |
+| 7 | the server: address, port, certificate |
 | 130 | Ctrl-C |
 
 `omni-edge run --json` prints one object per line, named like the Realtime API's events:

@@ -7,7 +7,7 @@
     4    sound, picture or video
     5    loudspeaker, microphone or camera
     6    memory, disk or hardware
-    7    the server: address, port
+    7    the server: address, port, certificate
     130  Ctrl-C
 
 stdout carries the answer, stderr everything else. A traceback appears only with `--debug`.

@@ -8,7 +8,7 @@
     |-- MediaError          4   sound, picture or video that cannot be used
     |-- DeviceError         5   loudspeaker, microphone or camera
     |-- ResourceError       6   memory, disk or hardware
-    |-- ServerError         7   the server cannot listen
+    |-- ServerError         7   the server cannot listen, or its certificate cannot be used
     `-- ContextFullError    1   the conversation no longer fits into the session's context
 
 A message says what happened, why, and what to do next, in one or two sentences that a user can act on.
@@ -79,7 +79,7 @@ class ResourceError(OmniEdgeError):
 
 
 class ServerError(OmniEdgeError):
-    """The server is not installed, or cannot listen at its address."""
+    """The server is not installed, cannot listen at its address, or cannot use its certificate."""
 
     exit_code = 7
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from pathlib import Path
 from typing import Annotated
 
@@ -12,8 +13,9 @@ import typer
 from omni_cli import options
 from omni_cli.default_bundle import resolve_bundle
 from omni_edge import OmniEdge
-from omni_edge.errors import ServerError
+from omni_edge.errors import ServerError, UsageError
 from omni_edge.serve.settings import Limits, ServeSettings, read_api_key
+from omni_edge.serve.tls import self_signed, tls_context
 
 _LIMITS = Limits()
 
@@ -38,6 +40,14 @@ def serve(
     allow_origin: Annotated[
         list[str] | None,
         typer.Option("--allow-origin", metavar="ORIGIN", help="Origin of pages that may use it. Repeatable."),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option("--tls-cert", metavar="FILE", help="Certificate (PEM): serve https.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="Its key (PEM).")] = None,
+    tls: Annotated[
+        str | None,
+        typer.Option("--tls", metavar="self-signed", help="Make a certificate, and say its fingerprint."),
     ] = None,
     waiting: Annotated[
         int, typer.Option("--max-waiting", metavar="N", min=0, help="Replies that may wait for the active one.")
@@ -70,19 +80,36 @@ def serve(
         limits=Limits(waiting=waiting, sessions=sessions),
         context=context_size,
     )
+    certificate = _certificate(settings, tls_cert, tls_key, tls)
     _log_to_stderr(verbose=verbose, debug=debug)
     engine = OmniEdge.load(resolve_bundle(model), threads=threads, low_memory=low_memory)
-    asyncio.run(_serve(engine, settings))
+    asyncio.run(_serve(engine, settings, certificate))
 
 
-async def _serve(engine: OmniEdge, settings: ServeSettings) -> None:
+async def _serve(engine: OmniEdge, settings: ServeSettings, certificate: ssl.SSLContext | None) -> None:
     try:
         from omni_edge.serve.server import running_server  # noqa: PLC0415 -- an extra
     except ImportError as error:
         raise ServerError(f"The server is not installed ({error}): pip install 'omni-edge[serve]'") from None
-    async with running_server(engine, settings) as address:
-        typer.echo(f"Serving on {address}/v1; Ctrl-C ends it.", err=True)
+    async with running_server(engine, settings, certificate) as address:
+        typer.echo(f"Serving on {address}; Ctrl-C ends it.", err=True)
         await asyncio.Event().wait()
+
+
+def _certificate(
+    settings: ServeSettings, certificate: Path | None, key: Path | None, tls: str | None
+) -> ssl.SSLContext | None:
+    """What the options ask for; None: no encryption."""
+    if tls not in (None, "self-signed"):
+        raise UsageError(f"--tls is {tls!r}; it must be self-signed. --tls-cert and --tls-key name your own files.")
+    if tls is not None and (certificate or key):
+        raise UsageError("--tls makes a certificate, and --tls-cert names one. Leave one of them out.")
+    if (certificate is None) != (key is None):
+        raise UsageError("A certificate needs its key: give both --tls-cert and --tls-key.")
+    if tls is not None:
+        certificate, key, fingerprint = self_signed(settings.host, settings.host_names)
+        typer.echo(f"The certificate's SHA-256 fingerprint is {fingerprint}", err=True)
+    return tls_context(certificate, key) if certificate is not None and key is not None else None
 
 
 def _log_to_stderr(*, verbose: bool, debug: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -65,9 +66,10 @@ async def running_server(
         try:
             listening = await loop.create_server(accept, settings.host, settings.port, ssl=tls)
         except (OSError, OverflowError) as error:
+            reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
             raise ServerError(
-                f"The server cannot listen on {settings.host} port {settings.port} "
-                f"({getattr(error, 'strerror', None) or error}). Choose another with --port or --host."
+                f"The server cannot listen on {settings.host} port {settings.port} ({reason}). Choose another with "
+                "--port or --host."
             ) from None
         watching = asyncio.create_task(connections.watch())
         try:

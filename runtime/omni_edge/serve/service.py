@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
+from pathlib import Path
 from typing import TypeVar
 
+from omni_edge.bundle.builtin import shipped_bundle
 from omni_edge.conversation.settings import ReplySettings, SessionSettings
 from omni_edge.engine import OmniEdge
+from omni_edge.errors import BundleError
 from omni_edge.events import Event, TurnDone
 from omni_edge.live.voice_detector import VoiceDetector
 from omni_edge.serve.cached_conversation import CachedConversation, ConversationPool, Part
@@ -26,6 +29,8 @@ T = TypeVar("T")
 
 # Files are decoded, and speech is detected, beside the model.
 _HELPERS = 2
+# The name of the built-in model, whose folder has another.
+_BUILT_IN = "omni-nano"
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ class Service:
         self.model = ModelThread(settings.limits.waiting)
         self.metrics = ServerMetrics()
         self.realtime_sessions = 0
-        self.name = engine.model.bundle.path.resolve().name
+        self.name = _name(engine.model.bundle.path.resolve())
         self._voice_detector: VoiceDetector | None = None
         self._helpers = ThreadPoolExecutor(_HELPERS, "omni-edge-helper")
         self._conversations = ConversationPool(engine.session, settings.limits.kept)
@@ -160,3 +165,10 @@ class Service:
         if ask.session.voice is not None:
             conversation.session.voice = ask.session.voice
         return conversation
+
+
+def _name(folder: Path) -> str:
+    with suppress(BundleError):
+        if folder == shipped_bundle().resolve():
+            return _BUILT_IN
+    return folder.name

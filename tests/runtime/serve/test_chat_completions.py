@@ -158,6 +158,7 @@ def test_a_sound_that_is_none_is_refused(client: OpenAI) -> None:
 
 def test_models_are_listed(client: OpenAI) -> None:
     (model,) = client.models.list().data
+    assert model.id == "omni-nano"
     assert client.models.retrieve(model.id).id == model.id
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("other")
