@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from functools import partial
 from typing import Any
@@ -20,6 +21,8 @@ from omni_edge.serve.realtime.microphone import Microphone, Turn, piece_seconds
 from omni_edge.serve.realtime.response import Put
 from omni_edge.serve.realtime.session_config import SessionConfig
 from omni_edge.serve.service import Service
+
+log = logging.getLogger("omni_edge.serve")
 
 # Shorter sounds are no speech, as in OpenAI's interface.
 _SHORTEST_SECONDS = 0.1
@@ -49,7 +52,10 @@ class RealtimeConnection:
             event = parse_json(text)
             event_id = event.optional_text("event_id", longest=512)
             await self._dispatch(event)
-        except (RequestError, OmniEdgeError) as error:
+        except Exception as error:
+            if not isinstance(error, RequestError | OmniEdgeError):
+                log.error("a Realtime event failed: %s", type(error).__name__)
+                log.debug("its traceback", exc_info=error)
             self._put({"type": "error", "error": {**explain(error).as_json(), "event_id": event_id}})
 
     async def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import aclosing, suppress
 from functools import partial
 from typing import Any
@@ -17,6 +18,8 @@ from omni_edge.serve.realtime.microphone import Turn
 from omni_edge.serve.realtime.response import Put, Response
 from omni_edge.serve.realtime.session_config import SessionConfig
 from omni_edge.serve.service import Service
+
+log = logging.getLogger("omni_edge.serve")
 
 
 class RealtimeConversation:
@@ -145,6 +148,9 @@ class RealtimeConversation:
         except asyncio.CancelledError:
             response.cancelled()
         except Exception as error:
+            if not isinstance(error, RequestError | OmniEdgeError):
+                log.error("a response failed: %s", type(error).__name__)
+                log.debug("its traceback", exc_info=error)
             response.failed(explain(error))
 
     async def _generate(self, response: Response) -> None:
