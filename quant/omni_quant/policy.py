@@ -19,12 +19,15 @@ from omni_quant.precision import Activations, Kind, Precision, Scales, WeightFor
 Part = Mapping[Kind, WeightFormat]
 """What the export asks for -> the format of the part's weights."""
 
+# Matrices of a decoder's layers that have a column of their own.
+SENSITIVE_PART = "sensitive_matrices"
+
 # Our compiled operators take groups of whole vectors; smaller groups are left to onnxruntime's MatMulNBits.
 SMALLEST_COMPILED_GROUP = 32
 
 
-def _part(int8: WeightFormat, int4: WeightFormat) -> Part:
-    return MappingProxyType({Kind.FP32: _FLOAT32, Kind.INT8: int8, Kind.INT4: int4})
+def _part(int8: WeightFormat, int4: WeightFormat, mixed: WeightFormat | None = None) -> Part:
+    return MappingProxyType({Kind.FP32: _FLOAT32, Kind.INT8: int8, Kind.INT4: int4, Kind.MIXED: mixed or int4})
 
 
 _FLOAT32 = WeightFormat(Kind.FP32, Scales.NONE, Activations.FLOAT32)
@@ -39,6 +42,8 @@ _INT16 = WeightFormat(Kind.INT16, Scales.OUTPUT, Activations.FLOAT32)
 
 FLOAT32 = _part(_FLOAT32, _FLOAT32)
 AS_ASKED = _part(_INT8, _INT4)
+# Matrices of a decoder that lose most in four bits for what they save: see `decoder_part`.
+SENSITIVE = _part(_INT8, _INT4, mixed=_INT8)
 # Four bits cost these matrices more quality than they save time.
 EIGHT_BITS = _part(_INT8, _INT8)
 # A row is read once per token: four bits less would save no time.
@@ -70,9 +75,15 @@ POLICY: Mapping[str, GraphPolicy] = MappingProxyType(
         "audio_encoder": GraphPolicy({"matrices": AS_ASKED, "convolutions": FLOAT32}, int4_on_request=True),
         "vision_encoder": GraphPolicy({"matrices": AS_ASKED, "patch_embedding": FLOAT32}, int4_on_request=True),
         "token_embedding": GraphPolicy({"table": TABLE}),
-        "thinker": GraphPolicy({"layers": AS_ASKED, "head": EIGHT_BITS}),
+        "thinker": GraphPolicy({"layers": AS_ASKED, SENSITIVE_PART: SENSITIVE, "head": EIGHT_BITS}),
         "talker": GraphPolicy(
-            {"layers": AS_ASKED, "projection": EIGHT_BITS, "head": EIGHT_BITS, "codec_table": TABLE},
+            {
+                "layers": AS_ASKED,
+                SENSITIVE_PART: SENSITIVE,
+                "projection": EIGHT_BITS,
+                "head": EIGHT_BITS,
+                "codec_table": TABLE,
+            },
             int4_on_request=True,
         ),
         "dit": GraphPolicy({"layers": DYNAMIC, "input": FLOAT32, "output": FLOAT32}),
@@ -82,9 +93,22 @@ POLICY: Mapping[str, GraphPolicy] = MappingProxyType(
 )
 
 
+def decoder_part(layer: int, layers: int, matrix: str) -> str:
+    """The part of a decoder's graph that a matrix belongs to.
+
+    Sensitive are the projections to Q, K and V of all layers, and all matrices of the first and the last layer.
+
+    Args:
+        layer: index of the matrix's layer.
+        layers: their number.
+        matrix: its name, one of `omni_export.models.decoder_layer.MATRICES`.
+    """
+    return SENSITIVE_PART if matrix == "qkv" or layer in (0, layers - 1) else "layers"
+
+
 def default_precision(role: str, asked: Precision) -> Precision:
     """The precision of graph `role` in an export that asks for `asked` and does not name the graph."""
-    if asked.kind is Kind.INT4 and POLICY[role].int4_on_request:
+    if asked.kind in (Kind.INT4, Kind.MIXED) and POLICY[role].int4_on_request:
         return replace(asked, kind=Kind.INT8)
     return asked
 

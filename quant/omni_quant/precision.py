@@ -10,21 +10,25 @@ DEFAULT_GROUP_SIZE = 32
 
 
 class Kind(str, Enum):
-    """The number format of weights; the value is its name in options and in a bundle's manifest."""
+    """The number format of weights; the value is its name in options and in a bundle's manifest.
+
+    MIXED is what an export may ask for, and no format: INT4, with INT8 where four bits cost most.
+    """
 
     INT4 = "int4"
+    MIXED = "mixed"
     INT8 = "int8"
     INT16 = "int16"
     FP32 = "fp32"
 
     @property
     def bits(self) -> int:
-        """Bits of one weight."""
+        """Bits of one weight in a format."""
         return {Kind.INT4: 4, Kind.INT8: 8, Kind.INT16: 16, Kind.FP32: 32}[self]
 
 
 # What an export may ask for; other kinds are what `policy` makes of a part.
-EXPORT_KINDS = (Kind.INT4, Kind.INT8, Kind.FP32)
+EXPORT_KINDS = (Kind.INT4, Kind.MIXED, Kind.INT8, Kind.FP32)
 
 
 class CacheKind(str, Enum):

@@ -91,7 +91,7 @@ def test_a_checkpoint_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_an_unknown_graph_or_precision_lists_the_choices(checkpoint: Path, tmp_path: Path) -> None:
     for value, choices in (
         ("mouth=int8", "talker, dit"),
-        ("talker=int2", "int4, int8, fp32"),
+        ("talker=int2", "int4, mixed, int8, fp32"),
         ("talker", "GRAPH=KIND"),
     ):
         result = run_export(checkpoint, "--out", tmp_path / "b", "--precision-of", value)

@@ -13,7 +13,8 @@ import pytest
 from omni_edge import UsageError
 from omni_edge.bundle.reader import Bundle
 from omni_export.bundle import ROLES, ExportOptions, export_bundle
-from omni_quant.policy import POLICY, default_precision, formats, has_compiled_operator, stated_precision
+from omni_export.models.decoder_layer import MATRICES
+from omni_quant.policy import POLICY, decoder_part, default_precision, formats, has_compiled_operator, stated_precision
 from omni_quant.precision import DEFAULT_GROUP_SIZE, Activations, Kind, Precision, Scales, WeightFormat
 
 ROOT = Path(__file__).parents[2]
@@ -31,13 +32,15 @@ def stored(weights: WeightFormat) -> str:
 def table() -> list[str]:
     """The table of docs/accuracy.md."""
     rows = [
-        "| graph | weights | in INT8 | in INT4 | activations in their products |",
-        "| --- | --- | --- | --- | --- |",
+        "| graph | weights | in INT8 | in mixed | in INT4 | activations in their products |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     for role, graph in POLICY.items():
         for name, part in graph.parts.items():
-            int8, int4 = (part[default_precision(role, Precision(kind)).kind] for kind in (Kind.INT8, Kind.INT4))
-            cells = [role, name.replace("_", " "), stored(int8), stored(int4), int4.activations.value]
+            columns = [
+                part[default_precision(role, Precision(kind)).kind] for kind in (Kind.INT8, Kind.MIXED, Kind.INT4)
+            ]
+            cells = [role, name.replace("_", " "), *map(stored, columns), columns[0].activations.value]
             rows.append(f"| {' | '.join(cells)} |")
     return rows
 
@@ -48,10 +51,23 @@ def test_the_page_repeats_the_table() -> None:
     assert page[start : start + len(table())] == table(), "paste this into docs/accuracy.md:\n" + "\n".join(table())
 
 
-def test_a_column_of_the_page_holds_for_both_precisions() -> None:
+def test_a_column_of_the_page_holds_for_all_precisions() -> None:
     for graph in POLICY.values():
         for part in graph.parts.values():
-            assert part[Kind.INT8].activations is part[Kind.INT4].activations
+            assert part[Kind.INT8].activations is part[Kind.MIXED].activations is part[Kind.INT4].activations
+
+
+def test_q_k_v_and_the_outermost_layers_are_sensitive() -> None:
+    sensitive = [
+        (layer, matrix)
+        for layer in range(4)
+        for matrix in MATRICES
+        if decoder_part(layer, 4, matrix) == "sensitive_matrices"
+    ]
+    whole = [(layer, matrix) for layer in (0, 3) for matrix in MATRICES]
+    assert sorted(sensitive) == sorted([*whole, (1, "qkv"), (2, "qkv")])
+    parts = formats("thinker", Precision(Kind.MIXED))
+    assert [parts[name].kind for name in ("layers", "sensitive_matrices")] == [Kind.INT4, Kind.INT8]
 
 
 @pytest.mark.parametrize("kind", [Kind.INT4, Kind.INT8, Kind.FP32])
@@ -83,7 +99,7 @@ def test_a_bundle_holds_what_the_table_says(checkpoint: Path, tmp_path: Path, ki
 
 
 def test_a_kind_that_no_export_asks_for_is_refused() -> None:
-    with pytest.raises(UsageError, match="The precision is int16; it must be one of int4, int8, fp32"):
+    with pytest.raises(UsageError, match="The precision is int16; it must be one of int4, mixed, int8, fp32"):
         ExportOptions(Precision(Kind.INT16))
 
 
@@ -101,11 +117,11 @@ def test_encoders_and_talker_are_int4_on_request_only() -> None:
 
 
 def test_groups_are_those_that_the_export_asks_for() -> None:
-    layers, head, projection, codec_table = formats("talker", Precision(Kind.INT4, 64)).values()
+    layers, sensitive, head, projection, codec_table = formats("talker", Precision(Kind.MIXED, 64)).values()
     four = WeightFormat(Kind.INT4, Scales.GROUP, Activations.INT8_PER_GROUP, 64, float16_scales=True, zero_points=True)
     eight = replace(four, kind=Kind.INT8, zero_points=False)
     assert layers == four
-    assert head == projection == eight
+    assert sensitive == head == projection == eight
     assert codec_table == replace(eight, activations=Activations.NONE)
 
 
@@ -123,7 +139,7 @@ def test_bits_of_a_weight_with_its_share_of_scale_and_zero_point() -> None:
 
 
 def test_a_format_in_words_has_its_bits() -> None:
-    layers, head = formats("thinker", Precision(Kind.INT4, 64)).values()
+    layers, _, head = formats("thinker", Precision(Kind.INT4, 64)).values()
     assert str(layers) == "int4 g64, zero points, 4.312 bits"
     assert str(head) == "int8 g64, 8.25 bits"
     assert str(formats("dit", Precision(Kind.INT8))["layers"]) == "int8, 8 bits"

@@ -28,7 +28,7 @@ from omni_export.graph.linear import linear_nodes
 from omni_export.graph.node_order import reorder, shorten_names
 from omni_export.graph.rounding import Quantize, round_blockwise
 from omni_quant import quantize_channelwise
-from omni_quant.policy import published_format, stated_precision
+from omni_quant.policy import SENSITIVE_PART, published_format, stated_precision
 from omni_quant.precision import Activations, Kind, Precision, Scales, WeightFormat
 
 Shape = Sequence["int | str | None"]
@@ -104,7 +104,8 @@ class GraphBuilder:
     def precision(self) -> Precision:
         """The precision that the manifest states of this graph."""
         first = next(iter(self.formats), None)
-        published = Counter(weights for part, weights in self.published.values() if part == first)
+        stated = {first, SENSITIVE_PART}
+        published = Counter(weights for part, weights in self.published.values() if part in stated)
         if published:
             weights = published.most_common(1)[0][0]
             return Precision(weights.kind, weights.group_size)

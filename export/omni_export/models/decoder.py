@@ -13,6 +13,7 @@ Source: transformers `Qwen2_5OmniThinkerTextModel`, `Qwen2_5OmniTalkerForConditi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,10 +23,10 @@ from omni_export.checkpoint.checkpoint import Scope
 from omni_export.checkpoint.config import DecoderConfig, TalkerConfig
 from omni_export.checkpoint.lazy_tensor import Array, LazyTensor
 from omni_export.graph.builder import GraphBuilder, Shape
-from omni_export.models.decoder_layer import decoder_layer, has_float16_kernel, matrix_inputs
+from omni_export.models.decoder_layer import MATRICES, decoder_layer, has_float16_kernel, matrix_inputs
 from omni_export.models.decoder_weights import DecoderWeights, LayerWeights, padded_head_dim
 from omni_export.models.published_layer import published_layer
-from omni_quant.policy import formats
+from omni_quant.policy import decoder_part, formats
 from omni_quant.precision import Kind, Precision, WeightFormat
 
 THINKER = "thinker"
@@ -178,7 +179,6 @@ class _Layers:
         self.graph = graph
         self.config = config
         self.cache_scales = cache_scales
-        self.weights_format = graph.formats["layers"]
         self.cache_dtype = "int8" if cache_scales else "float32"
         self.stored = DecoderWeights(weights, config)
         self.sizes = self.stored.sizes
@@ -205,14 +205,21 @@ class _Layers:
         last = index == self.config.num_layers - 1
         norms = (f"{path}/post_attn_norm", "/norm" if last else f"/layers.{index + 1}/input_norm")
         cache = [*past, self.last_slot, self.total, self.cos, self.sin]
-        formats = [graph.format(matrix, "layers") for matrix in weights.matrices]
+        parts = {name: decoder_part(index, self.config.num_layers, name) for name in MATRICES}
+        formats = [graph.format(matrix, part) for matrix, part in zip(weights.matrices, parts.values(), strict=True)]
         if self._is_one_operator(weights, formats):
-            inputs = [x, normed, *self._initializers(weights, path, norms), *cache, *self._cache_steps(path, index)]
+            inputs = [
+                x,
+                normed,
+                *self._initializers(weights, parts, path, norms),
+                *cache,
+                *self._cache_steps(path, index),
+            ]
             function = decoder_layer(sizes, formats[0], self.cache_dtype)
             outputs = graph.call(function, inputs, path, **sizes.attributes(formats))
         else:
             cache += self._cache_steps(path, index)
-            outputs = published_layer(graph, path, x, normed, weights, norms, cache, sizes, self.cache_dtype)
+            outputs = published_layer(graph, path, x, normed, weights, parts, norms, cache, sizes, self.cache_dtype)
         y, normed, *present = outputs
         for kind, value in zip(("key", "value"), present, strict=True):
             graph.output(value, f"present.{index}.{kind}", shape, self.cache_dtype)
@@ -220,7 +227,7 @@ class _Layers:
 
     def _is_one_operator(self, weights: LayerWeights, formats: list[WeightFormat]) -> bool:
         """Whether the operator of a whole layer takes the layer's matrices as they are stored."""
-        if self.weights_format.kind is Kind.FP32 or not weights.are_quantized:
+        if formats[0].kind is Kind.FP32 or (len(set(formats)) == 1 and not weights.are_quantized):
             return True
         takes_inputs = all(
             not matrix.parts and (matrix.quantized is None or matrix.quantized.order is None)
@@ -235,20 +242,22 @@ class _Layers:
         scales = (("key", self.cache_scales.keys), ("value", self.cache_scales.values))
         return [self.graph.const(values[index], f"{path}/attn/{kind}_scale", inline=True) for kind, values in scales]
 
-    def _initializers(self, weights: LayerWeights, path: str, norms: tuple[str, str]) -> list[str]:
+    def _initializers(
+        self, weights: LayerWeights, parts: Mapping[str, str], path: str, norms: tuple[str, str]
+    ) -> list[str]:
         """The layer's initializers, in the operator's order."""
         graph = self.graph
 
-        def matrix(tensor: LazyTensor, name: str) -> list[str]:
-            stored = graph.matrix(tensor, f"{path}/{name}.weight", "layers")
-            return stored + [""] * (matrix_inputs(graph.format(tensor, "layers")) - len(stored))
+        def matrix(tensor: LazyTensor, part: str, name: str) -> list[str]:
+            stored = graph.matrix(tensor, f"{path}/{name}.weight", part)
+            return stored + [""] * (matrix_inputs(graph.format(tensor, part)) - len(stored))
 
         return [
-            *matrix(weights.qkv, "attn/qkv_proj"),
+            *matrix(weights.qkv, parts["qkv"], "attn/qkv_proj"),
             graph.weight(weights.qkv_bias, f"{path}/attn/qkv_proj.bias"),
-            *matrix(weights.out, "attn/o_proj"),
+            *matrix(weights.out, parts["out"], "attn/o_proj"),
             graph.weight(weights.middle_norm, f"{norms[0]}.weight"),
-            *matrix(weights.gate_up, "mlp/gate_up_proj"),
-            *matrix(weights.down, "mlp/down_proj"),
+            *matrix(weights.gate_up, parts["gate_up"], "mlp/gate_up_proj"),
+            *matrix(weights.down, parts["down"], "mlp/down_proj"),
             graph.weight(weights.next_norm, f"{norms[1]}.weight"),
         ]

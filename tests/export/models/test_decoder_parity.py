@@ -93,12 +93,28 @@ def test_trimmed_cache_continues_as_if_the_tail_had_never_been(case: Case, tmp_p
 
 @pytest.mark.parametrize(("kind", "bound"), [("int8", 0.05), ("int4", 0.6)])
 def test_quantized_thinker_stays_close(case: Case, reference: Any, tmp_path: Path, kind: Any, bound: float) -> None:
-    decoder, config = thinker(case, tmp_path, Precision(Kind(kind), 32))
+    assert 1e-4 < quantized_error(case, reference, tmp_path, Precision(Kind(kind), 32)) < bound
+
+
+@pytest.mark.parametrize("group_size", [16, 32])
+def test_a_layer_may_mix_formats(
+    case: Case, reference: Any, tmp_path: Path, group_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    int4 = quantized_error(case, reference, tmp_path, Precision(Kind.INT4, group_size))
+    # The real rule takes whole layers here, since the checkpoint has only a first and a last one.
+    parts = {"qkv": "sensitive_matrices", "down": "sensitive_matrices"}
+    monkeypatch.setattr(export, "decoder_part", lambda _, __, matrix: parts.get(matrix, "layers"))
+    mixed = quantized_error(case, reference, tmp_path, Precision(Kind.MIXED, group_size))
+    assert 1e-4 < mixed < int4
+
+
+def quantized_error(case: Case, reference: Any, folder: Path, precision: Precision) -> float:
+    """The relative error of the hidden values."""
+    decoder, config = thinker(case, folder, precision)
     embeds = np.random.default_rng(1).standard_normal((1, POSITIONS, config.hidden_size)).astype(np.float32)
     expected, _ = reference_run(reference, embeds, positions())
     hidden, _ = decoder.step({"embeds": embeds}, positions(), KVCache.allocate(decoder.section, 32))
-    rms = float(np.sqrt(((hidden - expected) ** 2).mean() / (expected**2).mean()))
-    assert 1e-4 < rms < bound
+    return float(np.sqrt(((hidden - expected) ** 2).mean() / (expected**2).mean()))
 
 
 def test_talker_step_equals_the_reference(case: Case, reference: Any, tmp_path: Path) -> None:
