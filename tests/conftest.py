@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from omni_edge.backend import kernels
 from omni_edge.backend.machine import processor
 from support.needs_torch import HAS_TORCH, REASON
+from support.operators import put_library, shared_folder
 
 pytest_plugins = ["support.bundles", *(["support.reference_settings", "support.vocoders"] if HAS_TORCH else [])]
 
@@ -32,9 +32,10 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     With COMPILED=1 our operators do, in all of them.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMNI_EDGE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        cache = tmp_path_factory.mktemp("cache")
+        patch.setenv("OMNI_EDGE_CACHE", str(cache))
         if os.environ.get("COMPILED"):
-            kernels.build()
+            put_library(cache, shared_folder(tmp_path_factory))
         yield
 
 
@@ -49,13 +50,8 @@ def instruction_sets() -> list[str]:
 def compiled_cache(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache folder in which our operators are compiled, for one instruction set after the other."""
     folder = tmp_path_factory.mktemp("compiled")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMNI_EDGE_CACHE", str(folder))
-        patch.delenv("OMNI_EDGE_KERNELS", raising=False)
-        if request.param:
-            patch.setattr(kernels, "_TARGETS", ((f"-march={request.param}",),))
-        if kernels.build() is None:
-            pytest.skip("needs a C compiler")
+    if not put_library(folder, shared_folder(tmp_path_factory), request.param):
+        pytest.skip("needs a C compiler")
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from omni_edge import ResourceError
 from omni_edge.backend import file_lock, kernels
 from omni_edge.backend.machine import cache_root
 from omni_edge.backend.onnx_runtime import ort
+from support.operators import put_library, shared_folder
 
 
 @pytest.fixture(autouse=True)
@@ -50,9 +52,22 @@ def test_the_sources_give_no_warnings(tmp_path: Path, monkeypatch: pytest.Monkey
         pytest.skip("needs a C compiler")
 
 
-def test_another_processor_or_version_compiles_anew(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if kernels.build() is None:
+@pytest.fixture
+def built(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library as `kernels.build` leaves it."""
+    if not put_library(cache, shared_folder(tmp_path_factory)):
         pytest.skip("needs a C compiler")
+    path = kernels.compiled()
+    assert path is not None
+    return path
+
+
+def test_another_processor_or_version_compiles_anew(
+    built: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copyfile(built, tmp_path / "again.so")
+    copies = f'while [ "$1" != -o ]; do shift; done; cp {tmp_path / "again.so"} "$2"'
+    monkeypatch.setenv("CC", compiler(tmp_path / "cc", copies))
     monkeypatch.setattr(kernels, "_version", lambda: "0123456789abcdef")
     assert kernels.compiled() is None
     assert kernels.build() == kernels.compiled()
@@ -123,10 +138,7 @@ def test_what_is_no_library_is_not_kept(cache: Path, tmp_path: Path, monkeypatch
     assert list(cache.iterdir()) == []
 
 
-def test_a_damaged_library_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    built = kernels.build()
-    if built is None:
-        pytest.skip("needs a C compiler")
+def test_a_damaged_library_is_said(built: Path) -> None:
     built.write_bytes(built.read_bytes()[:100])
     with pytest.raises(ResourceError, match=r"do not load.*Delete that file; `omni-edge prepare` makes it again"):
         kernels.register(ort.SessionOptions())
