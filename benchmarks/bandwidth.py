@@ -34,6 +34,7 @@ from onnx import TensorProto, helper
 
 from omni_edge import OmniEdge
 from omni_edge.backend import kernels
+from omni_edge.backend.kernels.compiler import find_compiler
 from omni_edge.backend.machine import machine
 from omni_edge.backend.onnx_runtime import ort
 from omni_edge.bench.decoders import ThinkerProbe
@@ -97,13 +98,13 @@ def sum_array(nbytes: int, threads: int) -> Reading:
 
 def loop(nbytes: int, threads: int) -> Reading | None:
     """A loop in C; None without a compiler."""
-    compiler = kernels.find_compiler()
-    if compiler is None:
+    command = find_compiler()
+    if command is None:
         return None
     with tempfile.TemporaryDirectory() as folder:
         source, library = Path(folder, "loop.c"), Path(folder, "loop.so")
         source.write_text(LOOP)
-        kernels.compile_library(compiler, [source], library)
+        kernels.compile_library(command, [source], library)
         read_words = ctypes.CDLL(str(library)).read_words
     read_words.argtypes, read_words.restype = [ctypes.c_void_p, ctypes.c_size_t], ctypes.c_uint64
     return in_slices(nbytes, threads, lambda part: read_words(part.ctypes.data, part.size))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
+import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
@@ -13,10 +17,13 @@ from hatchling.builders.sdist import SdistBuilder
 from hatchling.builders.wheel import WheelBuilder
 
 from omni_edge import BundleError, OmniEdge, shipped_bundle
+from omni_edge.backend.kernels import prebuilt
+from omni_edge.backend.kernels.compiler import find_compiler
 from omni_edge.bundle.manifest import MANIFEST_NAME
 from omni_edge.bundle.reader import Bundle
 
 ROOT = Path(__file__).parents[1]
+SOURCES = ROOT / "runtime" / "omni_edge" / "backend" / "kernels"
 
 
 @pytest.fixture(scope="module")
@@ -29,21 +36,81 @@ def sizes() -> dict[str, int]:
     }
 
 
-def test_the_wheel_holds_the_built_in_bundle(sizes: dict[str, int], tmp_path: Path) -> None:
-    (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel that `pip install .` builds here."""
+    (path,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path_factory.mktemp("wheel")), versions=["standard"])
+    return Path(path)
+
+
+def test_the_wheel_holds_the_built_in_bundle(sizes: dict[str, int], wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         held = {entry.filename: entry.file_size for entry in archive.infolist()}
     assert {name: held.get(f"omni_edge/bundle/builtin_model/{name}") for name in sizes} == sizes
     assert not [name for name in held if name.startswith(("nano/", "tests/"))]
-    sources = [
-        path
-        for path in (ROOT / "runtime" / "omni_edge" / "backend" / "kernels").iterdir()
-        if path.suffix in (".c", ".h")
-    ]
+    sources = [path for path in SOURCES.iterdir() if path.suffix in (".c", ".h")]
     assert len(sources) >= 8
     assert {path.name: held.get(f"omni_edge/backend/kernels/{path.name}") for path in sources} == {
         path.name: path.stat().st_size for path in sources
     }
+    assert wheel.stat().st_size < 25e6
+
+
+@pytest.mark.skipif(find_compiler() is None, reason="needs a C compiler")
+def test_the_wheel_brings_operators_for_machines_without_a_compiler(wheel: Path, tmp_path: Path) -> None:
+    (best, *_) = prebuilt.classes_of(prebuilt.features(), prebuilt.machine())
+    tag = re.sub(r"\W", "_", sysconfig.get_platform())
+    assert wheel.name.endswith(f"-py3-none-{tag}.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        libraries = [name for name in archive.namelist() if "/prebuilt/" in name]
+        archive.extractall(tmp_path / "site")
+    assert libraries == [f"omni_edge/backend/kernels/prebuilt/{best.name}{prebuilt.SUFFIX}"]
+    code = "from omni_edge.backend import kernels; print(kernels.build()); from omni_cli.app import main; main()"
+    cache = tmp_path / "cache"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "bench", "--stage", "load", "--runs", "1", "--json"],
+        # No compiler, and no clone: the modules are those of the wheel.
+        env={"PATH": "", "PYTHONPATH": str(tmp_path / "site"), "OMNI_EDGE_CACHE": str(cache), "HOME": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    library, report = done.stdout.split("\n", 1)
+    assert library == str(tmp_path / "site" / libraries[0])
+    assert json.loads(report)["versions"]["operators"] == "compiled"
+    assert not list(cache.glob("kernels-*"))
+
+
+@pytest.mark.parametrize("compiler", ["/no/such/compiler", "false"])
+def test_a_wheel_without_operators_is_one_for_any_machine(
+    compiler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", compiler)
+    monkeypatch.delenv("OMNI_EDGE_WHEEL_PLATFORM", raising=False)
+    (path,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
+    assert path.endswith("-py3-none-any.whl")
+
+
+@pytest.mark.parametrize(
+    ("compiler", "platform", "message"),
+    [
+        (
+            "/no/such/compiler",
+            "manylinux_2_28_x86_64",
+            "does not compile the operators for avx512-vnni",
+        ),
+        ("cc", "manylinux_2_28_riscv64", "names no known processor"),
+    ],
+)
+def test_a_wheel_for_a_platform_has_operators_or_is_not_built(
+    compiler: str, platform: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", compiler)
+    monkeypatch.setenv("OMNI_EDGE_WHEEL_PLATFORM", platform)
+    with pytest.raises(SystemExit, match=message):
+        next(WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"]))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_source_archive_holds_it_as_well(sizes: dict[str, int], tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniAntiAliasedActivation1d
 
-from omni_edge.backend.kernels import compile_library, find_compiler, switched_off
+from omni_edge.backend.kernels import compile_library, switched_off
+from omni_edge.backend.kernels.compiler import find_compiler
 from omni_edge.backend.machine import cache_root, digest, processor
 
 _SOURCE = Path(__file__).with_name("snake.c")

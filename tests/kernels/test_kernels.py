@@ -12,6 +12,7 @@ import pytest
 
 from omni_edge import ResourceError
 from omni_edge.backend import file_lock, kernels
+from omni_edge.backend.kernels import compiler as c_compiler
 from omni_edge.backend.machine import cache_root
 from omni_edge.backend.onnx_runtime import ort
 from support.operators import put_library, shared_folder
@@ -47,7 +48,7 @@ def test_a_library_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_sources_give_no_warnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "_FLAGS", (*kernels._FLAGS, "-Wall", "-Wextra", "-Werror"))
+    monkeypatch.setattr(c_compiler, "FLAGS", (*c_compiler.FLAGS, "-Wall", "-Wextra", "-Werror"))
     if kernels.build() is None:
         pytest.skip("needs a C compiler")
 
@@ -102,7 +103,7 @@ def test_a_change_of_a_source_or_a_flag_is_another_version(tmp_path: Path, monke
             source.write("\n")
         assert version() != before
         before = version()
-    monkeypatch.setattr(kernels, "_FLAGS", (*kernels._FLAGS, "-g"))
+    monkeypatch.setattr(c_compiler, "FLAGS", (*c_compiler.FLAGS, "-g"))
     assert version() != before
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from omni_edge.backend import kernels
+from omni_edge.backend.kernels import compiler
 
 # `.ci/run` names one folder for its runs.
 _SHARED = "OMNI_EDGE_TEST_OPERATORS"
@@ -32,7 +33,7 @@ def put_library(cache: Path, shared: Path, instruction_set: str = "") -> bool:
         patch.setenv("OMNI_EDGE_CACHE", str(shared / (instruction_set or "native")))
         patch.delenv("OMNI_EDGE_KERNELS", raising=False)
         if instruction_set:
-            patch.setattr(kernels, "_TARGETS", ((f"-march={instruction_set}",),))
+            patch.setattr(compiler, "THIS_PROCESSOR", ((f"-march={instruction_set}",),))
         library = kernels.build()
     if library is None:
         return False

@@ -9,7 +9,7 @@ import pytest
 
 from nano.model import fast_snake
 from omni_edge import ResourceError
-from omni_edge.backend import kernels
+from omni_edge.backend.kernels.compiler import find_compiler
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def compiler(path: Path, script: str) -> str:
 
 
 def test_the_named_compiler_compiles_it_once(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = kernels.find_compiler()
+    real = find_compiler()
     if real is None:
         pytest.skip("needs a C compiler")
     calls = tmp_path / "calls"

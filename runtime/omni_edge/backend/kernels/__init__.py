@@ -1,22 +1,21 @@
-"""Operators of our own in C, compiled on the machine that uses them (docs/kernels.md).
+"""Operators of our own in C (docs/kernels.md): compiled when the package was built, or on the machine that uses them.
 
 A bundle's graphs define these operators as functions over standard ones, so they run everywhere. Where the operators
-are compiled (`omni-edge prepare`, which needs a C compiler), onnxruntime calls them instead. The library lies in the
-cache folder, one for each kind of processor and version of the sources.
+are compiled, onnxruntime calls them instead. A wheel brings them for its processors (`prebuilt`). Elsewhere
+`omni-edge prepare` compiles them, which needs a C compiler: that library lies in the cache folder, one for each kind of
+processor and version of the sources, and goes first.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 from omni_edge.backend.file_lock import locked
+from omni_edge.backend.kernels import compiler, prebuilt
 from omni_edge.backend.machine import cache_root, digest, processor
 from omni_edge.backend.onnx_runtime import ort
 from omni_edge.errors import ResourceError
@@ -25,12 +24,6 @@ _FOLDER = Path(__file__).parent
 _PREFIX = "kernels-"
 _LOCK_NAME = "compiling.lock"
 _SWITCH = "OMNI_EDGE_KERNELS"
-_COMPILERS = ("cc", "gcc", "clang")
-# errno and floating-point exceptions are never read, so loops that could set them may be vectorized.
-_FLAGS = ("-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-shared", "-fPIC")
-# The compiler gets the first one it accepts: x86 and new compilers for ARM, old ones for ARM, any other.
-_TARGETS = (("-march=native",), ("-mcpu=native",), ())
-_COMPILER_SECONDS = 600  # a slow or busy machine takes minutes
 # The linear layers, which hold almost all weights of the graphs that contain them.
 _READS_IN_PLACE = b"LinearNBits"
 
@@ -47,8 +40,8 @@ def compiled() -> Path | None:
     try:
         path = _path()
     except ResourceError:
-        return None  # without a cache folder nothing can have been compiled
-    return path if path.is_file() else None
+        return prebuilt.library()  # without a cache folder nothing can have been compiled here
+    return path if path.is_file() else prebuilt.library()
 
 
 def register(options: ort.SessionOptions) -> None:
@@ -66,13 +59,18 @@ def _register(options: ort.SessionOptions, path: Path) -> None:
         options.register_custom_ops_library(str(path))
     except Exception as error:  # onnxruntime raises undocumented exceptions of its own
         raise ResourceError(
-            f"The compiled operators {path} do not load: {str(error).splitlines()[0][:200]}. Delete that file; "
-            "`omni-edge prepare` makes it again."
+            f"The compiled operators {path} do not load: {str(error).splitlines()[0][:200]}. {_remedy(path)}"
         ) from None
 
 
+def _remedy(path: Path) -> str:
+    if path.parent == prebuilt.FOLDER:
+        return "Install omni-edge again."
+    return "Delete that file; `omni-edge prepare` makes it again."
+
+
 def build() -> Path | None:
-    """Compiles the operators for this machine if that is not done already, and removes libraries of other versions.
+    """Compiles the operators for this machine if they are not compiled yet, and removes libraries of other versions.
 
     Returns:
         the library; None if there is no C compiler, or if the operators are `switched_off`.
@@ -82,18 +80,18 @@ def build() -> Path | None:
     """
     if switched_off():
         return None
-    path = _path()
-    if path.is_file():
-        return path
-    compiler = find_compiler()
-    if compiler is None:
+    if found := compiled():
+        return found
+    command = compiler.find_compiler()
+    if command is None:
         return None
+    path = _path()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Another process may be compiling the same: wait, and take its library.
         with locked(path.parent / _LOCK_NAME, lambda _: None):
             if not path.is_file():
-                _build(compiler, path)
+                _build(command, path)
     except OSError as error:
         raise ResourceError(
             f"Compiling into {path.parent} failed: {error.strerror}. Make room, or set OMNI_EDGE_CACHE."
@@ -101,12 +99,12 @@ def build() -> Path | None:
     return path
 
 
-def _build(compiler: str, path: Path) -> None:
+def _build(command: str, path: Path) -> None:
     for other in path.parent.glob(f"{_PREFIX}*"):
         other.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
-        compile_library(compiler, sorted(_FOLDER.glob("*.c")), made)
+        compile_library(command, sorted(_FOLDER.glob("*.c")), made)
         _register(ort.SessionOptions(), made)
         made.replace(path)
 
@@ -120,42 +118,27 @@ def read_in_place(graph: Path) -> bool:
     return path is not None and all(_READS_IN_PLACE in file.read_bytes() for file in (path, graph))
 
 
-def find_compiler() -> str | None:
-    """The command of a C compiler: $CC, or the first one on the path; None if there is none."""
-    named = os.environ.get("CC")
-    return named or next((found for name in _COMPILERS if (found := shutil.which(name))), None)
-
-
-def compile_library(compiler: str, sources: Sequence[Path], library: Path, flags: Sequence[str] = ()) -> None:
+def compile_library(command: str, sources: Sequence[Path], library: Path, flags: Sequence[str] = ()) -> None:
     """Compiles C sources for this machine's processor into a shared library, with `flags` beside the usual ones.
 
     Raises:
         ResourceError: the compiler fails.
     """
-    reason = ""
-    for target in _TARGETS:
-        command = [*compiler.split(), *_FLAGS, *flags, *target, *map(str, sources), "-lm", "-o", str(library)]
-        try:
-            done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=_COMPILER_SECONDS)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            reason = str(error)
-            break
-        if done.returncode == 0:
-            return
-        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[0]
-    raise ResourceError(
-        f"{compiler} does not compile the operators: {reason[:200]}. Name another compiler in $CC, or set "
-        f"{_SWITCH}=0 to run without them."
-    )
+    try:
+        compiler.compile_library(command, sources, library, flags)
+    except compiler.CompileError as error:
+        raise ResourceError(
+            f"{command} does not compile the operators: {str(error)[:200]}. Name another compiler in $CC, or set "
+            f"{_SWITCH}=0 to run without them."
+        ) from None
 
 
 def _path() -> Path:
-    suffix = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
-    return cache_root() / f"{_PREFIX}{_version()}{suffix}"
+    return cache_root() / f"{_PREFIX}{_version()}{prebuilt.SUFFIX}"
 
 
 @cache
 def _version() -> str:
     """A name for the sources, the flags and the processor."""
     sources = [path.read_bytes() for path in sorted(_FOLDER.glob("*.[ch]"))]
-    return digest(b"".join([processor().encode(), *(flag.encode() for flag in _FLAGS), *sources]))
+    return digest(b"".join([processor().encode(), *(flag.encode() for flag in compiler.FLAGS), *sources]))
