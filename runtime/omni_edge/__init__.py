@@ -49,6 +49,8 @@ from omni_edge.live.events import (
     SpeechResumed,
     SpeechStarted,
     SpeechStopped,
+    TurnCut,
+    TurnsEvicted,
 )
 from omni_edge.live.hearing import Hearing
 from omni_edge.live.playback import SpeechSink
@@ -96,8 +98,10 @@ __all__ = [
     "SpeechStarted",
     "SpeechStopped",
     "TextDelta",
+    "TurnCut",
     "TurnDone",
     "TurnSettings",
+    "TurnsEvicted",
     "UsageError",
     "VideoClip",
     "VoiceDetector",

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from omni_edge.conversation.history import History
 from omni_edge.conversation.prompt import Prompt
 from omni_edge.conversation.saved import SavedFile, named
 from omni_edge.conversation.settings import CompleteSettings
@@ -32,6 +33,7 @@ class Context:
         logits: float32 [vocabulary] after the last position, valid until the next prefill; None: nothing was prefilled
             since the context was empty, trimmed or loaded.
         talker: the Talker's cache; None: the conversation is text only.
+        history: what prefilling parts of the context again needs.
 
     Args:
         model: the loaded parts.
@@ -46,6 +48,7 @@ class Context:
             limit = model.talker.decoder.section.max_positions
             self.talker = model.talker.state(min(settings.context + settings.talker_sampling.max_new_tokens, limit))
         self.pending = Prompt(model.thinker.embed, model.tokenizer, model.manifest)
+        self.history = History(settings.context)
         self.reset()
 
     def reset(self) -> None:
@@ -54,6 +57,7 @@ class Context:
         if self.talker is not None:
             self.talker.reset()
         self.pending.reset()
+        self.history.trim(0)
         self.logits: NDArray[np.float32] | None = None
         # Of every position in the Thinker's cache: its token, the id that would follow it, the highest id up to it.
         self._tokens: list[int] = []
@@ -108,10 +112,11 @@ class Context:
         """Adds a token that was drawn from `logits`; it waits for the next prefill."""
         self.pending.decoded(token)
 
-    def prefill(self, *, speaking: bool = False) -> ThinkerStates | None:
+    def prefill(self, *, speaking: bool = False, limit: int | None = None) -> ThinkerStates | None:
         """Puts everything that waits into the caches.
 
         Args:
+            limit: only so many positions; None: all.
             speaking: the Talker speaks the reply that is being decoded: it takes the new positions later.
 
         Returns:
@@ -121,10 +126,12 @@ class Context:
             ContextFullError: they do not fit.
             ResourceError: not enough memory.
         """
-        blocks = self.pending.take()
+        blocks = self.pending.take(limit)
         if not blocks:
             return None
+        before = self._cache.offset
         states, self.logits = self._model.thinker.step(blocks, self._cache)
+        self.history.add(before, blocks)
         highest = self._highest_ids[-1] if self._highest_ids else INSIDE
         for block in blocks:
             self._tokens += block.tokens.tolist()
@@ -172,6 +179,35 @@ class Context:
         """Whether `trim` takes this offset."""
         return 0 <= to <= self.prefilled and (to == 0 or self._next_ids[to - 1] != INSIDE)
 
+    def cut_out(self, start: int, stop: int) -> int:
+        """Forgets the positions from `start` to `stop`; those behind them wait to be prefilled again.
+
+        Their ids move, as if what was cut out had never been there. Nothing may wait.
+
+        Args:
+            start, stop: places behind a text token, a mark or an audio token. `history.kept_from` is at most `stop`.
+
+        Returns:
+            by how much the ids of what follows were lowered.
+        """
+        assert self.pending.size == 0
+        assert self.history.kept_from <= stop
+        base = self._next_ids[start - 1] if start else 0
+        highest = self._highest_ids[start - 1] if start else INSIDE
+        moved = self._next_ids[stop - 1] - base
+        tokens, next_ids = self.tokens[stop:], np.array(self._next_ids[stop:], np.int64)
+        blocks = self.history.blocks(stop, tokens, np.where(next_ids == INSIDE, INSIDE, next_ids - moved), moved)
+        blocks = [
+            block if block.media else replace(block, embeds=self._model.thinker.embed(block.tokens)) for block in blocks
+        ]
+        highest = max([highest, *(int(block.positions.max()) for block in blocks)])
+        next_id = self.pending.positions.next - moved
+        self._cut(start)
+        self.history.keep()
+        self.logits = None
+        self.pending.refill(blocks, Positions(next_id, highest))
+        return moved
+
     @contextmanager
     def unchanged_on_error(self) -> Iterator[None]:
         """Within it, an error leaves the context as it was at the beginning."""
@@ -185,6 +221,12 @@ class Context:
     def snapshot(self) -> ContextSnapshot:
         """The present place, to which `restore` goes back."""
         return ContextSnapshot(self.prefilled, self.pending.copy())
+
+    def place(self, to: int) -> ContextSnapshot:
+        """The place at which the context held its first `to` positions and nothing waited; `can_trim` holds for it."""
+        pending = self.pending.copy()
+        pending.reset(Positions(self._next_ids[to - 1], self._highest_ids[to - 1]) if to else Positions())
+        return ContextSnapshot(to, pending)
 
     def restore(self, snapshot: ContextSnapshot) -> None:
         """Goes back to a snapshot: forgets what came behind it, and waits for what waited then.
@@ -200,6 +242,7 @@ class Context:
     def _cut(self, to: int) -> None:
         self._cache.trim(min(to, self._cache.offset))
         del self._tokens[to:], self._next_ids[to:], self._highest_ids[to:]
+        self.history.trim(to)
         if self.talker is not None:
             self.talker.trim(to)
             kept, room = [], to - self.talker.prefilled
@@ -248,6 +291,7 @@ class Context:
         self._tokens = file.integers("tokens", (count,), 0, vocabulary).tolist()
         self._next_ids = file.integers("next_ids", (count,), INSIDE, limit).tolist()
         self._highest_ids = file.integers("highest_ids", (count,), 0, limit).tolist()
+        self.history.kept_from = count
         for name, view in named("thinker", self._cache.views(count)):
             file.read(name, view)
         self._cache.offset = count

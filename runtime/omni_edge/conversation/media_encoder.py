@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -100,6 +102,13 @@ class MediaEncoder:
         side = section.patch_size * section.merge_size
         _, count = self._moments(video, block)
         return -(-count // video.frames_per_patch), video.size[0] // side, video.size[1] // side
+
+    def live_positions(self, video: LiveVideo) -> int:
+        """Positions that the frames of a whole block of sound take."""
+        assert video.size is not None  # it has a frame
+        vision, positions = self._model.manifest.vision, self._model.manifest.positions
+        patches = math.ceil(positions.seconds_per_chunk * self._fps / video.frames_per_patch)
+        return patches * math.prod(each // (vision.patch_size * vision.merge_size) for each in video.size)
 
     def live_chunk(self, video: LiveVideo, block: AudioBlock) -> VideoTokens:
         """What a live video shows during a block of its sound."""

@@ -68,11 +68,50 @@ class Prompt:
         """Positions that wait."""
         return sum(map(len, self._blocks)) + len(self._text_tokens)
 
-    def take(self) -> list[ThinkerBlock]:
-        """Hands over everything that waits."""
-        self._close_text()
-        blocks, self._blocks = self._blocks, []
-        return blocks
+    def take(self, limit: int | None = None) -> list[ThinkerBlock]:
+        """Hands over everything that waits, or its first `limit` positions without the text behind them."""
+        if limit is None:
+            self._close_text()
+            blocks, self._blocks = self._blocks, []
+            return blocks
+        taken: list[ThinkerBlock] = []
+        while limit > 0 and self._blocks:
+            block = self._blocks.pop(0)
+            if len(block) > limit:
+                self._blocks.insert(0, block.part(limit, len(block)))
+                block = block.part(0, limit)
+            taken.append(block)
+            limit -= len(block)
+        return taken
+
+    @property
+    def holds_blocks(self) -> bool:
+        """Whether anything but text waits."""
+        return bool(self._blocks)
+
+    @property
+    def holds_media(self) -> bool:
+        """Whether sound or pictures wait."""
+        return any(block.media for block in self._blocks)
+
+    def refill(self, blocks: list[ThinkerBlock], positions: Positions) -> None:
+        """Waits with blocks that were prefilled before; `positions` are the ids behind them."""
+        self.reset(positions)
+        self._blocks = blocks
+
+    def moved(self, by: int) -> Prompt:
+        """The same with ids that are lower by `by`."""
+        other = self.copy()
+        other.positions = Positions(self.positions.next - by, self.positions.highest - by)
+        other._blocks = [
+            replace(
+                block,
+                positions=block.positions - by,
+                next_ids=np.where(block.next_ids == INSIDE, INSIDE, block.next_ids - by),
+            )
+            for block in self._blocks
+        ]
+        return other
 
     def copy(self) -> Prompt:
         """What waits now, independent of what is added later."""

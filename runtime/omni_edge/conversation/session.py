@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from omni_edge.audio.front_end import AudioBlock
+from omni_edge.audio.front_end import AudioBlock, audio_tokens
 from omni_edge.conversation import saved
 from omni_edge.conversation.context import Context
+from omni_edge.conversation.eviction import Eviction, first_turn_kept
 from omni_edge.conversation.live_sound import LiveSound
 from omni_edge.conversation.media_encoder import MediaEncoder
 from omni_edge.conversation.reply import Reply
@@ -114,6 +115,8 @@ class Session:
         self._reply: Reply | None = None
         self._live: LiveSound | None = None
         self._turn_open = False
+        # Replies that left the context, and the end of what waits to be prefilled again.
+        self._replies_evicted = self._refill_to = 0
 
     def cancel(self) -> None:
         """Stops the reply in progress at its next step; safe from any thread.
@@ -245,7 +248,7 @@ class Session:
         if offset > self._context.prefilled:
             self._context.prefill()
         self._context.trim(offset)
-        self._live, self._turn_open = None, False
+        self._live, self._turn_open, self._refill_to = None, False, 0
         del self._reply_starts[reply:], self._reply_stops[reply - 1 :]
 
     def snapshot(self) -> SessionSnapshot:
@@ -276,6 +279,75 @@ class Session:
         self._live = snapshot.live.copy() if snapshot.live is not None else None
         self._turn_open = snapshot.turn_open
 
+    # -- room for more -----------------------------------------------------------------------------------------
+
+    def keep_media(self) -> None:
+        """From now on keeps the embeds of sound and pictures, so that turns which hold some can stay in `evict`."""
+        self._context.history.keeps_media = True
+
+    @property
+    def refilling(self) -> bool:
+        """Whether `refill` has something to compute."""
+        return self._refill_to > self._context.prefilled and self._context.pending.holds_blocks
+
+    @property
+    def live_positions(self) -> int:
+        """Positions that 2 s of the live sound that is open take, and what they show."""
+        audio = self._model.manifest.audio
+        video = self._live.video if self._live is not None else None
+        return audio_tokens(audio.block_frames) + (self._media.live_positions(video) if video is not None else 0)
+
+    def evict(self, keep: int, last: int) -> Eviction | None:
+        """The oldest turns leave, whole; the system prompt and a user's turn that is open stay.
+
+        The conversation continues as one that never had them. The turns that stay wait to be prefilled again: at once
+        with the next push or reply, or before that in parts, by `refill`.
+
+        Args:
+            keep: positions that may be in use afterwards.
+            last: positions that may be in use where the last turn alone stays.
+
+        Returns:
+            what left; None: there is no turn that may leave.
+        """
+        context = self._context
+        context.prefill()
+        end, starts = context.prefilled, self._turn_starts()
+        if not starts:
+            return None
+        kept_from = context.history.kept_from
+        turn = first_turn_kept(starts, end, keep, last)
+        while turn < len(starts) and starts[turn] < kept_from:
+            turn += 1
+        if self._turn_open:
+            turn = min(turn, len(starts) - 1)
+            if turn == 0 or starts[turn] < kept_from:
+                return None
+        start, stop = starts[0], starts[turn] if turn < len(starts) else end
+        begin = context.place(start)
+        ids = context.cut_out(start, stop)
+        eviction = Eviction(turn, start, stop, ids, begin)
+        self._reply_starts = [eviction.offset(each) for each in self._reply_starts[turn:]]
+        self._reply_stops = [eviction.offset(each) for each in self._reply_stops[turn:]]
+        self._replies_evicted += turn
+        self._refill_to = self._context.offset
+        if self._live is not None and self._live.video is not None and self._live.video.start is not None:
+            self._live.video.start -= ids
+        return eviction
+
+    def refill(self, limit: int) -> None:
+        """Prefills the next positions, `limit` at most, of the turns that stayed in `evict`."""
+        self._context.prefill(limit=min(limit, self._refill_to - self._context.prefilled))
+
+    def _turn_starts(self) -> list[int]:
+        """Where each turn begins; nothing waits."""
+        tokens = self._context.tokens
+        marks = np.flatnonzero(tokens == self._model.tokenizer.turn_start).tolist()
+        if self._settings.system:
+            del marks[:1]
+        behind = [0, *self._reply_stops]
+        return [next(mark for mark in marks if mark >= stop) for stop in behind] if marks else []
+
     def save(self, path: Path | str) -> None:
         """Puts the conversation away in a file, whole or not at all; `OmniEdge.resume` takes it up again.
 
@@ -289,6 +361,8 @@ class Session:
         if self._live is not None and self._live.state is not None:
             raise UsageError("A live sound is open. Complete it (end=True) before the conversation is saved.")
         pending = self._context.pending
+        if pending.holds_media:
+            self._context.prefill()
         header = saved.Header(
             bundle=self._model.bundle.manifest_sha256(),
             settings=self._settings.reusable(self._voice),
@@ -418,6 +492,11 @@ class Session:
             self._context.prefill()
 
     # -- the reply ---------------------------------------------------------------------------------------------
+
+    @property
+    def _reply_number(self) -> int:
+        """The number of the reply that begins; names its random streams."""
+        return self._replies_evicted + len(self._reply_starts)
 
     def _begin_reply(
         self,

@@ -40,6 +40,16 @@ class ThinkerBlock:
     def __len__(self) -> int:
         return self.tokens.size
 
+    def part(self, start: int, stop: int) -> ThinkerBlock:
+        """The positions from `start` to `stop`."""
+        return ThinkerBlock(
+            self.tokens[start:stop],
+            self.embeds[start:stop],
+            self.positions[:, start:stop],
+            self.next_ids[start:stop],
+            self.media,
+        )
+
 
 @dataclass(frozen=True)
 class ThinkerStates:

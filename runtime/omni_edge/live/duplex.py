@@ -210,13 +210,19 @@ class Duplex:
         An error drops the user's turn; the conversation is as before it, and a new call of `events` continues.
         """
         while True:
-            item = self._next(wait and not self._talk.working)
+            talk = self._talk
+            idle = self._idle
+            item = self._next(wait and not talk.working and not (idle and talk.refilling))
             if item is not None:
                 yield from self._take(item)
-            elif self._talk.working:
-                yield from self._talk.advance()
+            elif talk.working:
+                yield from talk.advance()
+            elif idle and talk.refilling:
+                talk.refill()
             else:
                 return
+            if self._idle:
+                yield from talk.make_room()
 
     def leave(self) -> None:
         """Ends the conversation at once, so that the session can be saved or used without it.
@@ -232,6 +238,12 @@ class Duplex:
             if isinstance(item, _Interrupt):
                 list(self._talk.interrupt(item.played))
         self._talk.forget_turn()
+
+    @property
+    def _idle(self) -> bool:
+        """Whether nothing is said by either side, and nothing that happened waits to be taken."""
+        with self._lock:
+            return self._talk.idle and not self.answering and not self._inbox
 
     def _next(self, wait: bool) -> Any:
         """What arrived next; None: nothing, and it is not worth waiting."""

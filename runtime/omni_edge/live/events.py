@@ -69,4 +69,26 @@ class ContextUse:
     capacity: int
 
 
-LiveEvent = Event | SpeechStarted | SpeechStopped | SpeechResumed | Interrupted | Level | ContextUse
+@dataclass(frozen=True)
+class TurnsEvicted:
+    """The context was nearly full: the oldest turns left it, whole. The system prompt and later turns stay.
+
+    Attributes:
+        turns: how many left.
+        positions: how many positions became free.
+    """
+
+    turns: int
+    positions: int
+
+
+@dataclass(frozen=True)
+class TurnCut:
+    """One turn of the user fills the context alone: the rest of it is not taken in; `time` is where that begins (s)."""
+
+    time: float
+
+
+LiveEvent = (
+    Event | SpeechStarted | SpeechStopped | SpeechResumed | Interrupted | Level | ContextUse | TurnsEvicted | TurnCut
+)

@@ -11,13 +11,27 @@ from numpy.typing import NDArray
 
 from omni_edge.conversation.session import Session
 from omni_edge.conversation.snapshot import SessionSnapshot
-from omni_edge.errors import MediaError, OmniEdgeError
+from omni_edge.errors import ContextFullError, MediaError, OmniEdgeError
 from omni_edge.events import AudioChunk, CameraFrame, Event, Media, PcmBlock, TextDelta, TurnDone
 from omni_edge.live.camera import Camera
-from omni_edge.live.events import ContextUse, Interrupted, LiveEvent, SpeechResumed, SpeechStarted, SpeechStopped
+from omni_edge.live.events import (
+    ContextUse,
+    Interrupted,
+    LiveEvent,
+    SpeechResumed,
+    SpeechStarted,
+    SpeechStopped,
+    TurnCut,
+    TurnsEvicted,
+)
 from omni_edge.live.heard_words import DEFAULT_CHARACTERS_PER_SECOND, heard_characters, heard_tokens
 from omni_edge.live.playback import Playback
 from omni_edge.live.voice_detector import VOICE_RATE
+
+# Shares of the context: in use from which turns leave between turns, what stays then, what a reply needs.
+_FULL, _KEPT, _REPLY = 3 / 4, 1 / 2, 1 / 8
+# Positions of the turns that stay that are prefilled at a time, between two looks at the microphone.
+_REFILL_POSITIONS = 128
 
 
 @dataclass
@@ -69,11 +83,13 @@ class Talk:
         max_codec_tokens: int | None = None,
     ) -> None:
         self._session, self._camera = session, camera
+        session.keep_media()
         self._limits = max_new_tokens, max_codec_tokens
         self._answer: Answer | None = None
         # The conversation before the user's turn; None: none is open, or it was lost to an error.
         self._before_turn: SessionSnapshot | None = None
         self._shown: list[str | Media] = []
+        self._turn_cut = False
         self._characters_per_second = DEFAULT_CHARACTERS_PER_SECOND
 
     @property
@@ -86,13 +102,23 @@ class Talk:
     def start(self, time: float) -> Iterator[LiveEvent]:
         """The user's turn begins."""
         self._answer = None
-        self._before_turn = self._session.snapshot()
+        yield from self.make_room()
+        self._before_turn, self._turn_cut = self._session.snapshot(), False
         yield SpeechStarted(time)
 
     def listen(self, samples: NDArray[np.float32], time: float) -> Iterator[LiveEvent]:
         """The next sound of the user's turn, float32 [n] at 16 kHz from `time` on, and what was seen meanwhile."""
-        if not samples.size or self._before_turn is None:
+        if not samples.size or self._before_turn is None or self._turn_cut:
             return
+        needed = 2 * self._session.live_positions + int(self._session.capacity * _REPLY)
+        if self._session.capacity - self._session.offset < needed:
+            with self._lost_on_error():
+                yield from self._evict(self._session.capacity - needed)
+            # A turn that cannot even begin is refused below.
+            if self._session.turn_open and self._session.capacity - self._session.offset < needed:
+                self._turn_cut = True
+                yield TurnCut(time)
+                return
         used = self._session.offset
         with self._lost_on_error():
             for item in self._with_frames(samples, time):
@@ -145,6 +171,7 @@ class Talk:
             self.resume()
         self._answer = None
         if self._before_turn is None:
+            yield from self.make_room()
             self._before_turn = self._session.snapshot()
             if (picture := self._camera.latest(time)) is not None:
                 self._shown.append(picture)
@@ -176,6 +203,39 @@ class Talk:
             self._session.restore(before)
             raise
         return Answer(self._before_turn or before, before, events, self._session.offset)
+
+    # -- room for more -----------------------------------------------------------------------------------------
+
+    @property
+    def idle(self) -> bool:
+        """Whether no turn is open and no reply is being computed."""
+        return self._before_turn is None and not self.working
+
+    @property
+    def refilling(self) -> bool:
+        """Whether `refill` has something to compute."""
+        return self._session.refilling
+
+    def refill(self) -> None:
+        """Prefills a part of the turns that stayed when others left."""
+        self._session.refill(_REFILL_POSITIONS)
+
+    def make_room(self) -> Iterator[LiveEvent]:
+        """Between turns: the oldest turns leave a context that is nearly full."""
+        if self._session.offset > _FULL * self._session.capacity:
+            self._answer = None
+            yield from self._evict(int(_FULL * self._session.capacity))
+
+    def _evict(self, last: int) -> Iterator[LiveEvent]:
+        """The oldest turns leave; `last` positions may be in use where only the last turn stays."""
+        eviction = self._session.evict(min(int(_KEPT * self._session.capacity), last), last)
+        if eviction is None:
+            return
+        if self._before_turn is not None:
+            self._before_turn = eviction.moved(self._before_turn)
+            self._session.refill(self._session.capacity)
+        yield TurnsEvicted(eviction.turns, eviction.positions)
+        yield self._context_use()
 
     @contextmanager
     def _lost_on_error(self) -> Iterator[None]:
@@ -209,7 +269,13 @@ class Talk:
         """Lets the reply out, which `pause` may have begun."""
         if self._answer is None and self._before_turn is not None:
             with _ends_on_error(playback), self._lost_on_error():
-                self._answer = self._begin()
+                try:
+                    self._answer = self._begin()
+                except ContextFullError:
+                    if not (evicted := list(self._evict(0))):
+                        raise
+                    yield from evicted
+                    self._answer = self._begin()
         self._before_turn, self._shown = None, []
         answer = self._answer
         if answer is None:
