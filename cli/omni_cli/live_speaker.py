@@ -23,6 +23,7 @@ class LiveSpeaker:
         rate: samples per second of the speech.
         device: the loudspeaker.
         say: gets a sentence for the user when the device vanishes and when it is back.
+        played: gets what the device plays, see `Loudspeaker`.
         clock: seconds.
 
     Raises:
@@ -34,10 +35,11 @@ class LiveSpeaker:
         rate: int,
         device: SoundDevice,
         say: Callable[[str], None],
+        played: Callable[[NDArray[np.float32], int], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._rate, self._device, self._say, self._clock = rate, device, say, clock
-        self._speaker: Loudspeaker | None = Loudspeaker(rate, device)
+        self._rate, self._device, self._say, self._tap, self._clock = rate, device, say, played, clock
+        self._speaker: Loudspeaker | None = Loudspeaker(rate, device, played)
         self._instead = InstantSink()
         self._retry_at = 0.0
 
@@ -50,7 +52,7 @@ class LiveSpeaker:
         if self._present() is None and self._clock() >= self._retry_at:
             self._retry_at = self._clock() + _RETRY_SECONDS
             try:
-                self._speaker = Loudspeaker(self._rate, self._device)
+                self._speaker = Loudspeaker(self._rate, self._device, self._tap)
                 self._say(f"The loudspeaker {self.name!r} is back.")
             except DeviceError:
                 pass

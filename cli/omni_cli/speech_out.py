@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -71,6 +72,7 @@ class Loudspeaker:
     Args:
         rate: samples per second of the speech. A device that does not take this rate gets resampled speech.
         device: which one; None: the default one.
+        played: gets what the device plays, silence included: float32 [n] and its rate, on PortAudio's thread.
 
     Attributes:
         underruns: gaps inside this reply: samples came later than they had to be played.
@@ -79,7 +81,13 @@ class Loudspeaker:
         DeviceError: sounddevice, PortAudio or a device is missing; later, from `write` and `end`: the device vanished.
     """
 
-    def __init__(self, rate: int, device: SoundDevice | None = None) -> None:
+    def __init__(
+        self,
+        rate: int,
+        device: SoundDevice | None = None,
+        played: Callable[[NDArray[np.float32], int], None] | None = None,
+    ) -> None:
+        self._rate, self._tap = rate, played
         self._queue: deque[NDArray[np.float32]] = deque()
         self._lock = threading.Lock()
         self._quiet = threading.Event()
@@ -93,7 +101,7 @@ class Loudspeaker:
         self._filled = 0
         self._silent = 0
         self.underruns = 0
-        self._rate = rate
+        self._device_rate = rate
         self._stream, self._device_rate = self._open(portaudio(), rate, device)
 
     def _open(self, module: Any, rate: int, device: SoundDevice | None) -> tuple[Any, int]:
@@ -184,3 +192,5 @@ class Loudspeaker:
             self._filled += filled
             self._silent = frames - filled if filled else self._silent + frames
         out[filled:] = 0
+        if self._tap is not None:
+            self._tap(out[:, 0].copy(), self._device_rate)

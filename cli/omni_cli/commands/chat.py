@@ -5,32 +5,24 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from omni_cli import options
-from omni_cli.commands.chat_listening import find_devices, listen
+from omni_cli.commands.chat_listening import Echo, find_devices, listen
 from omni_cli.commands.chat_loop import Chat, piped_lines, typed_lines
 from omni_cli.default_bundle import resolve_bundle
 from omni_cli.errors import report
 from omni_cli.session_options import default_settings
 from omni_cli.sound_devices import choose_device, sound_devices
 from omni_cli.speech_out import Loudspeaker, SpeechOut, WavFolder
+from omni_cli.transcript import Transcript
 from omni_edge import OmniEdge, Session, SessionSettings
 from omni_edge.errors import DeviceError, OmniEdgeError, UsageError
 from omni_edge.live.sentence_detector import SentenceDetector
-
-
-class Echo(StrEnum):
-    """What keeps the conversation from hearing itself."""
-
-    AUTO = "auto"
-    HALF = "half"
-    OFF = "off"
-
 
 _LISTENING = "Listening"
 
@@ -50,6 +42,12 @@ def chat(
     resume: Annotated[
         Path | None,
         typer.Option("--resume", metavar="FILE", help="Take up a conversation that --save put away, and its settings."),
+    ] = None,
+    transcript: Annotated[
+        Path | None,
+        typer.Option(
+            "--transcript", metavar="FILE", help="Append what was said and answered to this text file, with times."
+        ),
     ] = None,
     typed: Annotated[
         bool, typer.Option("--typed", help="Type turns, also where there is a microphone.", rich_help_panel=_LISTENING)
@@ -80,8 +78,9 @@ def chat(
         Echo,
         typer.Option(
             "--echo",
-            help="half: mute the microphone while a reply is played. off: listen always, with headphones or an echo "
-            "canceller. auto: off where the loudspeaker's name says headphones, else half.",
+            help="half: mute the microphone while a reply is played. apm: subtract the loudspeaker's sound (extra "
+            "'echo'). off: leave it, for headphones or the system's canceller. auto: off where the loudspeaker's name "
+            "says headphones, else apm where it is installed, else half.",
             rich_help_panel=_LISTENING,
         ),
     ] = Echo.AUTO,
@@ -129,11 +128,20 @@ def chat(
     speaks = not no_speech and engine.manifest.token2wav is not None if listening else bool(speech_out)
     session = engine.resume(resume) if resume else engine.session(settings, speech=speaks)
     limits = {"max_new_tokens": max_new_tokens, "max_codec_tokens": max_codec_tokens}
-    with _saved_at_the_end(session, save):
+    with _saved_at_the_end(session, save), _transcript(transcript) as written:
         if listening:
-            half_duplex = echo is Echo.HALF or (echo is Echo.AUTO and not listening.loudspeaker_is_headphones)
             complete = None if smart_turn is None else SentenceDetector(smart_turn)
-            listen(session, engine, listening, speech_out, half_duplex=half_duplex, complete=complete, **limits)
+            listen(
+                session,
+                engine,
+                listening,
+                speech_out,
+                echo=listening.echo(echo),
+                save=lambda: _save_now(session, save),
+                transcript=written,
+                complete=complete,
+                **limits,
+            )
             return
         conversation = Chat(
             engine,
@@ -141,6 +149,7 @@ def chat(
             speech_out,
             video_sound=not no_audio_in_video,
             continue_after_errors=interactive,
+            transcript=written,
             **limits,
         )
         conversation.run(typed_lines() if interactive else piped_lines())
@@ -165,6 +174,31 @@ def _saved_at_the_end(session: Session, file: Path | None) -> Iterator[None]:
         raise
     if file is not None:
         session.save(file)
+
+
+def _save_now(session: Session, file: Path | None) -> Path:
+    """Saves the conversation under the name of --save, or under the time; returns the file."""
+    file = file or Path(datetime.now().strftime("talk-%Y%m%d-%H%M%S.omni"))
+    session.save(file)
+    return file
+
+
+@contextmanager
+def _transcript(file: Path | None) -> Iterator[Transcript | None]:
+    """Within it, the transcript is open; an error keeps its own message."""
+    if file is None:
+        yield None
+        return
+    transcript = Transcript(file, lambda sentence: typer.echo(sentence, err=True))
+    try:
+        yield transcript
+    except BaseException:
+        try:
+            transcript.close()
+        except OmniEdgeError as error:
+            report(error)
+        raise
+    transcript.close()
 
 
 def _files(engine: OmniEdge, folder: Path | None) -> list[SpeechOut]:

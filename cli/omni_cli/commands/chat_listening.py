@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
 
-from omni_cli.commands.chat_live import KEYS, PUSH_TO_TALK_KEYS, LiveChat, say
+import typer
+
+from omni_cli import echo_canceller
+from omni_cli.commands.chat_live import LiveChat
+from omni_cli.echo_canceller import EchoCanceller
 from omni_cli.keys import Keys
+from omni_cli.live_display import LiveDisplay, PlainDisplay
 from omni_cli.live_speaker import LiveSpeaker
 from omni_cli.microphone import Microphone
 from omni_cli.sound_devices import SoundDevice, choose_device, sound_devices
 from omni_cli.speech_out import SpeechOut
+from omni_cli.transcript import Transcript
 from omni_edge import OmniEdge, Session
 from omni_edge.errors import DeviceError, OmniEdgeError
 from omni_edge.live.duplex import Duplex
 from omni_edge.live.hearing import Hearing, SentenceCompleteness
 from omni_edge.live.voice_detector import VoiceDetector
+from omni_edge.media.quiet import quiet
+
+_KEYS = "Keys: space interrupts, m mutes the microphone, t types a line, s saves, q quits."
+_PUSH_TO_TALK_KEYS = "Keys: space begins and ends your turn, t types a line, s saves, q quits."
+
+
+class Echo(StrEnum):
+    """What keeps the conversation from answering its own replies."""
+
+    AUTO = "auto"
+    HALF = "half"
+    OFF = "off"
+    APM = "apm"
 
 
 @dataclass(frozen=True)
@@ -33,10 +55,13 @@ class Devices:
     loudspeaker: SoundDevice | None
     detector: VoiceDetector | None
 
-    @property
-    def loudspeaker_is_headphones(self) -> bool:
-        """Whether the microphone cannot hear the replies."""
-        return self.loudspeaker is None or self.loudspeaker.headphones
+    def echo(self, wanted: Echo) -> Echo:
+        """What `wanted` means for this loudspeaker and this installation: not AUTO."""
+        if wanted is not Echo.AUTO:
+            return wanted
+        if self.loudspeaker is None or self.loudspeaker.headphones:
+            return Echo.OFF
+        return Echo.APM if echo_canceller.installed() else Echo.HALF
 
 
 def find_devices(
@@ -55,7 +80,7 @@ def find_devices(
     except OmniEdgeError as error:
         if required:
             raise
-        say(f"Not listening: {error} Turns are typed.")
+        typer.echo(f"Not listening: {error} Turns are typed.", err=True)
         return None
     try:
         loudspeaker = choose_device(devices, "output", device_out)
@@ -72,7 +97,9 @@ def listen(
     devices: Devices,
     files: Sequence[SpeechOut],
     *,
-    half_duplex: bool,
+    echo: Echo,
+    save: Callable[[], Path],
+    transcript: Transcript | None = None,
     complete: SentenceCompleteness | None = None,
     max_new_tokens: int | None,
     max_codec_tokens: int | None,
@@ -84,33 +111,59 @@ def listen(
     """
     token2wav = engine.manifest.token2wav
     push_to_talk = devices.detector is None
+    keys_line = _PUSH_TO_TALK_KEYS if push_to_talk else _KEYS
     with ExitStack() as stack:
-        speaker = None
+        # ALSA prints to stderr when a device vanishes; the display names it.
+        stack.enter_context(quiet())
+        display = _display(stack, keys_line)
+        if transcript is not None:
+            transcript.warn = display.note
+        speaker = canceller = None
         if session.speech and token2wav is not None and devices.loudspeaker is not None:
-            speaker = LiveSpeaker(token2wav.sample_rate, devices.loudspeaker, say)
+            if echo is Echo.APM:
+                canceller = EchoCanceller()
+            played = canceller.play if canceller else None
+            speaker = LiveSpeaker(token2wav.sample_rate, devices.loudspeaker, display.note, played)
             stack.callback(speaker.close)
         duplex = Duplex(
             session,
             Hearing(devices.detector, complete=complete),
             sink=speaker,
-            half_duplex=half_duplex and speaker is not None,
+            half_duplex=echo is Echo.HALF and speaker is not None,
             max_new_tokens=max_new_tokens,
             max_codec_tokens=max_codec_tokens,
         )
-        chat = LiveChat(session, duplex, speaker, files, push_to_talk=push_to_talk)
+        chat = LiveChat(
+            session, duplex, display, speaker, files, transcript, save, canceller, push_to_talk=push_to_talk
+        )
         # Leaving by Ctrl-C or by an error forgets an open turn too, so that the conversation can be saved.
-        stack.callback(duplex.leave)
-        microphone = Microphone(devices.microphone, chat.take, say)
+        stack.callback(chat.leave)
+        microphone = Microphone(devices.microphone, chat.take, display.note)
         stack.callback(microphone.close)
         keys = Keys(lambda key: chat.press(key, keys.line))
         stack.enter_context(keys)
-        say(f"Listening on {microphone.name!r}, {_speaks(speaker, half_duplex)}")
-        say(PUSH_TO_TALK_KEYS if push_to_talk else KEYS)
+        display.note(f"Listening on {microphone.name!r}, {_speaks(speaker, echo)}")
         chat.run()
 
 
-def _speaks(speaker: LiveSpeaker | None, half_duplex: bool) -> str:
+def _display(stack: ExitStack, keys: str) -> LiveDisplay:
+    """The screen, or plain lines where the output is no terminal or one without a cursor."""
+    if sys.stdout.isatty() and sys.stderr.isatty():
+        from omni_cli.live_screen import Screen  # noqa: PLC0415 -- rich takes 50 ms, which no other command needs
+
+        screen = Screen(keys)
+        if screen.drawable:
+            return stack.enter_context(screen)
+    display = PlainDisplay()
+    display.note(keys)
+    return display
+
+
+def _speaks(speaker: LiveSpeaker | None, echo: Echo) -> str:
     if speaker is None:
         return "replies are text."
-    echo = "the microphone is muted meanwhile (--echo off with headphones)" if half_duplex else "speak to interrupt"
-    return f"speaking on {speaker.name!r}; {echo}."
+    meanwhile = {
+        Echo.HALF: "the microphone is muted meanwhile (--echo off with headphones)",
+        Echo.APM: "its echo is cancelled, so speak to interrupt",
+    }.get(echo, "speak to interrupt")
+    return f"speaking on {speaker.name!r}; {meanwhile}."

@@ -21,6 +21,7 @@ from omni_cli.outputs import check_wav_name
 from omni_cli.printer import TextPrinter
 from omni_cli.speech_out import SpeechOut
 from omni_cli.standard_streams import is_text
+from omni_cli.transcript import Transcript
 from omni_edge import AudioChunk, OmniEdge, Session, TurnDone
 from omni_edge.errors import DeviceError, OmniEdgeError, UsageError
 from omni_edge.media.wav import WavWriter
@@ -66,6 +67,8 @@ class Chat:
         max_codec_tokens: longest speech, in codec tokens.
         video_sound: videos come with their sound.
         continue_after_errors: report errors and continue, for a terminal; otherwise the first error is raised.
+        transcript: gets every turn.
+        transcript: gets every turn.
     """
 
     def __init__(
@@ -78,13 +81,15 @@ class Chat:
         max_codec_tokens: int | None = None,
         video_sound: bool = True,
         continue_after_errors: bool = False,
+        transcript: Transcript | None = None,
     ) -> None:
         self._engine, self._session = engine, session
         self._speech_out = list(speech_out)
         self._max_new_tokens, self._max_codec_tokens = max_new_tokens, max_codec_tokens
         self._video_sound, self._continue_after_errors = video_sound, continue_after_errors
         self._printer = TextPrinter()
-        self._transcript: list[str] = []
+        self._transcript = transcript
+        self._turns: list[str] = []
         self._attached: list[str] = []
         self._last_speech: list[NDArray[np.float32]] = []
         self._commands: dict[str, Callable[[str], None]] = {
@@ -129,7 +134,7 @@ class Chat:
     def _answer(self, text: str) -> None:
         if text.strip():
             self._session.push(text)
-        self._transcript.append(f"user: {' '.join([*self._attached, text])}")
+        self._record("user", " ".join([*self._attached, text]))
         self._attached = []
         self._last_speech = []
         self._each(methodcaller("begin"))
@@ -142,10 +147,15 @@ class Chat:
                     self._last_speech.append(event.samples)
                     self._each(methodcaller("write", event.samples))
                 elif isinstance(event, TurnDone):
-                    self._transcript.append(f"assistant: {event.text}")
+                    self._record("assistant", event.text)
                     if event.finish_reason == "context_full":
                         typer.echo("warning: the context is full. /reset starts afresh.", err=True)
             self._each(methodcaller("end"))
+
+    def _record(self, speaker: str, text: str) -> None:
+        self._turns.append(f"{speaker}: {text}")
+        if self._transcript is not None:
+            self._transcript.add(speaker, text)
 
     def _stop(self) -> None:
         self._session.cancel()
@@ -177,7 +187,7 @@ class Chat:
 
     def _reset(self, argument: str) -> None:
         self._session.reset()
-        self._transcript, self._attached, self._last_speech = [], [], []
+        self._turns, self._attached, self._last_speech = [], [], []
 
     def _save(self, argument: str) -> None:
         if not argument:
@@ -187,7 +197,7 @@ class Chat:
             if (mimetypes.guess_type(path.name)[0] or "").startswith("audio/"):
                 check_wav_name(path)
             try:
-                path.write_text("\n".join(self._transcript) + "\n", "utf-8")
+                path.write_text("\n".join(self._turns) + "\n", "utf-8")
             except OSError as error:
                 raise UsageError(f"{path} cannot be written ({error.strerror}). Choose another name.") from None
             return

@@ -224,20 +224,23 @@ class Duplex:
             if self._idle:
                 yield from talk.make_room()
 
-    def leave(self) -> None:
+    def leave(self) -> list[LiveEvent]:
         """Ends the conversation at once, so that the session can be saved or used without it.
 
         A reply in progress ends with the last word that was heard; a turn that is not over is forgotten.
+
+        Returns:
+            what happens to a reply in progress.
         """
         with self._lock:
             self._interrupt()
             self._closed = True
             waiting = list(self._inbox)
             self._inbox.clear()
-        for item in waiting:
-            if isinstance(item, _Interrupt):
-                list(self._talk.interrupt(item.played))
+        interrupted = [item for item in waiting if isinstance(item, _Interrupt)]
+        events = [event for item in interrupted for event in self._talk.interrupt(item.played)]
         self._talk.forget_turn()
+        return events
 
     @property
     def _idle(self) -> bool:
