@@ -34,12 +34,10 @@ class ServerMetrics:
 
     Attributes:
         requests: by path's pattern and status.
-        underruns: times at which a Realtime client had played everything while more was being computed.
     """
 
     def __init__(self) -> None:
         self.requests: dict[tuple[str, int], int] = {}
-        self.underruns = 0
         self._replies: dict[str, int] = {}
         self._tokens = {"prompt": 0, "cached": 0, "text": 0, "codec": 0}
         self._ttft, self._ttfa, self._rtf = Histogram(_SECONDS), Histogram(_SECONDS), Histogram(_RTF)
@@ -82,8 +80,6 @@ class ServerMetrics:
             lines.append(f'omni_edge_replies_total{{finish_reason="{reason}"}} {count}')
         _head(lines, "tokens_total", "Tokens of prompts and replies", "counter")
         lines += [f'omni_edge_tokens_total{{kind="{kind}"}} {count}' for kind, count in self._tokens.items()]
-        _head(lines, "underruns_total", "Gaps in the speech of Realtime clients", "counter")
-        lines.append(f"omni_edge_underruns_total {self.underruns}")
         _histogram(lines, "ttft_seconds", "End of the input to the first text token", self._ttft)
         _histogram(lines, "ttfa_seconds", "End of the input to the first playable sample", self._ttfa)
         _histogram(lines, "rtf", "Compute seconds per second of speech", self._rtf)
