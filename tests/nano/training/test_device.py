@@ -117,7 +117,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(speech_corpus, "sentences", lambda _: texts)
     monkeypatch.setattr(speech_corpus, "synthesize", noise)
     spoken = [speech_cache.Clip("hello", str(VOICES[0]), split, 1.0, 1.0) for split in ("train", "random_words")]
-    monkeypatch.setattr(speech_cache, "plan", lambda: spoken)
+    monkeypatch.setattr(speech_cache, "plan", lambda **_: spoken)
     monkeypatch.setattr(speech_cache, "synthesize", noise)
     monkeypatch.setattr(train_audio_encoder, "aligned_speech", lambda *_: [(noise(), np.arange(20))])
     monkeypatch.setattr(train_talker, "_DRAWS", 100)
