@@ -2,9 +2,8 @@
 
     LLAMA/bin/python benchmarks/peers/llama_quality.py CHECKPOINT FOLDER --kind Q4_0 --threads 2
 
-Reads FOLDER/request.json (passages and prompts as token ids); writes FOLDER/logits-N.npy, float32 [tokens, vocabulary],
-and FOLDER/answer.json: replies, bytes, and which format how many matrices got. The Thinker of
-CHECKPOINT (float32) is written as GGUF and quantized by llama.cpp itself, with its defaults.
+FOLDER as in `quality_request.py`. The Thinker of CHECKPOINT (float32) is written as GGUF and quantized by llama.cpp
+itself, with its defaults; answer.json says which format how many matrices got.
 """
 
 from __future__ import annotations
@@ -13,12 +12,12 @@ import argparse
 import collections
 import json
 from pathlib import Path
-from typing import Any
 
 import gguf
 import llama_cpp
 import numpy as np
 from llama import gguf_name, qwen2_writer
+from quality_request import QualityRequest
 
 PREFIX = "thinker."
 LAYERS = "thinker.model."
@@ -102,7 +101,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, required=True)
     arguments = parser.parse_args()
     folder: Path = arguments.folder
-    request = json.loads((folder / "request.json").read_text("utf-8"))
+    request = QualityRequest(folder)
     whole, model = folder / "whole.gguf", folder / "model.gguf"
     write_gguf(arguments.checkpoint, whole)
     quantize(whole, model, arguments.kind)
@@ -110,27 +109,14 @@ def main() -> None:
     tensors = gguf.GGUFReader(model).tensors
     formats = collections.Counter(tensor.tensor_type.name for tensor in tensors if len(tensor.shape) > 1)
     nbytes = sum(int(tensor.n_bytes) for tensor in tensors)
-    llama = Llama(model, arguments.threads, max(map(len, request["passages"])))
-    for number, passage in enumerate(request["passages"]):
-        llama.reset()
-        np.save(folder / f"logits-{number}.npy", llama.logits(passage[:-1]))
-    replies: list[list[int]] = []
-    for prompt in request["prompts"]:
-        llama.reset()
-        replies.append([])
-        given = prompt
-        for _ in range(request["reply_tokens"]):
-            token = int(llama.logits(given)[-1].argmax())
-            replies[-1].append(token)
-            given = [token]
-    answer: dict[str, Any] = {
+    llama = Llama(model, arguments.threads, max(map(len, request.passages)))
+    about = {
         "engine": f"llama-cpp-python {llama_cpp.__version__}",
         "precision": arguments.kind,
         "formats": dict(formats),
         "nbytes": nbytes,
-        "replies": replies,
     }
-    (folder / "answer.json").write_text(json.dumps(answer), "utf-8")
+    request.answer(llama.reset, llama.logits, about)
 
 
 if __name__ == "__main__":

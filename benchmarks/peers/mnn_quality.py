@@ -2,9 +2,8 @@
 
     MNN/bin/python benchmarks/peers/mnn_quality.py MODEL FOLDER --threads 2
 
-MODEL is what `mnn.py build` wrote. Reads FOLDER/request.json (passages and prompts as token ids); writes
-FOLDER/logits-N.npy, float32 [tokens, vocabulary], and FOLDER/answer.json: replies and bytes. Tokens go through the
-model one at a time, as in decode.
+MODEL is what `mnn.py build` wrote; FOLDER as in `quality_request.py`. Tokens go through the model one at a time, as in
+decode.
 """
 
 from __future__ import annotations
@@ -13,10 +12,10 @@ import argparse
 import json
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import MNN.llm
 import numpy as np
+from quality_request import QualityRequest
 
 # Layers and head. The embedding, of which a token reads one row, is a file of its own.
 WEIGHTS = "llm.mnn.weight"
@@ -35,9 +34,10 @@ class Mnn:
         """Forgets everything."""
         self._native.reset()
 
-    def logits(self, token: int) -> np.ndarray:
-        """Appends a token; the logits behind it, float32 [vocabulary]."""
-        return np.array(self._model.forward([token]).read(), np.float32).reshape(-1)
+    def logits(self, tokens: list[int]) -> np.ndarray:
+        """Appends tokens; float32 [tokens, vocabulary] behind each of them."""
+        rows = [np.array(self._model.forward([token]).read(), np.float32).reshape(-1) for token in tokens]
+        return np.stack(rows)
 
 
 def main() -> None:
@@ -46,29 +46,14 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--threads", type=int, required=True)
     arguments = parser.parse_args()
-    folder: Path = arguments.folder
-    request = json.loads((folder / "request.json").read_text("utf-8"))
-    mnn = Mnn(arguments.model, arguments.threads)
-    for number, passage in enumerate(request["passages"]):
-        mnn.reset()
-        np.save(folder / f"logits-{number}.npy", np.stack([mnn.logits(token) for token in passage[:-1]]))
-    replies: list[list[int]] = []
-    for prompt in request["prompts"]:
-        mnn.reset()
-        for token in prompt[:-1]:
-            mnn.logits(token)
-        replies.append([])
-        token = prompt[-1]
-        for _ in range(request["reply_tokens"]):
-            token = int(mnn.logits(token).argmax())
-            replies[-1].append(token)
-    answer: dict[str, Any] = {
+    model: Path = arguments.model
+    mnn = Mnn(model, arguments.threads)
+    about = {
         "engine": f"MNN {version('MNN')}",
-        "precision": json.loads((arguments.model / "export_args.json").read_text("utf-8")),
-        "nbytes": (arguments.model / WEIGHTS).stat().st_size,
-        "replies": replies,
+        "precision": json.loads((model / "export_args.json").read_text("utf-8")),
+        "nbytes": (model / WEIGHTS).stat().st_size,
     }
-    (folder / "answer.json").write_text(json.dumps(answer), "utf-8")
+    QualityRequest(arguments.folder).answer(mnn.reset, mnn.logits, about)
 
 
 if __name__ == "__main__":
