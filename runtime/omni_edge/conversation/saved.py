@@ -58,6 +58,7 @@ class Header:
         turn_open: whether the user's turn has begun.
         text: pushed text that is not tokenized yet.
         next_id, highest_id: the TMRoPE ids behind all other positions, see `Positions`.
+        replies_evicted: replies that left the context; the next reply's random streams are named by all before it.
     """
 
     bundle: str
@@ -68,6 +69,7 @@ class Header:
     text: str
     next_id: int
     highest_id: int
+    replies_evicted: int = 0
 
 
 @dataclass(frozen=True)

@@ -59,10 +59,12 @@ class Session:
         header = file.header
         if len(header.reply_starts) - len(header.reply_stops) != (bool(header.reply_starts) and not header.turn_open):
             raise file.unusable("its turns do not follow each other")
+        if header.replies_evicted < 0:
+            raise file.unusable("it counts fewer than no replies")
         session = cls(model, header.settings)
         session._context.load(file)
         session._reply_starts, session._reply_stops = list(header.reply_starts), list(header.reply_stops)
-        session._turn_open = header.turn_open
+        session._turn_open, session._replies_evicted = header.turn_open, header.replies_evicted
         return session
 
     # -- what the caller sees ----------------------------------------------------------------------------------
@@ -372,6 +374,7 @@ class Session:
             text=pending.text,
             next_id=pending.positions.next,
             highest_id=pending.positions.highest,
+            replies_evicted=self._replies_evicted,
         )
         saved.write(Path(path), header, self._context.arrays())
 
@@ -523,7 +526,7 @@ class Session:
         manifest = self._model.manifest
         if chosen.text is not None:
             return GivenTokens([*self._model.tokenizer.encode(chosen.text), manifest.text.eos_tokens[0]])
-        stream = (self._seed(chosen), _THINKER_STREAM, len(self._reply_starts))
+        stream = (self._seed(chosen), _THINKER_STREAM, self._reply_number)
         rules = self._settings.sampling if chosen.sampling is None else chosen.sampling.over(self._settings.sampling)
         sampler = Sampler(rules, stream, manifest.thinker.vocab_size)
         sampler.observe(self._context.tokens)
@@ -536,7 +539,7 @@ class Session:
         settings, talker, talker_state = self._settings, self._model.talker, self._context.talker
         if talker is None or talker_state is None or settings.talker_sampling is None:
             return None
-        vocoder, turn, seed = self._model.vocoder(), len(self._reply_starts), self._seed(chosen)
+        vocoder, turn, seed = self._model.vocoder(), self._reply_number, self._seed(chosen)
         return Speech(
             talker=talker,
             talker_state=talker_state,

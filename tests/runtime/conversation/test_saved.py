@@ -31,6 +31,7 @@ from omni_edge import (
     UsageError,
 )
 from omni_edge.bundle.reader import Bundle
+from omni_edge.decoders.sampling import Sampler
 from support.turns import PUSHED, RATE, answer, hum, push, waves
 
 TOKENS = 7
@@ -101,6 +102,31 @@ def test_an_empty_conversation_and_an_interrupted_reply(engine: OmniEdge, tmp_pa
     assert_same(resumed, again)
     # Saving did not end the reply.
     assert isinstance(list(held[0])[-1], TurnDone)
+
+
+def test_random_streams_are_named_by_replies_that_left_too(
+    engine: OmniEdge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streams: list[int] = []
+
+    def recorded(rules: Any, stream: tuple[int, ...], vocabulary: int) -> Sampler:
+        streams.append(stream[-1])
+        return Sampler(rules, stream, vocabulary)
+
+    monkeypatch.setattr("omni_edge.conversation.session.Sampler", recorded)
+    session = engine.session(seed=5, speech=False, sampling=Sampling(temperature=1.2))
+    for text in ("one", "two"):
+        session.push(text)
+        answer(session, TOKENS)
+    left = session.evict(0, session.capacity)
+    assert left is not None
+    assert left.turns == 1
+    session.save(tmp_path / "talk")
+    resumed = engine.resume(tmp_path / "talk")
+    for each in (session, resumed):
+        each.push("three")
+    assert_same(session, resumed)
+    assert streams == [1, 2, 3, 3]
 
 
 def test_all_settings_come_back(engine: OmniEdge, tmp_path: Path) -> None:
