@@ -38,7 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(prebuilt, "FOLDER", tmp_path / "prebuilt")
     monkeypatch.setattr(prebuilt, "features", lambda: frozenset(f"{HASWELL} avx_vnni".split()))
     monkeypatch.setattr(prebuilt, "machine", lambda: "x86_64")
-    monkeypatch.setattr(prebuilt, "library", prebuilt.library.__wrapped__)
+    monkeypatch.setattr(prebuilt, "find", prebuilt.find.__wrapped__)
     monkeypatch.setenv("OMNI_EDGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("OMNI_EDGE_KERNELS", raising=False)
     (tmp_path / "prebuilt").mkdir()

@@ -40,8 +40,8 @@ def compiled() -> Path | None:
     try:
         path = _path()
     except ResourceError:
-        return prebuilt.library()  # without a cache folder nothing can have been compiled here
-    return path if path.is_file() else prebuilt.library()
+        return prebuilt.find()  # without a cache folder nothing can have been compiled here
+    return path if path.is_file() else prebuilt.find()
 
 
 def register(options: ort.SessionOptions) -> None:

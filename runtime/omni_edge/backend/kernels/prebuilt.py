@@ -62,7 +62,7 @@ def classes_of(features: frozenset[str], machine_name: str) -> list[ProcessorCla
 
 
 @cache
-def library() -> Path | None:
+def find() -> Path | None:
     """The library that the installed package brings for this processor; None if it brings none."""
     paths = (FOLDER / f"{entry.name}{SUFFIX}" for entry in classes_of(features(), machine()))
     return next((path for path in paths if path.is_file()), None)
