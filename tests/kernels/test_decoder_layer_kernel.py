@@ -142,10 +142,7 @@ def test_the_layer_is_exact_up_to_its_rounding(
     for threads in (1, 3):
         got = Graph(path, threads=threads).run(fed, ["y", "y_normed", "keys", "values"])
         for wanted, computed in zip((y, y_normed), got[:2], strict=True):
-            # A value half way between two codes may be rounded to either, which few positions show.
-            assert snr(wanted.astype(np.float32), computed[0]) > 50
-            positions = [snr(*pair) for pair in zip(wanted.astype(np.float32), computed[0], strict=True)]
-            assert np.median(positions) > 55
+            assert snr(wanted.astype(np.float32), computed[0]) > 55
         for wanted, cache in zip((keys, values), got[2:], strict=True):
             np.testing.assert_allclose(cache[0, :, : past + length], wanted, atol=1e-4)
 
