@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,7 +84,8 @@ class PulseAudio:
 
     def record(self, rate: int, source: str = f"{LOUDSPEAKER}.monitor") -> Recording:
         """Begins to record."""
-        return Recording([*self._pacat("--record", rate), f"--device={source}"], self.environment)
+        command = [*self._pacat("--record", rate), f"--device={source}"]
+        return Recording(command, self.environment, self._folder / "recording.pcm")
 
     @staticmethod
     def _pacat(direction: str, rate: int) -> list[str]:
@@ -93,15 +93,19 @@ class PulseAudio:
 
 
 class Recording:
-    """Sound that is being recorded."""
+    """Sound that is being recorded, into a file: a pipe that nobody reads is full after a second."""
 
-    def __init__(self, command: list[str], environment: dict[str, Any]) -> None:
-        self._program = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
+    def __init__(self, command: list[str], environment: dict[str, str], path: Path) -> None:
+        self._path = path
+        with path.open("wb") as file:
+            self._program = subprocess.Popen(command, env=environment, stdout=file)
 
     def stop(self) -> NDArray[np.float32]:
         """Everything since the begin, float32 [n]."""
+        time.sleep(0.5)  # What plays now is still in the server's buffers.
         self._program.terminate()
-        pcm, _ = self._program.communicate(timeout=30)
+        self._program.wait(30)
+        pcm = self._path.read_bytes()
         return np.frombuffer(pcm[: len(pcm) // 2 * 2], "<i2").astype(np.float32) / 32768
 
 
