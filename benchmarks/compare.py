@@ -44,15 +44,20 @@ PACKAGES = {"llama": "llama_cpp", "mnn": "MNN", "genai": "onnxruntime_genai", "r
 
 @dataclass(frozen=True)
 class Contender:
-    """One engine: the script in peers/, the interpreter that has its packages, and its model."""
+    """One engine: its name (the script in peers/; "-" and a label may follow), an interpreter, and its model."""
 
     name: str
     python: str
     model: str
 
     @property
+    def package(self) -> str:
+        """The script's name."""
+        return self.name.partition("-")[0]
+
+    @property
     def script(self) -> Path:
-        return PEERS / f"{self.name}.py"
+        return PEERS / f"{self.package}.py"
 
 
 @dataclass(frozen=True)
@@ -206,12 +211,14 @@ def table(lines: list[dict[str, Any]], names: list[str]) -> str:
 
 
 def parse_peer(text: str) -> Contender:
-    """NAME=PYTHON:MODEL."""
+    """NAME[-LABEL]=PYTHON:MODEL."""
     name, _, rest = text.partition("=")
     python, _, model = rest.partition(":")
-    if name not in PACKAGES or not python or not model:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PYTHON:MODEL with a NAME of {', '.join(PACKAGES)}")
-    return Contender(name, python, model)
+    contender = Contender(name, python, model)
+    if contender.package not in (OURS, *PACKAGES) or not python or not model:
+        names = ", ".join((OURS, *PACKAGES))
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME[-LABEL]=PYTHON:MODEL with a NAME of {names}")
+    return contender
 
 
 def quick_contenders(folder: Path, peers: list[str]) -> list[Contender]:
@@ -238,9 +245,10 @@ def quick_contenders(folder: Path, peers: list[str]) -> list[Contender]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", help="our bundle")
-    parser.add_argument("--peer", type=parse_peer, action="append", default=[], metavar="NAME=PYTHON:MODEL")
+    parser.add_argument("--peer", type=parse_peer, action="append", default=[], metavar="NAME[-LABEL]=PYTHON:MODEL")
     parser.add_argument("--rounds", type=int, default=Plan.rounds)
     parser.add_argument("--steps", type=int, default=Plan.steps, help="tokens of a decode measurement")
+    parser.add_argument("--prefills", type=int, nargs="+", default=Plan.prefills, help="prompts, positions")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--name", default="thinker", help="a part of the results file's name")
     parser.add_argument("--results", type=Path, default=FOLDER / "results" / "history")
@@ -249,7 +257,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.quick and not arguments.bundle:
         parser.error("--bundle is needed (or --quick)")
-    plan = QUICK if arguments.quick else Plan(rounds=arguments.rounds, steps=arguments.steps)
+    plan = Plan(arguments.rounds, steps=arguments.steps, prefills=tuple(arguments.prefills))
+    if arguments.quick:
+        plan = QUICK
     with tempfile.TemporaryDirectory() as room:
         contenders = [Contender(OURS, sys.executable, arguments.bundle or ""), *arguments.peer]
         if arguments.quick:

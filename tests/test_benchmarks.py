@@ -82,7 +82,7 @@ def test_the_text_model_of_the_peers_is_the_thinker(tmp_path: Path) -> None:
 
 
 def test_a_peer_that_is_not_one_is_refused() -> None:
-    assert "is not NAME=PYTHON:MODEL" in run("benchmarks/compare.py", "--peer", "llama", status=2)
+    assert "is not NAME[-LABEL]=PYTHON:MODEL" in run("benchmarks/compare.py", "--peer", "llama", status=2)
     assert "--bundle is needed" in run("benchmarks/compare.py", status=2)
 
 

@@ -1,15 +1,17 @@
-"""llama.cpp, Q4_0, through llama-cpp-python built from source for this machine's processor.
+"""llama.cpp, Q4_0 or Q4_K_M, through llama-cpp-python built from source for this machine's processor.
 
     LLAMA/bin/python benchmarks/peers/llama.py build /tmp/omni-3b-text /tmp/peer-llama.gguf
+    LLAMA/bin/python benchmarks/peers/llama.py build /tmp/omni-3b-text /tmp/peer-llama-k.gguf --k-quants
     LLAMA/bin/python benchmarks/peers/llama.py measure /tmp/peer-llama.gguf
 
 The quantization is llama.cpp's own Q4_0 as everyone has it (the head in Q6_K); `--pure` puts the head in Q4_0 as well,
-which reads fewer bytes a token. Calls go to the library's C interface: `llama_decode` and its greedy sampler, nothing
-of the Python package's own loop.
+which reads fewer bytes a token. `--k-quants` writes Q4_K_M, without an importance matrix. Calls go to the library's C
+interface: `llama_decode` and its greedy sampler, nothing of the Python package's own loop.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import sys
 import time
@@ -99,12 +101,12 @@ def write_gguf(text_model: Path, path: Path) -> None:
     writer.close()
 
 
-def build(text_model: Path, model: Path, pure: bool = False) -> None:
+def build(text_model: Path, model: Path, pure: bool = False, k_quants: bool = False) -> None:
     """Writes a bfloat16 file, quantizes it by llama.cpp, and removes it."""
     whole = model.with_suffix(".bf16.gguf")
     write_gguf(text_model, whole)
     parameters = llama_cpp.llama_model_quantize_default_params()
-    parameters.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0
+    parameters.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_K_M if k_quants else llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0
     parameters.pure = pure
     if pure:
         parameters.output_tensor_type = parameters.token_embedding_type = llama_cpp.GGML_TYPE_Q4_0
@@ -117,7 +119,7 @@ def build(text_model: Path, model: Path, pure: bool = False) -> None:
 class Llama:
     """The model and one context, with llama.cpp's own choice of flash attention and KV types."""
 
-    build = "Q4_0"
+    build: str
 
     def __init__(self, path: Path, threads: int) -> None:
         llama_cpp.llama_backend_init()
@@ -133,7 +135,9 @@ class Llama:
         self._sampler = llama_cpp.llama_sampler_init_greedy()
         self._vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
         self._length = 0
-        self.build = f"Q4_0, {path.stat().st_size / 1e9:.2f} GB"
+        description = ctypes.create_string_buffer(128)
+        llama_cpp.llama_model_desc(self._model, description, len(description))
+        self.build = f"{description.value.decode()}, {path.stat().st_size / 1e9:.2f} GB"
         self.versions = {"llama-cpp-python": llama_cpp.__version__}
 
     def prefill(self, tokens: int) -> float:
@@ -171,7 +175,7 @@ class Llama:
 
 
 if __name__ == "__main__":
-    pure = "--pure" in sys.argv
-    if pure:
-        sys.argv.remove("--pure")
-    main(__doc__, lambda text_model, model: build(text_model, model, pure), Llama)
+    chosen = [option for option in ("--pure", "--k-quants") if option in sys.argv]
+    for option in chosen:
+        sys.argv.remove(option)
+    main(__doc__, lambda text, model: build(text, model, "--pure" in chosen, "--k-quants" in chosen), Llama)
