@@ -1,10 +1,16 @@
-"""How long a user waits: a spoken question in real time, to the first text and the first playable sample.
+"""Measures a live conversation: a microphone and a loudspeaker without devices, everything else as it is.
 
-    python benchmarks/live.py [--model BUNDLE] [--seconds 2 5 15 40] [--runs 10] [--results FILE.jsonl]
+    python benchmarks/live.py wait       [--model BUNDLE] [--seconds 2 5 15 40] [--runs 10]
+    python benchmarks/live.py interrupt  [--model BUNDLE] [--runs 10] [--rk4]
+    python benchmarks/live.py echo-room  [--minutes 30] [--echo apm half none]
+    python benchmarks/live.py babble     [--minutes 30] [--decibels -30] [--talkers 8]
+    python benchmarks/live.py hour       [--minutes 60] [--context 2048]
+    python benchmarks/live.py record     [--out FOLDER]
 
-A source releases frames of 20 ms at their real time, never early. A virtual loudspeaker drains at 1x and counts
-underruns. t0 is the last sample of the speech, so the silence that ends the turn is part of every figure. The question
-is a clip, repeated and cut to the wanted length. No run is dropped; each is one JSON line.
+`wait` and `interrupt` run in real time: frames of 20 ms are pushed when their last sample was recorded, and the
+loudspeaker plays at 1x. t0 is the last sample of the speech, so the silence that ends a turn is part of every figure.
+The others run on a clock that moves by the processor time of one core while the model computes, and jumps where it
+does not. No run is dropped. `--results FILE.jsonl` appends every run, and skips those that are there already.
 """
 
 from __future__ import annotations
@@ -12,181 +18,215 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import threading
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import live_record
 import numpy as np
-from numpy.typing import NDArray
+from live_hours import Tally, babble, echo_room, hour
+from live_latency import measure_interruption, measure_wait
 
-from omni_edge import AudioChunk, Duplex, Hearing, OmniEdge, PcmBlock, TextDelta, TurnDone, TurnSettings, VoiceDetector
-from omni_edge.backend.machine import machine, memory
-from omni_edge.live.events import SpeechStopped
-from omni_edge.live.virtual_sink import VirtualSink
-from omni_edge.live.voice_detector import VOICE_RATE
-from omni_edge.media.wav import read_wave
+from omni_edge import OmniEdge, SolverSettings, VoiceDetector
+from omni_edge.backend.machine import machine
 
-CLIP = Path(__file__).parents[1] / "tests" / "data" / "question.wav"
-FRAME_SECONDS = 0.02
-FRAME = round(FRAME_SECONDS * VOICE_RATE)
-# The speech of a loud frame; the clip ends with silence, which must not count as speech.
-SPEECH_LEVEL = 0.01
-LONGEST_WAIT_SECONDS = 600.0
+_MINUTE = 60.0
+_MEGABYTE = 1e6
 
 
-@dataclass(frozen=True)
-class Run:
-    """One question; times in seconds after the last sample of the speech, None: it never came.
+class Results:
+    """The JSON lines of a table: those of earlier calls too.
 
-    Attributes:
-        question: length of the speech (s).
-        endpoint: until the turn was over.
-        first_text, first_sound: until the first text token, and the first playable sample.
-        gap_p50, gap_max: seconds between the arrivals of chunks of speech.
-        underruns, gap: gaps in the playback, and their length together (s).
-        speech: length of the reply (s).
-        rtf: compute seconds of the reply per second of speech.
-        peak_rss: bytes.
+    Args:
+        path: the file; None: nothing is kept.
     """
 
-    question: float
-    endpoint: float | None
-    first_text: float | None
-    first_sound: float | None
-    gap_p50: float | None
-    gap_max: float | None
-    underruns: int
-    gap: float
-    speech: float
-    rtf: float | None
-    peak_rss: int
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        old = path.read_text("utf-8").splitlines() if path is not None and path.exists() else []
+        self.lines: list[dict[str, Any]] = [json.loads(line) for line in old]
+        self._append({"command": " ".join(sys.argv[1:]), "machine": asdict(machine())})
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Keeps a run."""
+        self.lines.append(line)
+        self._append(line)
+
+    def _append(self, line: dict[str, Any]) -> None:
+        if self._path is not None:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
 
 
-def question(seconds: float) -> NDArray[np.float32]:
-    """Speech that lasts as long, its last frame loud; float32 [n] at 16 kHz."""
-    clip, rate = read_wave(CLIP, 60)
-    assert rate == VOICE_RATE
-    speech = np.flatnonzero(np.abs(clip) > SPEECH_LEVEL)
-    clip = clip[speech[0] : speech[-1] + 1]
-    # Aligned to the end: whatever the length, the last words are the same.
-    count = round(seconds * VOICE_RATE)
-    return np.tile(clip, -(-count // clip.size))[-count:]
+def figure(values: Sequence[float | None], pick: Any = np.median, unit: float = 1.0, digits: int = 2) -> str:
+    """A cell; what never came is not part of it."""
+    present = [value * unit for value in values if value is not None]
+    return f"{pick(present):.{digits}f}" if present else "-"
 
 
-class Room(threading.Thread):
-    """The microphone and the loudspeaker, in real time."""
-
-    def __init__(self, duplex: Duplex, sink: VirtualSink, spoken: NDArray[np.float32]) -> None:
-        super().__init__(daemon=True)
-        self._duplex, self._sink, self._spoken = duplex, sink, spoken
-        self.ended = threading.Event()
-        self.speech_ended = 0.0
-
-    def run(self) -> None:
-        began = time.perf_counter()
-        self.speech_ended = began + self._spoken.size / VOICE_RATE
-        frames = 0
-        noise = np.random.default_rng(0)
-        while not self.ended.is_set():
-            frames += 1
-            # The frame exists when its last sample was recorded.
-            time.sleep(max(0.0, began + frames * FRAME_SECONDS - time.perf_counter()))
-            block = self._spoken[(frames - 1) * FRAME : frames * FRAME]
-            block = np.concatenate([block, np.zeros(FRAME - block.size, np.float32)])
-            self._sink.advance(round(FRAME_SECONDS * self._sink.rate))
-            hiss = (1e-3 * noise.standard_normal(FRAME)).astype(np.float32)
-            self._duplex.push(PcmBlock(block + hiss, VOICE_RATE))
+def table(*rows: Sequence[object]) -> None:
+    """Prints a table; the first row is its head."""
+    head, *rest = rows
+    for row in (head, ["---"] * len(head), *rest):
+        print(f"| {' | '.join(map(str, row))} |", flush=True)
 
 
-def measure(engine: OmniEdge, detector: VoiceDetector, seconds: float, limits: dict[str, int]) -> Run:
-    """Asks one question of a fresh conversation."""
-    token2wav = engine.manifest.token2wav
-    assert token2wav is not None
-    sink = VirtualSink(token2wav.sample_rate)
-    turns = TurnSettings()
-    duplex = Duplex(engine.session(seed=0), Hearing(detector, turns), sink=sink, **limits)
-    room = Room(duplex, sink, question(seconds))
-    first: dict[type, float] = {}
-    chunks: list[float] = []
-    done: TurnDone | None = None
-    room.start()
-    for event in duplex.events():
-        now = time.perf_counter()
-        first.setdefault(type(event), now)
-        if isinstance(event, AudioChunk):
-            chunks.append(now)
-        elif isinstance(event, TurnDone):
-            done = event
-            break
-    while duplex.answering and time.perf_counter() - room.speech_ended < LONGEST_WAIT_SECONDS:
-        time.sleep(FRAME_SECONDS)
-    room.ended.set()
-    room.join()
-    gaps = np.diff(chunks)
-
-    def after(kind: type) -> float | None:
-        return first[kind] - room.speech_ended if kind in first else None
-
-    return Run(
-        question=seconds,
-        endpoint=after(SpeechStopped),
-        first_text=after(TextDelta),
-        first_sound=after(AudioChunk),
-        gap_p50=float(np.median(gaps)) if gaps.size else None,
-        gap_max=float(gaps.max()) if gaps.size else None,
-        underruns=sink.underruns,
-        gap=sink.gap_samples / sink.rate,
-        speech=sink.played / sink.rate,
-        rtf=done.metrics.rtf if done is not None else None,
-        peak_rss=memory().peak,
-    )
+def wait(options: argparse.Namespace) -> None:
+    """The wait of a user for the first sound."""
+    engine, detector = OmniEdge.load(options.model, threads=options.threads), VoiceDetector()
+    results, began = Results(options.results), time.monotonic()
+    limits = {"max_new_tokens": options.max_new_tokens, "max_codec_tokens": options.max_codec_tokens}
+    warm = False
+    for run in range(options.runs):
+        for seconds in options.seconds:
+            if any(line.get("question") == seconds and line.get("run") == run for line in results.lines):
+                continue
+            if time.monotonic() - began > options.budget:
+                return
+            if not warm:
+                results.add({"warm_up": True, **asdict(measure_wait(engine, detector, 2.0, 0, options.pause, limits))})
+                warm = True
+            measured = measure_wait(engine, detector, seconds, run, options.pause, limits)
+            results.add({"run": run, **asdict(measured)})
+    rows = []
+    for seconds in options.seconds:
+        runs = [line for line in results.lines if line.get("question") == seconds and "run" in line]
+        sounds = [line["first_sound"] for line in runs]
+        rows.append([
+            f"{seconds:g}",
+            len(runs),
+            figure([line["endpoint"] for line in runs]),
+            figure([line["first_text"] for line in runs]),
+            figure(sounds),
+            figure(sounds, lambda values: np.percentile(values, 95)),
+            figure(sounds, max),
+            figure([line["rtf"] for line in runs]),
+            sum(line["underruns"] for line in runs),
+        ])  # fmt: skip
+    head = "question, s", "runs", "end of turn, s", "first text, s", "first sound, s", "95 %, s", "slowest, s"
+    table([*head, "RTF", "underruns"], *rows)
 
 
-def row(runs: list[Run]) -> str:
-    """A line of the table: medians, and the slowest where it matters."""
+def interrupt(options: argparse.Namespace) -> None:
+    """How fast an interruption works."""
+    engine, detector = OmniEdge.load(options.model, threads=options.threads), VoiceDetector()
+    results = Results(options.results)
+    limits = {"max_new_tokens": options.max_new_tokens, "max_codec_tokens": options.max_codec_tokens}
+    settings = {"solver": SolverSettings("rk4", 36)} if options.rk4 else {}
+    done = sum("onset_to_decision" in line for line in results.lines)
+    for run in range(done, options.runs):
+        results.add({"run": run, **asdict(measure_interruption(engine, detector, run, settings, limits))})
+    runs = [line for line in results.lines if "onset_to_decision" in line]
+    missed = sum(line["onset_to_decision"] is None for line in runs)
+    rows: list[list[object]] = [["interruptions", len(runs) - missed], ["missed", missed]]
+    for name, key in (
+        ("speech to decision, ms", "onset_to_decision"),
+        ("decision to silence, ms", "decision_to_silence"),
+        ("decision to the end of computing, ms", "decision_to_stop"),
+    ):
+        values = [line[key] for line in runs]
+        rows.append([name, f"{figure(values, unit=1e3, digits=0)} (slowest {figure(values, max, 1e3, 0)})"])
+    rows.append(["replies still being computed", sum(line["generating"] for line in runs)])
+    rows.append(["events begun after the decision", sum(line["events_after"] for line in runs)])
+    table(["figure", "value"], *rows)
 
-    def figure(values: list[float | None], pick: Any = np.median) -> str:
-        present = [value for value in values if value is not None]
-        return f"{pick(present):.2f}" if present else "-"
 
-    sounds = [run.first_sound for run in runs]
-    cells = [
-        f"{runs[0].question:g}",
-        str(len(runs)),
-        figure([run.endpoint for run in runs]),
-        figure([run.first_text for run in runs]),
-        figure(sounds),
-        figure(sounds, lambda values: np.percentile(values, 95)),
-        figure([run.rtf for run in runs]),
-        str(sum(run.underruns for run in runs)),
-    ]
-    return f"| {' | '.join(cells)} |"
+def print_tallies(results: Results) -> None:
+    """One row for each long conversation."""
+    head = "conversation", "minutes", "speech played, min", "asked", "answered", "false turns", "false interruptions"
+    rows = []
+    for line in results.lines:
+        if "asked" not in line:
+            continue
+        tally = Tally(**{name: value for name, value in line.items() if name not in ("what", "wall")})
+        # From the first minute on whose memory no later turn adds to: turns leave the context.
+        rss = np.array(tally.resident[len(tally.resident) // 4 :]) / _MEGABYTE
+        rows.append([
+            line["what"],
+            f"{tally.seconds / _MINUTE:.0f}",
+            f"{tally.played / _MINUTE:.1f}",
+            tally.asked,
+            tally.answered,
+            tally.false_turns,
+            tally.false_interruptions,
+            f"{tally.interruptions} of {tally.interruptions_tried}",
+            tally.underruns,
+            tally.turns_evicted,
+            len(tally.errors),
+            f"{rss[0]:.0f} to {rss.max():.0f}" if rss.size else "-",
+        ])  # fmt: skip
+    table([*head, "interruptions", "underruns", "turns that left", "errors", "RSS, MB"], *rows)
+
+
+def long_talks(options: argparse.Namespace) -> None:
+    """Conversations on a simulated clock."""
+    engine, detector = OmniEdge.load(options.model, threads=1), VoiceDetector()
+    results, seconds = Results(options.results), options.minutes * _MINUTE
+    plans: dict[str, Any] = {}
+    if options.command == "echo-room":
+        for control in options.echo:
+            plans[f"echo room, {control}"] = lambda control=control: echo_room(engine, detector, control, seconds)
+    elif options.command == "babble":
+        name = f"{options.talkers} talkers at {options.decibels:g} dB"
+        plans[name] = lambda: babble(engine, detector, options.decibels, options.talkers, seconds)
+    else:
+        plans["an hour"] = lambda: hour(engine, detector, seconds, options.context)
+    for what, measure in plans.items():
+        if any(line.get("what") == what for line in results.lines):
+            continue
+        began = time.monotonic()
+        tally = measure()
+        results.add({"what": what, "wall": time.monotonic() - began, **asdict(tally)})
+    print_tallies(results)
+
+
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, run: Any) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=run.__doc__.splitlines()[0])
+        added.set_defaults(measure=run)
+        added.add_argument("--model", type=Path, help="the bundle; default: the built-in model")
+        return added
+
+    for name, run in (("wait", wait), ("interrupt", interrupt)):
+        real = command(name, run)
+        real.add_argument("--results", type=Path, help="JSON lines: the machine and the command, then every run")
+        real.add_argument("--runs", type=int, default=10)
+        real.add_argument("--threads", type=int, help="cores to use; default: all")
+        real.add_argument("--max-new-tokens", type=int, default=24, help="random weights never end a reply")
+        real.add_argument("--max-codec-tokens", type=int, default=200)
+        if name == "wait":
+            real.add_argument(
+                "--seconds", type=float, nargs="+", default=[2, 5, 15, 40], help="lengths of the question"
+            )
+            real.add_argument("--pause", type=float, default=0.15, help="silence between its sentences (s)")
+            real.add_argument("--budget", type=float, default=1e9, help="begin no run after so many seconds")
+        else:
+            real.add_argument("--rk4", action="store_true", help="a slow solver: the reply is computed while it plays")
+    for name, minutes in (("echo-room", 30), ("babble", 30), ("hour", 60)):
+        simulated = command(name, long_talks)
+        simulated.add_argument("--results", type=Path, help="JSON lines: the machine and the command, then every run")
+        simulated.add_argument("--minutes", type=float, default=minutes)
+        if name == "echo-room":
+            controls = ["apm", "half", "none"]
+            simulated.add_argument("--echo", nargs="+", choices=controls, default=controls[:2])
+        elif name == "babble":
+            simulated.add_argument("--decibels", type=float, default=-30, help="of all talkers, below full scale")
+            simulated.add_argument("--talkers", type=int, default=8)
+        else:
+            simulated.add_argument("--context", type=int, default=2048, help="positions; a smaller one is full sooner")
+    command("record", live_record.record).add_argument("--out", type=Path, default=Path("live-session"))
+    return parser.parse_args(words)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, help="the bundle; default: the built-in model")
-    parser.add_argument("--seconds", type=float, nargs="+", default=[2, 5, 15, 40], help="lengths of the question")
-    parser.add_argument("--runs", type=int, default=10, help="questions of each length, after one that warms up")
-    parser.add_argument("--threads", type=int, help="cores to use; default: all")
-    parser.add_argument("--max-new-tokens", type=int, default=24)
-    parser.add_argument("--max-codec-tokens", type=int, default=200)
-    parser.add_argument("--results", type=Path, help="JSON lines: the machine and the command, then every run")
-    options = parser.parse_args()
-    engine = OmniEdge.load(options.model, threads=options.threads)
-    detector = VoiceDetector()
-    limits = {"max_new_tokens": options.max_new_tokens, "max_codec_tokens": options.max_codec_tokens}
-    lines: list[dict[str, Any]] = [{"command": " ".join(sys.argv[1:]), "machine": asdict(machine())}]
-    print("| question, s | runs | end of turn, s | first text, s | first sound, s | 95 %, s | RTF | underruns |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for seconds in options.seconds:
-        warm_up, *runs = [measure(engine, detector, seconds, limits) for _ in range(options.runs + 1)]
-        lines += [{"warm_up": True, **asdict(warm_up)}, *({"warm_up": False, **asdict(run)} for run in runs)]
-        print(row(runs), flush=True)
-    if options.results:
-        options.results.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    options = parse()
+    options.measure(options)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,12 @@ import json
 import struct
 import subprocess
 import sys
+import wave
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -217,12 +219,59 @@ def test_a_vocoder_without_errors_has_the_solvers_alone() -> None:
 def test_the_wait_of_a_user_is_measured_in_real_time(tmp_path: Path) -> None:
     results = tmp_path / "live.jsonl"
     short = ("--seconds", 1, "--runs", 1, "--max-new-tokens", 2, "--max-codec-tokens", 12, "--threads", 1)
-    table = run("benchmarks/live.py", *short, "--results", results)
-    head, warm_up, measured = lines(results)
+    run("benchmarks/live.py", "wait", *short, "--results", results)
+    # What is there already is not measured again.
+    table = run("benchmarks/live.py", "wait", *short, "--results", results)
+    head, warm_up, measured, again = lines(results)
     assert head["machine"]["cores"] >= 1
-    assert (warm_up["warm_up"], measured["warm_up"]) == (True, False)
+    assert "run" not in warm_up
+    assert again["command"] == head["command"]
     # The silence that ends the turn is part of it, and nothing comes before the turn is over.
     assert 0.45 < measured["endpoint"] <= measured["first_text"] <= measured["first_sound"]
     assert measured["speech"] == pytest.approx(0.24, abs=0.05)
     row = table.splitlines()[-1].split("|")
     assert (row[1].strip(), row[2].strip(), row[4].strip()) == ("1", "1", f"{measured['first_text']:.2f}")
+
+
+def test_an_interruption_is_measured_in_real_time(tmp_path: Path) -> None:
+    results = tmp_path / "live.jsonl"
+    table = run("benchmarks/live.py", "interrupt", "--runs", 1, "--threads", 1, "--results", results)
+    _, measured = lines(results)
+    assert 0.5 < measured["onset_to_decision"] < 2
+    assert 0 < measured["decision_to_silence"] < 0.2
+    assert measured["events_after"] == 0
+    assert measured["played"] > 0.5
+    assert "| interruptions | 1 |" in table
+
+
+def test_long_conversations_are_simulated(tmp_path: Path) -> None:
+    results = tmp_path / "live.jsonl"
+    for words in (("echo-room", "--echo", "half"), ("babble", "--decibels", -60), ("hour",)):
+        table = run("benchmarks/live.py", *words, "--minutes", 0.05, "--results", results)
+    room, people, hour = (line for line in lines(results) if "what" in line)
+    for tally in (room, people, hour):
+        assert tally["seconds"] >= 3
+        assert (tally["false_turns"], tally["false_interruptions"], tally["errors"]) == (0, 0, [])
+        assert tally["asked"] == tally["answered"] > 0
+        assert tally["played"] > 0.5
+        assert tally["resident"][0] > 1e6
+    assert len(table.splitlines()) == 5
+
+
+def test_a_session_is_recorded(tmp_path: Path) -> None:
+    transcript = run("benchmarks/live.py", "record", "--out", tmp_path)
+    assert (tmp_path / "session.txt").read_text("utf-8") == transcript
+    said = [line.split(" s  ", 1)[1] for line in transcript.splitlines()]
+    assert [line.split(":")[0] for line in said] == ["user", "reply"] * 4
+    assert said[1] == "reply: Timer set for eleven minutes."
+    assert "[interrupted at " in said[3]
+    with wave.open(str(tmp_path / "session.wav")) as file:
+        assert (file.getnchannels(), file.getframerate()) == (2, 24_000)
+        sides = np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, 2)
+    assert len(sides) / 24_000 > 10
+    # The user speaks first, and both were heard.
+    begins = np.argmax(np.abs(sides) > 1000, axis=0) / 24_000
+    assert 0.4 < begins[0] < 1 < begins[1]
+    picture = ElementTree.parse(tmp_path / "session.svg")
+    words = [node.text for node in picture.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"set a timer for eleven minutes", "Timer set for eleven minutes.", "interrupted"} <= set(words)
