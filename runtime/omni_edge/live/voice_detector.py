@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from omni_edge.backend.graph import Graph
 from omni_edge.errors import BundleError, UsageError
+from omni_edge.live.noise_floor import NoiseState, is_louder
 
 # Samples per second, samples of a frame, and samples before it that the model takes again.
 VOICE_RATE = 16_000
@@ -32,10 +33,12 @@ class VoiceState:
     Attributes:
         hidden: float32 [2, 1, 128]; the recurrent state.
         context: float32 [64]; the samples before the next frame.
+        noise: the room.
     """
 
     hidden: NDArray[np.float32] = field(default_factory=lambda: np.zeros(_STATE_SHAPE, np.float32))
     context: NDArray[np.float32] = field(default_factory=lambda: np.zeros(_CONTEXT_SAMPLES, np.float32))
+    noise: NoiseState = field(default_factory=NoiseState)
 
 
 class VoiceDetector:
@@ -60,7 +63,7 @@ class VoiceDetector:
             raise UsageError(f"{file} is another model. Name Silero's ONNX file for 16 kHz (silero_vad_16k_op15.onnx).")
 
     def step(self, frame: NDArray[np.float32], state: VoiceState) -> float:
-        """The probability, from 0 to 1, that the next frame holds speech.
+        """The probability, from 0 to 1, that the next frame holds speech; 0 where it is not louder than the room.
 
         Args:
             frame: float32 [512] in [-1, 1] at 16 kHz.
@@ -70,7 +73,7 @@ class VoiceDetector:
         feeds = {"input": samples[None], "state": state.hidden, "sr": np.array(VOICE_RATE, np.int64)}
         probability, state.hidden = self._graph.run(feeds)
         state.context = frame[-_CONTEXT_SAMPLES:]
-        return float(probability[0, 0])
+        return float(probability[0, 0]) if is_louder(frame, state.noise) else 0.0
 
 
 def _installed_file() -> Path:

@@ -9,8 +9,10 @@ import pytest
 
 from omni_edge.errors import UsageError
 from omni_edge.live.hearing import Heard, Hearing
+from omni_edge.live.turn_detector import Transition
 from omni_edge.live.voice_detector import VOICE_RATE, VoiceDetector
-from support.spoken import noise, question, silence
+from omni_edge.media import load_audio
+from support.spoken import DATA, noise, question, silence
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +46,22 @@ def test_noise_and_clicks_are_no_speech(detector: VoiceDetector) -> None:
     hum = (0.1 * np.sin(np.arange(10 * VOICE_RATE) * 2 * np.pi * 50 / VOICE_RATE)).astype(np.float32)
     for sound in (noise(10, -40), noise(10, -25), clicks, hum):
         assert turns(detector, sound) == []
+
+
+def test_a_user_is_heard_among_people_who_talk_all_the_time(detector: VoiceDetector) -> None:
+    voices = load_audio(DATA / "nano" / "heldout.flac").samples.astype(np.float32)
+    people = sum(np.roll(voices, 150_000 * talker) for talker in range(8))[: 24 * VOICE_RATE]
+    people *= np.float32(10 ** (-30 / 20)) / np.sqrt(np.mean(people**2))
+    assert turns(detector, people) == []
+    # The microphone is muted while a reply is played.
+    people[4 * VOICE_RATE : 10 * VOICE_RATE] = 0
+    assert turns(detector, people) == []
+    spoken = people.copy()
+    spoken[16 * VOICE_RATE :][: question().size] += question()
+    started, paused, ended = turns(detector, spoken)
+    assert started.transition is Transition.STARTED
+    assert 15.6 < started.time < 16.3
+    assert 17 < ended.time == paused.time < 17.6
 
 
 def test_a_missing_or_wrong_file_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
