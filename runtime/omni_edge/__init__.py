@@ -51,6 +51,7 @@ from omni_edge.live.events import (
     SpeechStopped,
     TurnCut,
     TurnsEvicted,
+    Underrun,
 )
 from omni_edge.live.hearing import Hearing
 from omni_edge.live.playback import SpeechSink
@@ -102,6 +103,7 @@ __all__ = [
     "TurnDone",
     "TurnSettings",
     "TurnsEvicted",
+    "Underrun",
     "UsageError",
     "VideoClip",
     "VoiceDetector",

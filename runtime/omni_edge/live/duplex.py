@@ -6,8 +6,9 @@ meanwhile. The model runs where `events` is iterated, and nowhere else.
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from threading import Condition, RLock
 from typing import Any
@@ -75,6 +76,7 @@ class Duplex:
             headphones or an echo canceller: False.
         max_new_tokens: longest reply, in text tokens; None: the bundle's default.
         max_codec_tokens: longest speech, in codec tokens; None: the bundle's default.
+        clock: seconds; where speech comes slower than it is played, it is held back until a pause.
     """
 
     def __init__(
@@ -86,14 +88,17 @@ class Duplex:
         half_duplex: bool = True,
         max_new_tokens: int | None = None,
         max_codec_tokens: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._session, self._hearing = session, hearing
+        # Without a loudspeaker nothing can run dry.
+        self._playback_clock = clock if sink is not None else None
         self._sink = sink if sink is not None else InstantSink()
         self._gate = EchoGate(hearing.settings.echo_tail) if half_duplex else None
         # Guards everything below. Held for a millisecond at a time, never while the model runs.
         self._lock = RLock()
         self._camera = Camera(session.camera_fps, self._lock)
-        self._talk = Talk(session, self._camera, max_new_tokens, max_codec_tokens)
+        self._talk = Talk(session, self._camera, max_new_tokens, max_codec_tokens, clock)
         self._arrived = Condition(self._lock)
         self._inbox: deque[Any] = deque()
         self._playback: Playback | None = None
@@ -332,7 +337,7 @@ class Duplex:
                 self._put(heard)
 
     def _new_playback(self) -> Playback:
-        return Playback(self._sink, self._lock)
+        return Playback(self._sink, self._lock, self._playback_clock)
 
     def _interrupt(self) -> bool:
         playback = self._playback

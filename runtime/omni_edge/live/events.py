@@ -89,6 +89,28 @@ class TurnCut:
     time: float
 
 
+@dataclass(frozen=True)
+class Underrun:
+    """A reply was silent, because its next sound came later than it was due; the silence ends now.
+
+    Attributes:
+        seconds: length of the silence.
+        at_pause: whether the reply pauses there anyway, so that no word was cut.
+    """
+
+    seconds: float
+    at_pause: bool
+
+
 LiveEvent = (
-    Event | SpeechStarted | SpeechStopped | SpeechResumed | Interrupted | Level | ContextUse | TurnsEvicted | TurnCut
+    Event
+    | SpeechStarted
+    | SpeechStopped
+    | SpeechResumed
+    | Interrupted
+    | Underrun
+    | Level
+    | ContextUse
+    | TurnsEvicted
+    | TurnCut
 )

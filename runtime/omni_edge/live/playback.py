@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from threading import RLock
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from omni_edge.events import AudioChunk
+from omni_edge.live.events import Underrun
+from omni_edge.live.phrases import Phrases
 
 
 class SpeechSink(Protocol):
@@ -52,29 +57,53 @@ class Playback:
     Args:
         sink: the loudspeaker.
         lock: shared by all that decides about interruption.
+        clock: seconds; None: whatever is handed over is played at once.
 
     Attributes:
-        queued: samples handed over.
+        queued: samples that the loudspeaker was given.
         generated: whether the reply is complete.
         dropped: whether it was interrupted; nothing is handed over any more.
     """
 
-    def __init__(self, sink: SpeechSink, lock: RLock) -> None:
-        self._sink, self._lock = sink, lock
+    def __init__(self, sink: SpeechSink, lock: RLock, clock: Callable[[], float] | None = None) -> None:
+        self._sink, self._lock, self._clock = sink, lock, clock
+        self._phrases: Phrases | None = None
+        self._rate = 0
+        # When the loudspeaker will have nothing left.
+        self._dry_at = 0.0
         self.queued = 0
         self.generated = False
         self.dropped = False
 
-    def hand_over(self, samples: NDArray[np.float32]) -> bool:
-        """Gives samples to the loudspeaker; False: the reply was interrupted before."""
+    def hand_over(self, chunk: AudioChunk, rtf: float | None = None) -> list[Underrun] | None:
+        """Gives the next chunk to the loudspeaker, now or when the pause before it is long enough.
+
+        Args:
+            chunk: follows the one before.
+            rtf: measured compute seconds per second of speech; None: nothing is held back.
+
+        Returns:
+            gaps that end now; None: the reply was interrupted before.
+        """
         with self._lock:
             if self.dropped:
-                return False
-            if not self.queued:
-                self._sink.begin()
-            self._sink.write(samples)
-            self.queued += samples.size
-            return True
+                return None
+            self._rate = chunk.rate
+            if self._clock is None:
+                self._write(chunk.samples)
+                return []
+            phrases = self._phrases = self._phrases or Phrases(chunk.rate)
+            at_pause = phrases.at_pause
+            phrases.add(chunk.samples)
+            waiting = (self.queued - self.played) / chunk.rate
+            return self._play(phrases.let_out(waiting, rtf), at_pause)
+
+    def complete(self) -> list[Underrun]:
+        """The reply is complete: all of it is played. Returns gaps that end now."""
+        with self._lock:
+            self.generated = True
+            phrases = self._phrases
+            return self._play(phrases.rest(), phrases.at_pause) if phrases is not None and not self.dropped else []
 
     def drop(self) -> int:
         """Silences the loudspeaker; returns the samples that were heard."""
@@ -97,5 +126,21 @@ class Playback:
 
     @property
     def playing(self) -> bool:
-        """Whether it can be heard; pauses between chunks that come late count as well."""
+        """Whether it can be heard; pauses between phrases and chunks that come late count as well."""
         return self.active and self.queued > 0
+
+    def _play(self, samples: NDArray[np.float32], at_pause: bool) -> list[Underrun]:
+        """Plays samples; `at_pause` says whether what was played before ends with a pause."""
+        if not samples.size or self._clock is None:
+            return []
+        now, waiting = self._clock(), self.queued - self.played
+        gap = now - self._dry_at if self.queued and not waiting else 0.0
+        self._write(samples)
+        self._dry_at = now + (waiting + samples.size) / self._rate
+        return [Underrun(gap, at_pause)] if gap > 0 else []
+
+    def _write(self, samples: NDArray[np.float32]) -> None:
+        if not self.queued:
+            self._sink.begin()
+        self._sink.write(samples)
+        self.queued += samples.size

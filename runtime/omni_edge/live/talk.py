@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -25,6 +26,7 @@ from omni_edge.live.events import (
     TurnsEvicted,
 )
 from omni_edge.live.heard_words import DEFAULT_CHARACTERS_PER_SECOND, heard_characters, heard_tokens
+from omni_edge.live.phrases import SpeechSpeed
 from omni_edge.live.playback import Playback
 from omni_edge.live.voice_detector import VOICE_RATE
 
@@ -50,6 +52,8 @@ class Answer:
         rate: samples per second of its speech.
         finished: whether it is complete.
         spoken: whether the speech is complete too: not cut off by a limit or an interruption.
+        computed: compute seconds so far.
+        speed: how fast its speech comes.
     """
 
     before_turn: SessionSnapshot
@@ -63,6 +67,8 @@ class Answer:
     rate: int = 0
     finished: bool = False
     spoken: bool = False
+    computed: float = 0.0
+    speed: SpeechSpeed = field(default_factory=SpeechSpeed)
 
 
 class Talk:
@@ -73,6 +79,7 @@ class Talk:
         camera: its frames.
         max_new_tokens: longest reply, in text tokens; None: the bundle's default.
         max_codec_tokens: longest speech, in codec tokens; None: the bundle's default.
+        clock: seconds.
     """
 
     def __init__(
@@ -81,8 +88,9 @@ class Talk:
         camera: Camera,
         max_new_tokens: int | None = None,
         max_codec_tokens: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._session, self._camera = session, camera
+        self._session, self._camera, self._clock = session, camera, clock
         session.keep_media()
         self._limits = max_new_tokens, max_codec_tokens
         self._answer: Answer | None = None
@@ -91,6 +99,8 @@ class Talk:
         self._shown: list[str | Media] = []
         self._turn_cut = False
         self._characters_per_second = DEFAULT_CHARACTERS_PER_SECOND
+        # Of the last reply; None: nothing was spoken yet.
+        self._rtf: float | None = None
 
     @property
     def working(self) -> bool:
@@ -202,7 +212,8 @@ class Talk:
         except BaseException:
             self._session.restore(before)
             raise
-        return Answer(self._before_turn or before, before, events, self._session.offset)
+        speed = SpeechSpeed(self._rtf)
+        return Answer(self._before_turn or before, before, events, self._session.offset, speed=speed)
 
     # -- room for more -----------------------------------------------------------------------------------------
 
@@ -256,7 +267,9 @@ class Talk:
         assert answer is not None
         try:
             with _ends_on_error(answer.playback):
+                began = self._clock()
                 event = next(answer.events, None)
+                answer.computed += self._clock() - began
         except BaseException:
             answer.finished = True
             raise
@@ -279,7 +292,7 @@ class Talk:
         self._before_turn, self._shown = None, []
         answer = self._answer
         if answer is None:
-            playback.generated = True
+            playback.complete()
             return
         answer.playback = playback
         held, answer.held = answer.held, []
@@ -293,6 +306,8 @@ class Talk:
             case AudioChunk():
                 answer.samples += event.samples.size
                 answer.rate = event.rate
+                answer.speed.add(event.samples.size / event.rate, answer.computed)
+                self._rtf = answer.speed.rtf
             case TurnDone():
                 answer.finished = True
                 limit = self._limits[1]
@@ -305,10 +320,13 @@ class Talk:
     def _yield(self, answer: Answer, playback: Playback, event: Event) -> Iterator[LiveEvent]:
         if playback.dropped:
             return
-        if isinstance(event, AudioChunk) and not playback.hand_over(event.samples):
-            return
+        if isinstance(event, AudioChunk):
+            underruns = playback.hand_over(event, answer.speed.rtf)
+            if underruns is None:
+                return
+            yield from underruns
         if isinstance(event, TurnDone):
-            playback.generated = True
+            yield from playback.complete()
             if answer.spoken and answer.samples:
                 self._characters_per_second = len(event.text) * answer.rate / answer.samples
         yield event
@@ -345,5 +363,5 @@ def _ends_on_error(playback: Playback | None) -> Iterator[None]:
         yield
     except BaseException:
         if playback is not None:
-            playback.generated = True
+            playback.complete()
         raise
