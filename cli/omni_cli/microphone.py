@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -14,8 +15,9 @@ from omni_cli.sound_devices import SoundDevice, choose_device, open_stream, port
 from omni_edge.errors import DeviceError, UsageError
 
 _BLOCK_SECONDS = 0.02
-# A callback that stays away this long has stopped, whatever PortAudio says.
-_WATCHDOG_SECONDS = 2.0
+# A callback that stays away this long has stopped, whatever PortAudio says. The time counts in steps that end on time:
+# where the process is starved, its callback is starved too.
+_WATCHDOG_SECONDS, _WATCHDOG_STEPS = 2.0, 20
 _FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 0.5, 8.0
 # Tried where a device does not take the rate that it says it prefers.
 _OTHER_RATES = (48_000, 44_100, 16_000)
@@ -28,8 +30,10 @@ class Microphone:
         device: what is recorded from.
         take: gets each block, float32 [n], and its rate, on this microphone's thread.
         say: gets a sentence for the user when the device vanishes and when it is back, on that thread too.
-        watchdog: seconds without a block after which the device counts as gone.
+        watchdog: seconds without a block after which the device counts as gone, those in which this process does not
+            run left out.
         first_retry: seconds before the first attempt to open it again; each later one takes twice as long, 8 s at most.
+        clock: seconds.
 
     Raises:
         DeviceError: it cannot be opened.
@@ -43,8 +47,9 @@ class Microphone:
         *,
         watchdog: float = _WATCHDOG_SECONDS,
         first_retry: float = _FIRST_RETRY_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._device, self._take, self._say = device, take, say
+        self._device, self._take, self._say, self._clock = device, take, say, clock
         self._watchdog, self._first_retry = watchdog, first_retry
         self._blocks: SimpleQueue[NDArray[np.float32] | None] = SimpleQueue()
         self._closed = threading.Event()
@@ -85,21 +90,28 @@ class Microphone:
                 "this program to use it in the system's settings, or name another one with --device-in."
             ) from None
 
-    def _recorded(self, block: NDArray[np.float32], frames: int, time: Any, status: Any) -> None:
+    def _recorded(self, block: NDArray[np.float32], frames: int, times: Any, status: Any) -> None:
         """PortAudio's callback: `block` [frames, 1] is its own memory."""
         self._blocks.put(block[:, 0].copy())
 
     def _run(self) -> None:
         while not self._closed.is_set():
-            try:
-                block = self._blocks.get(timeout=self._watchdog)
-            except Empty:
-                block = None
-            if block is not None:
+            if (block := self._next()) is not None:
                 self._take(block, self.rate)
             elif not self._closed.is_set():
                 self._reopen()
         self._stream.close()
+
+    def _next(self) -> NDArray[np.float32] | None:
+        """The next block; None: the device has stopped."""
+        step, on_time = self._watchdog / _WATCHDOG_STEPS, 0
+        while on_time < _WATCHDOG_STEPS:
+            began = self._clock()
+            try:
+                return self._blocks.get(timeout=step)
+            except Empty:
+                on_time += self._clock() - began < 2 * step
+        return None
 
     def _reopen(self) -> None:
         """Waits until the device is there again, or another one where none was chosen by name."""

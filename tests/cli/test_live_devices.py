@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from queue import SimpleQueue
 from typing import Any
 
@@ -95,6 +96,23 @@ def test_a_callback_that_stops_is_noticed(portaudio: VirtualPortAudio) -> None:
     assert "is gone" in recorder.sentences.get(timeout=10)
     assert "is back" in recorder.sentences.get(timeout=30)
     assert not portaudio.streams[0].open
+    microphone.close()
+
+
+def test_a_process_that_is_starved_does_not_lose_its_microphone(portaudio: VirtualPortAudio) -> None:
+    recorder = Recorder()
+    now, step = [0.0], [5.0]
+
+    def clock() -> float:
+        now[0] += step[0]
+        return now[0]
+
+    # Each wait for a block seems to take 5 s instead of 10 ms.
+    microphone = recorder.open(watchdog=0.2, clock=clock)
+    time.sleep(0.5)
+    assert recorder.sentences.empty()
+    step[0] = 0.01
+    assert "is gone" in recorder.sentences.get(timeout=10)
     microphone.close()
 
 
