@@ -20,6 +20,14 @@ class State(StrEnum):
     SPEAKING = "speaking"
 
 
+class CameraState(StrEnum):
+    """What the camera does."""
+
+    ON = "on"
+    OFF = "off"
+    GONE = "gone"  # switched on, but it does not open or gives no pictures
+
+
 @dataclass
 class Status:
     """What changes all the time.
@@ -29,7 +37,7 @@ class Status:
         decibels: level of the microphone below full scale.
         gated: half duplex: the microphone is muted while a reply is played.
         muted: the user muted the microphone.
-        camera: whether pictures are taken; None: there is no camera.
+        camera: what the camera does; None: there is none.
         used, capacity: positions of the context.
     """
 
@@ -37,7 +45,7 @@ class Status:
     decibels: float = -120.0
     gated: bool = False
     muted: bool = False
-    camera: bool | None = None
+    camera: CameraState | None = None
     used: int = 0
     capacity: int = 0
 
@@ -84,8 +92,9 @@ class PlainDisplay:
             self.note(f"[{status.state}]")
         if status.muted is not before.muted:
             self.note("[microphone muted; m again: on]" if status.muted else "[microphone on]")
-        if status.camera is not before.camera:
-            self.note("[camera on]" if status.camera else "[camera off; v again: on]")
+        # A camera that is gone was named already.
+        if status.camera not in (before.camera, None, CameraState.GONE):
+            self.note("[camera on]" if status.camera is CameraState.ON else "[camera off; v again: on]")
 
     def said(self, text: str) -> None:
         """A terminal shows what is typed, and sound has no text."""
@@ -95,7 +104,7 @@ class PlainDisplay:
         typer.echo(text, nl=False)
 
     def end_reply(self, summary: str) -> None:
-        self.note(f"[{summary}]")
+        self.note(f"[{summary}; context {self._shown.used} of {self._shown.capacity}]")
 
     def void(self) -> None:
         self._shown.state = State.LISTENING

@@ -12,7 +12,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from omni_cli.live_display import State, Status
+from omni_cli.live_display import CameraState, State, Status
 
 _REDRAW_SECONDS = 0.1
 _LABEL = "{:>5}  "
@@ -152,7 +152,7 @@ class Screen:
             line.append("█" * filled, "green")
             line.append("░" * (_METER_CELLS - filled), "dim")
         if status.camera is not None:
-            line.append(f"  camera {'on' if status.camera else 'off'}")
+            line.append(f"  camera {status.camera}", "red" if status.camera is CameraState.GONE else "")
         if status.capacity:
             share = 100 * status.used / status.capacity
             line.append(f"  context {status.used}/{status.capacity} ({share:.0f} %)", "red" if share > 90 else "")

@@ -77,11 +77,6 @@ class LiveSpeaker:
         speaker = self._present()
         return self._instead.played if speaker is None else speaker.played
 
-    @property
-    def underruns(self) -> int:
-        """Gaps inside this reply."""
-        return 0 if self._speaker is None else self._speaker.underruns
-
     def close(self) -> None:
         """Gives the device back."""
         if self._speaker is not None:

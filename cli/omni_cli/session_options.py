@@ -88,7 +88,8 @@ Chunks = Annotated[
     typer.Option(
         "--chunks",
         metavar="KIND",
-        help="Chunks of speech: growing (default); paced, sized by the clock, samples vary; exact, starts later.",
+        help="Chunks of speech: growing (default); paced, sized by the clock, samples vary (default where 'chat' "
+        "listens); exact, starts later.",
         rich_help_panel=_SPEECH_PANEL,
     ),
 ]
@@ -138,7 +139,7 @@ def _settings(
         sampling=Sampling(temp, top_k, top_p, repeat_penalty),
         talker_sampling=Sampling(talker_temp, talker_top_k, talker_top_p, talker_repeat_penalty),
         solver=SolverSettings.from_options(solver, evaluations, guidance),
-        chunks=ChunkSchedule.named(chunks),
+        chunks=None if chunks is None else ChunkSchedule.named(chunks),
         max_pixels=max_pixels,
     )
 

@@ -74,9 +74,6 @@ class Loudspeaker:
         device: which one; None: the default one.
         played: gets what the device plays, silence included: float32 [n] and its rate, on PortAudio's thread.
 
-    Attributes:
-        underruns: gaps inside this reply: samples came later than they had to be played.
-
     Raises:
         DeviceError: sounddevice, PortAudio or a device is missing; later, from `write` and `end`: the device vanished.
     """
@@ -100,7 +97,6 @@ class Loudspeaker:
         self._written = 0
         self._filled = 0
         self._silent = 0
-        self.underruns = 0
         self._device_rate = rate
         self._stream, self._device_rate = self._open(portaudio(), rate, device)
 
@@ -128,7 +124,7 @@ class Loudspeaker:
                 self._queue.clear()
             self._drop.clear()
             self._resample = ResampleState()
-            self._written = self._filled = self._silent = self.underruns = 0
+            self._written = self._filled = self._silent = 0
 
     def write(self, samples: NDArray[np.float32]) -> None:
         self._check()
@@ -136,7 +132,6 @@ class Loudspeaker:
         with self._lock:
             self._written += samples.size
             if self._filled and self._silent and not self._queue:
-                self.underruns += 1
                 self._silent = 0
             if converted is not None:
                 self._queue.append(converted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from omni_cli.commands import chat, chat_listening
 from omni_edge import Duplex, OmniEdge, Sampling
 from support.commands import run_edge
 from support.portaudio import Stream, VirtualPortAudio, device
-from support.spoken import LoudnessDetector, question, silence
+from support.spoken import DATA, LoudnessDetector, question, silence
 from support.turns import answer
 
 OPTIONS = ("--temp", "0", "--talker-temp", "0", "--max-new-tokens", "6", "--max-codec-tokens", "40")
@@ -91,10 +92,16 @@ class Recorded(Duplex):
     """A live conversation that the test can look at."""
 
     last: Duplex
+    seen = threading.Event()
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
         type(self).last = self
+        self.seen.clear()
+
+    def push_camera(self, *frame: Any) -> None:
+        super().push_camera(*frame)
+        self.seen.set()
 
 
 def play(microphone: Stream, speaker: Stream, whole: bool = True) -> None:
@@ -176,6 +183,30 @@ def test_the_space_key_interrupts_and_the_microphone_can_be_muted(bundle: Path, 
     assert "[interrupted; heard: " in result.stderr
 
 
+def test_a_video_file_is_the_camera_and_v_switches_it(bundle: Path, user: Callable[..., None]) -> None:
+    def act(microphone: Stream, speaker: Stream) -> None:
+        assert Recorded.seen.wait(60)
+        TypedKeys.pressed("t")
+        play(microphone, speaker)
+        TypedKeys.pressed("v")
+        # A picture is shown for 3 s of the microphone.
+        before = Recorded.last.seconds
+        say(microphone, silence(4))
+        while Recorded.last.seconds < before + 3.5:
+            threading.Event().wait(0.01)
+        TypedKeys.pressed("t")
+        play(microphone, speaker)
+
+    user(act)
+    result = run_edge("chat", "-m", bundle, *OPTIONS, "--camera", DATA / "clip.mp4")
+    assert result.exit_code == 0, result.output
+    assert "[camera on]" in result.stderr
+    assert "[camera off; v again: on]" in result.stderr
+    prompts = [int(number) for number in re.findall(r"context (\d+) of", result.stderr)]
+    # 120 x 160 pixels take 24 positions, which the second turn does not.
+    assert 2 * prompts[0] - prompts[1] >= 20
+
+
 def test_without_a_microphone_turns_are_typed(
     bundle: Path, portaudio: VirtualPortAudio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,7 +216,7 @@ def test_without_a_microphone_turns_are_typed(
     assert result.exit_code == 0, result.output
     assert result.stderr.startswith("Not listening: There is no microphone.")
     assert result.stdout.strip()
-    for options in (["--device-in", "Mic"], ["--push-to-talk"]):
+    for options in (["--device-in", "Mic"], ["--push-to-talk"], ["--camera", "0"]):
         result = run_edge("chat", "-m", bundle, *options)
         assert result.exit_code == 5
         assert "error: There is no microphone" in result.stderr
@@ -197,6 +228,7 @@ def test_without_a_microphone_turns_are_typed(
         (["--typed", "--push-to-talk"], "--typed does not listen"),
         (["--typed", "--smart-turn", "x.onnx"], "--typed does not listen"),
         (["--push-to-talk", "--smart-turn", "x.onnx"], "With --push-to-talk the key ends your turn"),
+        (["--typed", "--camera", "0"], "--typed does not listen"),
         (["--push-to-talk"], "Listening needs a terminal for its keys"),
         (["--resume", "talk.omni", "--seed", "3"], "--resume continues with the settings of the file"),
     ],

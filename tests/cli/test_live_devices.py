@@ -128,12 +128,9 @@ def test_played_follows_the_device_and_its_latency(portaudio: VirtualPortAudio) 
         stream.pull(90)
         played.append(speaker.played)
     assert played == [0, 80, 170, 260, 300]
-    assert speaker.underruns == 0
     speaker.write(np.ones(10, np.float32))
-    speaker.write(np.ones(10, np.float32))
-    assert speaker.underruns == 1
     speaker.begin()
-    assert speaker.played == speaker.underruns == 0
+    assert speaker.played == 0
 
 
 def test_what_was_stopped_is_not_heard_in_the_next_reply(portaudio: VirtualPortAudio) -> None:

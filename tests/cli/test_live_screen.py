@@ -8,7 +8,7 @@ import re
 import pytest
 from rich.console import Console
 
-from omni_cli.live_display import State, Status
+from omni_cli.live_display import CameraState, State, Status
 from omni_cli.live_screen import Screen
 
 # What moves the cursor or sets a colour.
@@ -40,7 +40,7 @@ def test_state_level_context_and_keys_stand_at_the_bottom(terminal: Terminal) ->
     with Screen("space interrupts", terminal.console, clock=lambda: now[0]) as screen:
         terminal.text()
         now[0] = 1.0
-        screen.refresh(Status(State.LISTENING, decibels=-30.0, camera=True, used=410, capacity=8192))
+        screen.refresh(Status(State.LISTENING, decibels=-30.0, camera=CameraState.ON, used=410, capacity=8192))
         drawn = terminal.text()
         assert drawn.splitlines()[-2:] == [
             "● listening  mic ██████░░░░░░  camera on  context 410/8192 …",

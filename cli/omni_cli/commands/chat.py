@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -16,11 +17,12 @@ from omni_cli.commands.chat_listening import Echo, find_devices, listen
 from omni_cli.commands.chat_loop import Chat, piped_lines, typed_lines
 from omni_cli.default_bundle import resolve_bundle
 from omni_cli.errors import report
+from omni_cli.live_camera import camera_source
 from omni_cli.session_options import default_settings
 from omni_cli.sound_devices import choose_device, sound_devices
 from omni_cli.speech_out import Loudspeaker, SpeechOut, WavFolder
 from omni_cli.transcript import Transcript
-from omni_edge import OmniEdge, Session, SessionSettings
+from omni_edge import ChunkSchedule, OmniEdge, Session, SessionSettings
 from omni_edge.errors import DeviceError, OmniEdgeError, UsageError
 from omni_edge.live.sentence_detector import SentenceDetector
 
@@ -74,6 +76,15 @@ def chat(
             rich_help_panel=_LISTENING,
         ),
     ] = None,
+    camera: Annotated[
+        str | None,
+        typer.Option(
+            "--camera",
+            metavar="N|FILE",
+            help="Show what this camera sees, by its number, see 'omni-edge devices'; or a video file in its place.",
+            rich_help_panel=_LISTENING,
+        ),
+    ] = None,
     echo: Annotated[
         Echo,
         typer.Option(
@@ -108,16 +119,17 @@ def chat(
     """
     if output and no_speech:
         raise UsageError("-o asks for speech and --no-speech forbids it. Leave one of them out.")
-    if typed and (push_to_talk or device_in is not None or smart_turn is not None):
+    asked_to_listen = push_to_talk or any(each is not None for each in (device_in, smart_turn, camera))
+    if typed and asked_to_listen:
         raise UsageError("--typed does not listen. Leave it out, or leave the other options of listening out.")
     if push_to_talk and smart_turn is not None:
         raise UsageError("With --push-to-talk the key ends your turn. Leave it or --smart-turn out.")
     if resume and settings != default_settings():
         raise UsageError("--resume continues with the settings of the file. Leave the other settings out.")
     interactive = _interactive()
-    asked_to_listen = push_to_talk or device_in is not None or smart_turn is not None
     if asked_to_listen and not interactive:
         raise UsageError("Listening needs a terminal for its keys. From a pipe, turns are text.")
+    seen = None if camera is None else camera_source(camera)
     engine = OmniEdge.load(resolve_bundle(model), threads=threads, low_memory=low_memory)
     listening = None
     if interactive and not typed:
@@ -126,6 +138,8 @@ def chat(
     if not no_speech:
         speech_out = _files(engine, output) if listening else _speech_out(engine, output, device_out)
     speaks = not no_speech and engine.manifest.token2wav is not None if listening else bool(speech_out)
+    if listening and settings.chunks is None:
+        settings = replace(settings, chunks=ChunkSchedule.named("paced"))
     session = engine.resume(resume) if resume else engine.session(settings, speech=speaks)
     limits = {"max_new_tokens": max_new_tokens, "max_codec_tokens": max_codec_tokens}
     with _saved_at_the_end(session, save), _transcript(transcript) as written:
@@ -137,6 +151,7 @@ def chat(
                 listening,
                 speech_out,
                 echo=listening.echo(echo),
+                camera=seen,
                 save=lambda: _save_now(session, save),
                 transcript=written,
                 complete=complete,

@@ -15,21 +15,22 @@ from omni_cli import echo_canceller
 from omni_cli.commands.chat_live import LiveChat
 from omni_cli.echo_canceller import EchoCanceller
 from omni_cli.keys import Keys
+from omni_cli.live_camera import LiveCamera
 from omni_cli.live_display import LiveDisplay, PlainDisplay
 from omni_cli.live_speaker import LiveSpeaker
 from omni_cli.microphone import Microphone
 from omni_cli.sound_devices import SoundDevice, choose_device, sound_devices
 from omni_cli.speech_out import SpeechOut
 from omni_cli.transcript import Transcript
-from omni_edge import OmniEdge, Session
+from omni_edge import ImageFrame, OmniEdge, Session
 from omni_edge.errors import DeviceError, OmniEdgeError
 from omni_edge.live.duplex import Duplex
 from omni_edge.live.hearing import Hearing, SentenceCompleteness
 from omni_edge.live.voice_detector import VoiceDetector
 from omni_edge.media.quiet import quiet
 
-_KEYS = "Keys: space interrupts, m mutes the microphone, t types a line, s saves, q quits."
-_PUSH_TO_TALK_KEYS = "Keys: space begins and ends your turn, t types a line, s saves, q quits."
+_KEYS = "Keys: space interrupts, m mutes the microphone, v switches the camera, t types a line, s saves, q quits."
+_PUSH_TO_TALK_KEYS = "Keys: space begins and ends your turn, v switches the camera, t types a line, s saves, q quits."
 
 
 class Echo(StrEnum):
@@ -98,6 +99,7 @@ def listen(
     files: Sequence[SpeechOut],
     *,
     echo: Echo,
+    camera: int | Path | None = None,
     save: Callable[[], Path],
     transcript: Transcript | None = None,
     complete: SentenceCompleteness | None = None,
@@ -105,6 +107,19 @@ def listen(
     max_codec_tokens: int | None,
 ) -> None:
     """A live conversation in the terminal, until q is pressed.
+
+    Args:
+        session: its state.
+        engine: the session's.
+        devices: the microphone and the loudspeaker.
+        files: other places for the speech.
+        echo: what is done against the loudspeaker's echo; not AUTO.
+        camera: switched on from the start; None: the key v switches the first camera on.
+        save: saves the conversation; returns the file.
+        transcript: gets every turn.
+        complete: whether a sentence sounds complete, see `Hearing`.
+        max_new_tokens: longest reply, in text tokens; None: the bundle's default.
+        max_codec_tokens: longest speech, in codec tokens; None: the bundle's default.
 
     Raises:
         DeviceError: the microphone or the loudspeaker cannot be opened.
@@ -133,8 +148,15 @@ def listen(
             max_new_tokens=max_new_tokens,
             max_codec_tokens=max_codec_tokens,
         )
+        seeing = LiveCamera(
+            0 if camera is None else camera,
+            session.camera_fps,
+            lambda picture: duplex.push_camera(ImageFrame(picture)),
+            display.note,
+        )
+        stack.callback(seeing.close)
         chat = LiveChat(
-            session, duplex, display, speaker, files, transcript, save, canceller, push_to_talk=push_to_talk
+            session, duplex, display, speaker, files, transcript, save, canceller, seeing, push_to_talk=push_to_talk
         )
         # Leaving by Ctrl-C or by an error forgets an open turn too, so that the conversation can be saved.
         stack.callback(chat.leave)
@@ -143,6 +165,8 @@ def listen(
         keys = Keys(lambda key: chat.press(key, keys.line))
         stack.enter_context(keys)
         display.note(f"Listening on {microphone.name!r}, {_speaks(speaker, echo)}")
+        if camera is not None:
+            seeing.switch()
         chat.run()
 
 

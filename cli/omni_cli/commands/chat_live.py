@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from omni_cli.echo_canceller import EchoCanceller
 from omni_cli.keys import END
-from omni_cli.live_display import LiveDisplay, State, Status
+from omni_cli.live_camera import LiveCamera
+from omni_cli.live_display import CameraState, LiveDisplay, State, Status
 from omni_cli.live_speaker import LiveSpeaker
 from omni_cli.speech_out import SpeechOut
 from omni_cli.transcript import Transcript
@@ -29,6 +30,9 @@ from omni_edge.live.events import (
     SpeechResumed,
     SpeechStarted,
     SpeechStopped,
+    TurnCut,
+    TurnsEvicted,
+    Underrun,
 )
 from omni_edge.live.voice_detector import VOICE_RATE
 
@@ -45,7 +49,9 @@ class Turn:
         seconds: length of the speech; None: typed.
         typed: the line.
         ended: last sample of the speech, or when the line was typed; None: the turn is open.
-        first_text, first_sound: arrival of the first of each; None: not yet.
+        first_text, first_sound: when the first of each was shown or played; None: not yet.
+        underruns: gaps inside words of the reply.
+        waited: seconds that its playback waited at pauses.
         reply: its text; of one that was interrupted, what was heard.
         done: whether the reply is complete or was interrupted.
         cut: whether it was interrupted.
@@ -57,6 +63,8 @@ class Turn:
     ended: float | None = None
     first_text: float | None = None
     first_sound: float | None = None
+    underruns: int = 0
+    waited: float = 0.0
     reply: str = ""
     done: bool = False
     cut: bool = False
@@ -78,6 +86,7 @@ class LiveChat:
         transcript: gets every turn.
         save: saves the conversation, for the key s; returns the file.
         canceller: subtracts the loudspeaker from the microphone.
+        camera: for the key v; None: there is none.
         push_to_talk: a key begins and ends the user's turns.
         clock: seconds.
     """
@@ -92,13 +101,14 @@ class LiveChat:
         transcript: Transcript | None = None,
         save: Callable[[], Path] = lambda: Path("talk.omni"),
         canceller: EchoCanceller | None = None,
+        camera: LiveCamera | None = None,
         *,
         push_to_talk: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._session, self._duplex, self._display, self._speaker = session, duplex, display, speaker
         self._files, self._transcript, self._save = list(files), transcript, save
-        self._canceller = canceller
+        self._canceller, self._camera = canceller, camera
         self._push_to_talk, self._clock = push_to_talk, clock
         self._status = Status(used=session.offset, capacity=session.capacity)
         self._turn: Turn | None = None
@@ -131,6 +141,8 @@ class LiveChat:
             case "m" if not self._push_to_talk:
                 self._status.muted = not self._status.muted
                 self._display.refresh(self._status)
+            case "v" if self._camera is not None:
+                self._camera.switch()
             case "t":
                 with self._display.suspended():
                     text = read_line("> ")
@@ -190,6 +202,16 @@ class LiveChat:
                 self._status.decibels, self._status.gated = event.decibels, event.muted
             case ContextUse():
                 self._status.used, self._status.capacity = event.used, event.capacity
+            case TurnsEvicted():
+                left = "turn has left it" if event.turns == 1 else f"{event.turns} turns have left it"
+                self._display.note(f"The context was nearly full: the oldest {left}.")
+            case TurnCut():
+                self._display.note("warning: your turn fills the context, so the rest of it is not taken in.")
+            case Underrun() if self._turn is not None:
+                if event.at_pause:
+                    self._turn.waited += event.seconds
+                else:
+                    self._turn.underruns += 1
             case SpeechStarted(time=start):
                 self._end_turn()
                 self._turn = Turn(self._at(start))
@@ -214,6 +236,8 @@ class LiveChat:
         """Shows what the conversation does now."""
         if self._turn is not None and self._turn.done and not self._duplex.answering:
             self._end_turn()
+        if self._turn is not None and self._turn.ended is not None and self._duplex.playing:
+            self._turn.first_sound = self._turn.first_sound or self._clock()
         if self._turn is not None and self._turn.ended is None:
             self._status.state = State.LISTENING
         elif self._duplex.playing:
@@ -222,6 +246,9 @@ class LiveChat:
             # A reply may be in progress before the event of its turn is taken.
             asked = self._turn is not None or bool(self._typed)
             self._status.state = State.THINKING if asked and self._duplex.answering else State.WAITING
+        # A camera that was never on is not shown.
+        if self._camera is not None and (self._status.camera is not None or self._camera.state is not CameraState.OFF):
+            self._status.camera = self._camera.state
         self._display.refresh(self._status)
 
     def _ask(self, turn: Turn, ended: float) -> None:
@@ -247,21 +274,23 @@ class LiveChat:
         return turn
 
     def _reply(self, event: TextDelta | AudioChunk | TurnDone) -> None:
-        turn, now = self._answered(), self._clock()
+        turn = self._answered()
         if isinstance(event, TextDelta):
-            turn.first_text = turn.first_text or now
+            turn.first_text = turn.first_text or self._clock()
             turn.reply += event.text
             self._display.write(event.text)
         elif isinstance(event, AudioChunk):
-            turn.first_sound = turn.first_sound or now
             for place in self._files:
                 if not self._in_file:
                     place.begin()
                 place.write(event.samples)
             self._in_file = True
         else:
+            self._look()
             turn.done = True
             self._end_file()
+            self._status.used = self._session.offset
+            self._display.refresh(self._status)
             self._display.end_reply(self._figures(turn, event.metrics.rtf))
             if event.finish_reason == "context_full":
                 self._display.note("warning: the context is full. The next turn starts the conversation anew.")
@@ -283,8 +312,8 @@ class LiveChat:
         if rtf is not None:
             line += f", RTF {rtf:.2f}"
         if self._speaker is not None:
-            line += f", underruns {self._speaker.underruns}"
-        return f"{line}; context {self._session.offset} of {self._session.capacity}"
+            line += f", underruns {turn.underruns}"
+        return line + (f", {turn.waited:.1f} s of silence between phrases" if turn.waited else "")
 
     def _fail(self) -> None:
         """An error dropped the user's turn."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from omni_edge.errors import MediaError
 from omni_edge.media.container import open_container
 from omni_edge.media.picture_header import CutOffError, DamagedError, PictureHeader, read_header
-from omni_edge.media.quiet import quiet
+from omni_edge.media.quiet import quiet, silent_log
 from omni_edge.media.source import Source
 
 # A telephone's largest photographs have 200 million pixels; JPEG alone can be decoded at a part of its size.
@@ -21,7 +21,6 @@ _WHOLE_JPEG_PIXELS = 1 << 26
 _LONGEST_SIDE = 1 << 20
 _LARGEST_FILE_BYTES = 1 << 30
 _FIRST_BYTES = 64
-_LOG_SILENT = 0
 _STRIP_PIXELS = 1 << 20
 _HEIC = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypheim")
 
@@ -45,7 +44,7 @@ def decode_picture(source: Source) -> NDArray[np.uint8]:
         flags = (cv2.IMREAD_REDUCED_COLOR_2 if half else cv2.IMREAD_COLOR) | cv2.IMREAD_IGNORE_ORIENTATION
     encoded = np.frombuffer(header.data, np.uint8)
     try:
-        with quiet(), _silent_log(cv2):
+        with quiet(), silent_log(cv2):
             pixels = cv2.imdecode(encoded, flags)
             if pixels is not None and pixels.dtype not in (np.uint8, np.uint16):
                 pixels = cv2.imdecode(encoded, cv2.IMREAD_COLOR)  # Radiance and other floating-point pictures
@@ -84,22 +83,6 @@ def _header(source: Source) -> PictureHeader:
     if max(header.width, header.height) > _LONGEST_SIDE:
         raise MediaError(f"{size}, and {_LONGEST_SIDE} in a row is the most. Crop it.")
     return header
-
-
-class _silent_log:  # noqa: N801 -- a context manager, named as a function
-    """Turns off OpenCV's own log, and back to its level afterwards."""
-
-    def __init__(self, cv2: Any) -> None:
-        # Version 5 moved the functions into a module of their own.
-        self._log = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging
-        self._before: Any = None
-
-    def __enter__(self) -> None:
-        self._before = self._log.getLogLevel()
-        self._log.setLogLevel(_LOG_SILENT)
-
-    def __exit__(self, *error: object) -> None:
-        self._log.setLogLevel(self._before)
 
 
 def _first_frame(source: Source, header: PictureHeader) -> NDArray[np.uint8]:

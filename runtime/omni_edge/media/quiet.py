@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+_LOG_SILENT = 0
 _lock = threading.Lock()
 _depth = 0
 _nowhere: Any = None
@@ -66,3 +67,19 @@ def _stderr_variable() -> ctypes.c_void_p | None:
         return ctypes.c_void_p.in_dll(ctypes.CDLL(None), "stderr")
     except (ValueError, OSError):
         return None
+
+
+class silent_log:  # noqa: N801 -- a context manager, named as a function
+    """Turns off OpenCV's own log, and back to its level afterwards."""
+
+    def __init__(self, cv2: Any) -> None:
+        # Version 5 moved the functions into a module of their own.
+        self._log = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging
+        self._before: Any = None
+
+    def __enter__(self) -> None:
+        self._before = self._log.getLogLevel()
+        self._log.setLogLevel(_LOG_SILENT)
+
+    def __exit__(self, *error: object) -> None:
+        self._log.setLogLevel(self._before)
