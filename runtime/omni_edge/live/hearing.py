@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from omni_edge.audio.resample import ResampleState, resampler
 from omni_edge.audio.samples import validate_pcm, validate_rate
+from omni_edge.live.noise_floor import FIRST_FRAMES
 from omni_edge.live.settings import TurnSettings
 from omni_edge.live.turn_detector import Transition, TurnDetector, TurnState
 from omni_edge.live.voice_detector import FRAME_SAMPLES, FRAME_SECONDS, VOICE_RATE, VoiceState
@@ -166,7 +167,7 @@ class Hearing:
         probability = detector.step(self._buffer[start : start + FRAME_SAMPLES], self._voice)
         transition = self._turns.step(probability, turn, playing)
         if transition is Transition.STARTED:
-            self._taken = max(self._taken, turn.started * FRAME_SAMPLES - self._pre_roll, 0)
+            self._taken = max(self._taken, self._first_frame(turn.started) * FRAME_SAMPLES - self._pre_roll, 0)
             self._sentence = []
         silent_from = (turn.last_speech + 1) * FRAME_SECONDS
         if transition is Transition.ENDED:
@@ -196,10 +197,19 @@ class Hearing:
         self._sentence = [sentence]
         return sentence
 
+    def _first_frame(self, frame: int) -> int:
+        """The first frame of a turn that is known from `frame` on.
+
+        A user who speaks from the first sample on is told from a murmur late, at the first pause.
+        """
+        first = self._voice.first_speech
+        return frame if first is None or self._turn.frames > FIRST_FRAMES else min(frame, first)
+
     def _forget(self) -> None:
         """Drops samples that no turn can need any more."""
         turn = self._turn
-        first = (turn.frames if turn.run_start is None else turn.run_start) * FRAME_SAMPLES - self._pre_roll
+        frame = self._first_frame(turn.frames if turn.run_start is None else turn.run_start)
+        first = frame * FRAME_SAMPLES - self._pre_roll
         if turn.open:
             first = min(first, self._taken)
         kept = max(0, first - self._origin)

