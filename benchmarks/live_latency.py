@@ -29,6 +29,8 @@ from omni_edge.live.virtual_sink import VirtualSink
 LONGEST_WAIT_SECONDS = 300.0
 # The user interrupts so long after the first sound, in the first run; each further run is a little later.
 _INTERRUPT_AFTER_SECONDS, _LATER_SECONDS = 0.1, 0.05
+# A microphone does not open within a word.
+_BEFORE_SECONDS = 0.5
 _INTERRUPTION = "thank you very much"
 
 
@@ -67,7 +69,7 @@ def measure_wait(
     sink = VirtualSink(speech_rate(engine))
     duplex = Duplex(engine.session(seed=run), Hearing(detector), sink=sink, half_duplex=True, **limits)
     room = Room(sink)
-    room.say(question(seconds, 3 * run, pause))
+    room.say(question(seconds, 3 * run, pause), _BEFORE_SECONDS)
     clock = RealTime(duplex, room)
     first: dict[type, float] = {}
     chunks: list[float] = []

@@ -15,11 +15,11 @@ _WIDTH, _HEIGHT = 1200, 350
 _LEFT, _RIGHT = 96, 1184
 _TITLE_Y = 30
 # Words, waveform: of the user, then of the reply; then bars of computing.
-_USER_TEXT, _USER, _REPLY, _REPLY_TEXT, _COMPUTED = 60, 126, 210, 260, 290
+_USER_TEXT, _USER, _REPLY, _REPLY_TEXT, _COMPUTED = 60, 126, 210, 260, 300
 _HALF, _BAR, _LINE = 36, 12, 18
-_LABEL_Y = 332
+_LABEL_Y = 340
 # Width of a letter, at most.
-_LETTER = 7.6
+_LETTER = 7.0
 _CARD, _INK, _FAINT = "#0f1220", "#f4f4f8", "#a3a9bf"
 _USER_COLOUR, _REPLY_COLOUR, _STOP_COLOUR, _COMPUTED_COLOUR = "#72b7f2", "#ffb35c", "#ff5d6c", "#54c48a"
 _QUIET_AMPLITUDE = 5e-4
@@ -78,7 +78,7 @@ def _turn(number: int, turn: Turn, began: float, ended: float, first_sound: floa
         f'<path d="M{ended:.1f} {middle}H{first_sound:.1f}" stroke="{_INK}" stroke-dasharray="2 3"/>',
         f'<text x="{(ended + first_sound) / 2:.1f}" y="{middle - 5}" text-anchor="middle" font-size="12"'
         f' fill="{_INK}">{turn.wait:.2f} s</text>',
-        _words(first_sound, _REPLY_TEXT, turn.reply.strip(), _REPLY_COLOUR),
+        _words(first_sound, _REPLY_TEXT + _LINE * (number % 2), turn.reply.strip(), _REPLY_COLOUR),
     ]
     if turn.interrupted is not None:
         parts += [

@@ -1,6 +1,6 @@
 """A session that can be heard and seen: both sides as a WAV file, the transcript, and a picture of the timeline.
 
-The words and the samples are the same each time, the times those of this machine's processor.
+The words are the same each time, the times those of this machine's processor.
 """
 
 from __future__ import annotations

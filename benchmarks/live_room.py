@@ -119,7 +119,7 @@ class Room:
     @property
     def speech_end(self) -> float:
         """When the user ends or ended what was said last (s)."""
-        return self._spoken[-1][1]
+        return self._spoken[-1][1] if self._spoken else 0.0
 
     @property
     def silent(self) -> bool:

@@ -49,6 +49,14 @@ def load_script(name: str) -> ModuleType:
     return module
 
 
+def run_live(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    """The stdout of `live.py`, without the time that a process takes to start."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    options = load_script("live").parse([*map(str, words)])
+    options.measure(options)
+    return capsys.readouterr().out
+
+
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
@@ -216,12 +224,14 @@ def test_a_vocoder_without_errors_has_the_solvers_alone() -> None:
     assert [part["log_spectral_distance"] for part in parts] == [0] * 3
 
 
-def test_the_wait_of_a_user_is_measured_in_real_time(tmp_path: Path) -> None:
+def test_the_wait_of_a_user_is_measured_in_real_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     results = tmp_path / "live.jsonl"
     short = ("--seconds", 1, "--runs", 1, "--max-new-tokens", 2, "--max-codec-tokens", 12, "--threads", 1)
-    run("benchmarks/live.py", "wait", *short, "--results", results)
+    run_live(monkeypatch, capsys, "wait", *short, "--results", results)
     # What is there already is not measured again.
-    table = run("benchmarks/live.py", "wait", *short, "--results", results)
+    table = run_live(monkeypatch, capsys, "wait", *short, "--results", results)
     head, warm_up, measured, again = lines(results)
     assert head["machine"]["cores"] >= 1
     assert "run" not in warm_up
@@ -233,9 +243,11 @@ def test_the_wait_of_a_user_is_measured_in_real_time(tmp_path: Path) -> None:
     assert (row[1].strip(), row[2].strip(), row[4].strip()) == ("1", "1", f"{measured['first_text']:.2f}")
 
 
-def test_an_interruption_is_measured_in_real_time(tmp_path: Path) -> None:
+def test_an_interruption_is_measured_in_real_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     results = tmp_path / "live.jsonl"
-    table = run("benchmarks/live.py", "interrupt", "--runs", 1, "--threads", 1, "--results", results)
+    table = run_live(monkeypatch, capsys, "interrupt", "--runs", 1, "--threads", 1, "--results", results)
     _, measured = lines(results)
     assert 0.5 < measured["onset_to_decision"] < 2
     assert 0 < measured["decision_to_silence"] < 0.2
@@ -244,10 +256,12 @@ def test_an_interruption_is_measured_in_real_time(tmp_path: Path) -> None:
     assert "| interruptions | 1 |" in table
 
 
-def test_long_conversations_are_simulated(tmp_path: Path) -> None:
+def test_long_conversations_are_simulated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     results = tmp_path / "live.jsonl"
     for words in (("echo-room", "--echo", "half"), ("babble", "--decibels", -60), ("hour",)):
-        table = run("benchmarks/live.py", *words, "--minutes", 0.05, "--results", results)
+        table = run_live(monkeypatch, capsys, *words, "--minutes", 0.05, "--results", results)
     room, people, hour = (line for line in lines(results) if "what" in line)
     for tally in (room, people, hour):
         assert tally["seconds"] >= 3
@@ -258,8 +272,10 @@ def test_long_conversations_are_simulated(tmp_path: Path) -> None:
     assert len(table.splitlines()) == 5
 
 
-def test_a_session_is_recorded(tmp_path: Path) -> None:
-    transcript = run("benchmarks/live.py", "record", "--out", tmp_path)
+def test_a_session_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    transcript = run_live(monkeypatch, capsys, "record", "--out", tmp_path)
     assert (tmp_path / "session.txt").read_text("utf-8") == transcript
     said = [line.split(" s  ", 1)[1] for line in transcript.splitlines()]
     assert [line.split(":")[0] for line in said] == ["user", "reply"] * 4
