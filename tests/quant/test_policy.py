@@ -79,6 +79,9 @@ def test_a_bundle_holds_what_the_table_says(checkpoint: Path, tmp_path: Path, ki
     for role, entry in graphs.items():
         parts = formats(role, default_precision(role, precision))
         assert entry.precision == str(stated_precision(parts))
+        if default_precision(role, precision).kind is Kind.MIXED:
+            # The checkpoint has a first and a last layer alone, whose matrices are sensitive.
+            del parts["layers"]
         stored_parts = {str(weights) for weights in parts.values() if weights.scales is Scales.GROUP}
         assert {text.rpartition(", ")[0] for text in (entry.recipes or {}).values()} == stored_parts
         graph = onnx.load(tmp_path / "bundle" / entry.file, load_external_data=False).graph
@@ -103,11 +106,12 @@ def test_a_kind_that_no_export_asks_for_is_refused() -> None:
         ExportOptions(Precision(Kind.INT16))
 
 
-def test_encoders_and_talker_are_int4_on_request_only() -> None:
+def test_encoders_and_talker_are_int4_throughout_on_request_only() -> None:
     asked = Precision(Kind.INT4, 64)
-    eight = {role for role in POLICY if default_precision(role, asked) == Precision(Kind.INT8, 64)}
-    assert eight == {"audio_encoder", "vision_encoder", "talker"}
-    assert all(default_precision(role, asked) == asked for role in set(POLICY) - eight)
+    given = {role: default_precision(role, asked) for role in POLICY}
+    assert given.pop("audio_encoder") == given.pop("vision_encoder") == Precision(Kind.INT8, 64)
+    assert given.pop("talker") == Precision(Kind.MIXED, 64)
+    assert set(given.values()) == {asked}
     for role in POLICY:
         for other in (Precision(Kind.INT8, 64), Precision(Kind.FP32)):
             assert default_precision(role, other) == other

@@ -56,7 +56,7 @@ def export(
         typer.Option(
             "--precision",
             metavar=_names(EXPORT_KINDS),
-            help="How matrices are stored. int4: the encoders and the Talker in int8. mixed: more of it in int8.",
+            help="How matrices are stored. int4: encoders in int8, the Talker partly. mixed: the Thinker partly, too.",
         ),
     ] = Kind.INT4,
     group_size: Annotated[
