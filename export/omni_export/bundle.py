@@ -343,7 +343,7 @@ class _Export:
         entry = graph_entry(builder, saved)
         if builder.name == "thinker":
             entry = dataclasses.replace(entry, calibration=self.calibration.entry)
-        recipes = graph_recipes(builder, self.calibration.matrices)
+        recipes = graph_recipes(builder, self.calibration.methods)
         return WrittenGraph(dataclasses.replace(entry, recipes=recipes or None), files, seconds)
 
     def _fingerprint(self) -> dict[str, Any]:

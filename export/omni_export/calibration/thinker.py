@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from omni_edge.bundle.manifest import CalibrationEntry, GraphEntry, Manifest
 from omni_export.calibration.calibrate import RECIPE, Calibration, calibrate, calibrates
 from omni_export.calibration.material import BUILT_IN, NONE, Sample, built_in_samples, folder_files, folder_samples
+from omni_export.calibration.random_tokens import RANDOM_TOKENS, random_importance
 from omni_export.calibration.sequences import Sequences, make_sequences
 from omni_export.checkpoint.checkpoint import Checkpoint
 from omni_export.checkpoint.config import OmniConfig
 from omni_export.graph.builder import GraphBuilder
+from omni_export.graph.rounding import round_blockwise
 from omni_export.models import decoder
 from omni_export.models.decoder_weights import DecoderWeights
 from omni_export.output.partial_bundle import PartialBundle
@@ -33,16 +35,17 @@ class ThinkerCalibration:
 
     Attributes:
         entry: for the manifest; None: nothing was calibrated.
-        matrices: names of the weights that were.
+        methods: name of a weight -> how it was quantized, where that is no plain search or rounding.
     """
 
     def __init__(self, checkpoint: Checkpoint, config: OmniConfig, source: str) -> None:
         self._checkpoint = checkpoint
         self._config = config
         self._source = source
+        self._wanted = False
         self._samples: list[Sample] = []
         self.entry: CalibrationEntry | None = None
-        self.matrices: frozenset[str] = frozenset()
+        self.methods: dict[str, str] = {}
 
     def fingerprint(self) -> list[Any]:
         """What must be equal for a calibration to be taken over: the folder's files."""
@@ -52,7 +55,7 @@ class ThinkerCalibration:
 
     @property
     def active(self) -> bool:
-        """Whether something will be calibrated; known after `prepare`."""
+        """Whether results of a calibration will take disk space; known after `prepare`."""
         return bool(self._samples)
 
     def prepare(self, builder: GraphBuilder) -> None:
@@ -61,7 +64,8 @@ class ThinkerCalibration:
         Raises:
             MediaError: the folder or one of its files cannot be used.
         """
-        if self._source == NONE or not calibrates(_formats(builder)):
+        self._wanted = calibrates(_formats(builder))
+        if self._source == NONE or not self._wanted:
             return
         self._samples = built_in_samples() if self._source == BUILT_IN else folder_samples(Path(self._source))
 
@@ -82,17 +86,26 @@ class ThinkerCalibration:
             graphs: entries of the graphs that are written.
             on_progress: called at every step.
         """
-        if not self.active:
+        if not self._wanted:
             return
         text, weights = self._config.thinker.text, self._checkpoint.scope("thinker")
+        layers, section = DecoderWeights(weights.scope("model"), text), decoder.section(text)
+        if self._source == NONE:
+            table = weights("model.embed_tokens.weight", (text.vocab_size, text.hidden_size))
+            importance = random_importance(layers, table, section, on_progress)
+            builder.quantize = lambda weight, form: round_blockwise(
+                weight, form, importance.get(weight.name) if form.zero_points else None
+            )
+            self.methods = dict.fromkeys(importance, RANDOM_TOKENS)
+            return
 
         def sequences() -> Sequences:
             return make_sequences(self._samples, partial.folder, manifest, graphs)
 
         done: Calibration = calibrate(
-            DecoderWeights(weights.scope("model"), text),
+            layers,
             decoder.thinker_head(weights, text),
-            decoder.section(text),
+            section,
             _formats(builder),
             partial.calibration,
             sequences,
@@ -101,22 +114,22 @@ class ThinkerCalibration:
         builder.quantize = done.quantize
         source = self._source if self._source == BUILT_IN else Path(self._source).resolve().name
         self.entry = CalibrationEntry(source, done.tokens, done.sha256)
-        self.matrices = done.matrices
+        self.methods = dict.fromkeys(done.matrices, RECIPE)
 
 
 def _formats(builder: GraphBuilder) -> dict[str, WeightFormat]:
     return dict(builder.matrices.values())
 
 
-def graph_recipes(builder: GraphBuilder, calibrated: Collection[str]) -> dict[str, str]:
+def graph_recipes(builder: GraphBuilder, methods: Mapping[str, str]) -> dict[str, str]:
     """How each matrix of a graph was quantized: name -> recipe. Layers that are alike share a name with `{layer}`.
 
     Args:
         builder: of the graph.
-        calibrated: names of the checkpoint's weights that were quantized with feedback.
+        methods: name of a checkpoint's weight -> method, where it is no plain search; for formats with zero points.
     """
     recipes = {
-        name: recipe(weights, RECIPE if weight in calibrated else "searched" if weights.zero_points else "rounded")
+        name: recipe(weights, methods.get(weight, "searched") if weights.zero_points else "rounded")
         for name, (weight, weights) in builder.matrices.items()
     }
     recipes |= {name: recipe(weights, "as the checkpoint has it") for name, (_, weights) in builder.published.items()}

@@ -12,6 +12,7 @@ from omni_edge.decoders.tmrope import Positions
 from omni_export.calibration.calibrate import Calibration, calibrate
 from omni_export.calibration.layers import DecoderLayers
 from omni_export.calibration.moments import round_activations
+from omni_export.calibration.random_tokens import random_importance
 from omni_export.calibration.sequences import Sequences
 from omni_export.checkpoint.checkpoint import Checkpoint
 from omni_export.checkpoint.config import OmniConfig
@@ -35,7 +36,7 @@ class Model:
     """The Thinker of a small random checkpoint whose widths are no multiple of a group's."""
 
     def __init__(self, path: Path) -> None:
-        checkpoint = Checkpoint(path)
+        self.path, checkpoint = path, Checkpoint(path)
         self.config = OmniConfig.parse(checkpoint.config).thinker.text
         self.weights = DecoderWeights(checkpoint.scope("thinker.model"), self.config)
         self.head = decoder.thinker_head(checkpoint.scope("thinker"), self.config)
@@ -101,6 +102,28 @@ def test_calibration_removes_a_third_of_the_error_of_rounding(model: Model, cali
         return float(np.square(model.logits(unseen, quantize) - wanted).sum())
 
     assert error(calibrated.quantize) < 0.67 * error(round_blockwise)
+
+
+def test_random_tokens_show_which_columns_count(model: Model) -> None:
+    table = Checkpoint(model.path).scope("thinker.model")("embed_tokens.weight")
+    importance = random_importance(model.weights, table, model.section, lambda _: None)
+    assert set(importance) == set(model.formats) - {model.head.name}
+    unseen = model.sequences(2)
+    inputs: dict[str, Array] = {}
+    layers = DecoderLayers(model.weights.sizes, model.section, unseen.split_positions())
+
+    def matrix(weight: LazyTensor, x: Array) -> Array:
+        inputs[weight.name] = x.copy()
+        return weight.load()
+
+    first = model.weights.layer(0)
+    layers.run(unseen.embeds, model.weights.first_norm.load(), first, matrix)
+    for name, x in inputs.items():
+        # Silent columns are the padding of attention's heads.
+        silent = ~x.any(axis=0)
+        assert silent.any() == (name == first.out.name)
+        assert (importance[name][silent] < 0.02 * importance[name].mean()).all()
+        assert (importance[name] > 0).all()
 
 
 def test_every_matrix_in_int4_is_calibrated_and_named(model: Model, calibrated: Calibration) -> None:

@@ -84,13 +84,13 @@ def test_the_manifest_says_what_was_done_to_each_matrix(whole: Path) -> None:
     assert OmniEdge.load(whole, threads=1).manifest == Bundle(whole, verify=True).manifest
 
 
-def test_without_calibration_the_matrices_are_rounded(source: Path, whole: Path, tmp_path: Path) -> None:
+def test_without_calibration_random_tokens_weight_the_search(source: Path, whole: Path, tmp_path: Path) -> None:
     result = run_export(source, "--out", tmp_path / "bundle", "--calibration", "none", *OPTIONS)
     assert result.exit_code == 0, result.output
     graph = thinker(tmp_path / "bundle")
     assert graph["calibration"] is None
     assert set(graph["recipes"].values()) == {
-        "int4 g32, zero points, 4.625 bits, searched",
+        "int4 g32, zero points, 4.625 bits, searched, weighted by random tokens",
         "int8 g32, 8.5 bits, rounded",
     }
     assert contents(tmp_path / "bundle")["thinker.onnx.data"] != contents(whole)["thinker.onnx.data"]
