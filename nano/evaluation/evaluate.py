@@ -27,7 +27,7 @@ import numpy as np
 
 from nano.data.exercises import EVALUATION_SETS, Exercise, evaluation_set
 from nano.evaluation.held_out_sets import KEPT, QUICK_COUNTS, QUICK_UTTERANCES, SEED, HeldOutSets, mixed, write_kept
-from nano.evaluation.metrics import Distance, Share, WordErrors
+from nano.evaluation.metrics import Distance, Share, WordErrors, extra_word_errors
 from nano.evaluation.shuffle import SHUFFLES, Shuffle
 from nano.evaluation.tables import markdown
 from nano.evaluation.workers import (
@@ -158,7 +158,7 @@ def _graded(exercises: Sequence[Exercise], texts: Sequence[str]) -> Results:
 def speech(pool: WorkerPool, plan: Plan, sets: HeldOutSets, bundle: Bundle) -> Results:
     """Word errors of spoken replies, and whether their pitch is that of the voice."""
     if bundle.manifest.voices is None or not plan.spoken:
-        return {"speech": {}, "voices": {}}
+        return {"speech": {}, "voices": {}, "sentences": {}}
     exercises = mixed(sets.cache, plan.counts, plan.spoken)
     speakers = list(bundle.manifest.voices.speakers)
     parts = ("", *(f", {voice}" for voice in speakers), _NEW, _WHOLE)
@@ -176,6 +176,7 @@ def speech(pool: WorkerPool, plan: Plan, sets: HeldOutSets, bundle: Bundle) -> R
         "speech": {name: WordErrors.from_sentences(errors).to_json() for name, errors in words.items()} | notes,
         "voices": {voice: Share.from_verdicts(verdicts).to_json() for voice, verdicts in voices.items()}
         | {"pitches": {voice: round(pitch, 1) for voice, pitch in sets.classifier.pitches.items()}},
+        "sentences": {kind: words[kind] for kind in ("sampled", "greedy")},
     }
 
 
@@ -244,6 +245,14 @@ def run(bundles: Sequence[Path], plan: Plan, sets: HeldOutSets) -> Results:
         section = Bundle(bundle).manifest.token2wav
         results["token2wav"] = compared(vocoded, reference, section.sample_rate) if section else {}
         found[bundle.resolve().name] = results
+    speaking = [name for name in names if found[name]["sentences"]]
+    for name in speaking[1:]:
+        found[name]["extra_word_errors"] = {
+            f"{kind}, more than {speaking[0]}": extra_word_errors(sentences, reference_sentences, SEED)
+            for (kind, sentences), reference_sentences in zip(
+                found[name]["sentences"].items(), found[speaking[0]]["sentences"].values(), strict=True
+            )
+        }
     return {
         "date": datetime.now(timezone.utc).date().isoformat(),
         "seed": SEED,

@@ -17,6 +17,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     machine = results["machine"]
     rows: list[tuple[str, Cell]] = [("replies right to the letter (95 % interval)", _nothing), *_understanding(bundles)]
     rows += [("word errors of spoken replies", _nothing), *_rows(bundles, "speech", _rate)]
+    rows += _rows(bundles, "extra_word_errors", _difference)
     rows += [("known by the pitch of its voice", _nothing), *_rows(bundles, "voices", _share)]
     rows += [("megabytes", lambda each: f"{each['bytes'] / 1e6:.1f}")]
     parts = [
@@ -42,11 +43,13 @@ def _table(corner: str, bundles: Mapping[str, Mapping[str, Any]], rows: list[tup
 
 def _labels(bundles: Mapping[str, Mapping[str, Any]], key: str) -> list[str]:
     """Every label under `key` whose value is a row, in the order of first occurrence."""
-    return list(dict.fromkeys(name for each in bundles.values() for name, value in each[key].items() if _is_row(value)))
+    return list(
+        dict.fromkeys(name for each in bundles.values() for name, value in each.get(key, {}).items() if _is_row(value))
+    )
 
 
 def _is_row(value: Any) -> bool:
-    return isinstance(value, Mapping) and ("share" in value or "rate" in value)
+    return isinstance(value, Mapping) and bool({"share", "rate", "difference"} & set(value))
 
 
 def _cell(show: Callable[[Mapping[str, Any] | None], str], *path: str) -> Cell:
@@ -84,6 +87,12 @@ def _share(entry: Mapping[str, Any] | None) -> str:
 
 def _rate(entry: Mapping[str, Any] | None) -> str:
     return "" if entry is None else f"{entry['rate']:.1%} of {entry['words']} words"
+
+
+def _difference(entry: Mapping[str, Any] | None) -> str:
+    if entry is None:
+        return ""
+    return f"{100 * entry['difference']:+.1f} points ({100 * entry['low']:+.1f} to {100 * entry['high']:+.1f})"
 
 
 def _distance(entry: Mapping[str, Any] | None) -> str:

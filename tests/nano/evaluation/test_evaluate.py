@@ -16,7 +16,15 @@ from nano.data.voices import RATE
 from nano.evaluation.dialogue import GREEDY, WHOLE, converse, item, system_prompt, vocode
 from nano.evaluation.evaluate import SOLVERS, compared
 from nano.evaluation.held_out_sets import QUICK_COUNTS, HeldOutSets, mixed
-from nano.evaluation.metrics import Distance, Share, VoiceClassifier, WordErrors, log_mel, median_pitch
+from nano.evaluation.metrics import (
+    Distance,
+    Share,
+    VoiceClassifier,
+    WordErrors,
+    extra_word_errors,
+    log_mel,
+    median_pitch,
+)
 from nano.evaluation.shuffle import SHUFFLES, Shuffle, shuffled_times
 from nano.evaluation.tables import markdown
 from nano.evaluation.workers import Recognition, WorkerPool
@@ -54,6 +62,15 @@ def test_word_errors_are_counted_over_all_words() -> None:
     assert found.rate == pytest.approx(0.3)
     heard = Recognition(("it", "was", "green"), ("it", "is", "very", "green"), np.zeros(0, np.float32))
     assert heard.errors == (2, 3)
+
+
+def test_extra_word_errors_have_the_interval_of_a_paired_bootstrap() -> None:
+    # Half of the requests have one error more of four words: the standard error is 0.125 / sqrt(100).
+    reference = [(1, 4), (0, 4)] * 50
+    found = extra_word_errors([(errors + number % 2, 4) for number, (errors, _) in enumerate(reference)], reference, 1)
+    assert found["difference"] == 0.125
+    assert [found["low"], found["high"]] == pytest.approx([0.1005, 0.1495], abs=0.002)
+    assert extra_word_errors(reference, reference, 1) == {"difference": 0.0, "low": 0.0, "high": 0.0}
 
 
 @pytest.mark.parametrize("frequency", [90.0, 150.0, 220.0])
@@ -325,6 +342,7 @@ def test_solvers_are_compared_with_the_reference_and_shown() -> None:
                     "videos, times of frames shuffled": {**share, "parts": {}, "chance": 0.25},
                 },
                 "speech": {"sampled": WordErrors(1, 20, 4, 5).to_json(), "misheard": []},
+                "extra_word_errors": {"sampled, more than other": {"difference": -0.005, "low": -0.02, "high": 0.01}},
                 "voices": {"Chelsie": share, "pitches": {"Chelsie": 170.0}},
                 "token2wav": found,
             }
@@ -338,6 +356,7 @@ def test_solvers_are_compared_with_the_reference_and_shown() -> None:
         "| – noisy |  |",
         "| videos, times of frames shuffled (chance 25%) | 90.0% of 10 (60–98) |",
         "| sampled | 5.0% of 20 words |",
+        "| sampled, more than other | -0.5 points (-2.0 to +1.0) |",
         "| Chelsie | 90.0% of 10 (60–98) |",
         "| megabytes | 15.0 |",
         "| near | 33.3%; 0.095, 20 dB |",
