@@ -4,15 +4,21 @@
     python benchmarks/accuracy.py CHECKPOINT            # a real one
 
 Each figure is the signal-to-noise ratio in dB that `omni-export verify` finds; over several checkpoints the lowest.
+Compiled operators take part where `omni-edge prepare` has made them. `--results` adds the figures to a file.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from omni_edge.backend import kernels
+from omni_edge.backend.machine import machine
 from omni_export.bundle import ROLES, ExportOptions, export_bundle
 from omni_export.verify.verify import verify_bundle
 from omni_quant.precision import Kind, Precision
@@ -36,7 +42,9 @@ def measure(checkpoint: Path, precision: Precision, folder: Path) -> dict[str, f
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, nargs="?")
-    checkpoint: Path | None = parser.parse_args().checkpoint
+    parser.add_argument("--results", type=Path, help="JSON lines that are added to: how, then a row for each graph")
+    arguments = parser.parse_args()
+    checkpoint: Path | None = arguments.checkpoint
     with TemporaryDirectory() as name:
         folder = Path(name)
         if checkpoint is not None:
@@ -52,9 +60,21 @@ def main() -> None:
         results = {
             column: [measure(path, precision, folder) for path in checkpoints] for column, precision in COLUMNS.items()
         }
-        for role in ROLES:
-            cells = [f"{min(result[role] for result in results[column]):.0f}" for column in COLUMNS]
-            print(f"| {role} |", " | ".join(cells), "|")
+        rows = [
+            {"graph": role, **{column: min(result[role] for result in results[column]) for column in COLUMNS}}
+            for role in ROLES
+        ]
+        for row in rows:
+            print(f"| {row['graph']} |", " | ".join(f"{row[column]:.0f}" for column in COLUMNS), "|")
+    if arguments.results:
+        head = {
+            "date": datetime.date.today().isoformat(),
+            "checkpoints": [path.name for path in checkpoints],
+            "compiled": kernels.compiled() is not None,
+            "machine": asdict(machine()),
+        }
+        with arguments.results.open("a", encoding="utf-8") as file:
+            file.writelines(f"{json.dumps(line)}\n" for line in [head, *rows])
 
 
 if __name__ == "__main__":
