@@ -1,0 +1,109 @@
+package dev.omniedge.conversation
+
+import dev.omniedge.Event
+import dev.omniedge.FinishReason
+import dev.omniedge.Metrics
+import dev.omniedge.TextDelta
+import dev.omniedge.TurnDone
+import dev.omniedge.decoders.Sampler
+import dev.omniedge.decoders.TextStream
+
+/**
+ * One reply: the loop that draws a token, appends it, prefills it and speaks it. Whenever it is abandoned, the context
+ * holds what was said so far.
+ *
+ * @property context the conversation that it continues; its logits are those of the first token.
+ * @property limit tokens at most.
+ * @property eos tokens that close the turn.
+ * @property stream turns tokens into text.
+ * @property speech speaks the tokens; null for a reply in text only.
+ * @property began end of the user's input, in ns of [System.nanoTime].
+ */
+internal class Reply(
+    private val context: Context,
+    private val sampler: Sampler,
+    private val limit: Int,
+    private val eos: List<Int>,
+    private val stream: TextStream,
+    private val speech: Speech?,
+    private val began: Long,
+) {
+    private val prefillSeconds = seconds()
+    private val promptTokens = context.prefilled
+    private val tokens = ArrayList<Int>()
+    private var decodeSeconds = 0.0
+    private var firstText: Double? = null
+    private var firstAudio: Double? = null
+
+    /** Text and speech as they come, then [TurnDone]. */
+    fun events(cancelled: () -> Boolean): Sequence<Event> = sequence {
+        var finish = FinishReason.LENGTH
+        while (tokens.size < limit) {
+            if (cancelled()) {
+                finish = FinishReason.CANCELLED
+                break
+            }
+            val token = draw()
+            if (token in eos) {
+                finish = FinishReason.STOP
+                break
+            }
+            // A token that finds no room is shown, but not part of the conversation.
+            val full = context.prefilled >= context.capacity
+            if (!full) context.append(token)
+            yield(TextDelta(stream.push(token), listOf(token)))
+            if (tokens.size == limit) break
+            // Once more: whoever took the text may have cancelled, or continued the conversation without this reply.
+            if (cancelled()) {
+                finish = FinishReason.CANCELLED
+                break
+            }
+            if (full) {
+                finish = FinishReason.CONTEXT_FULL
+                break
+            }
+            val state = decode()
+            speech?.feed(state)?.let { playable(it) }
+        }
+        stream.close().takeIf { it.isNotEmpty() }?.let { yield(TextDelta(it)) }
+        if (speech != null && finish != FinishReason.CANCELLED) {
+            for (chunk in speech.finish(cancelled)) playable(chunk)
+            if (cancelled()) finish = FinishReason.CANCELLED
+        }
+        yield(TurnDone(stream.text, tokens, speech?.codecTokens.orEmpty(), promptTokens, finish, metrics()))
+    }
+
+    private suspend fun SequenceScope<Event>.playable(chunk: Event) {
+        if (firstAudio == null) firstAudio = seconds()
+        yield(chunk)
+    }
+
+    private fun draw(): Int {
+        val logits = checkNotNull(context.logits) { "the turn was not prefilled" }
+        if (firstText == null) firstText = seconds()
+        return sampler.draw(logits).also(tokens::add)
+    }
+
+    /** Prefills the token that was appended; returns the state `[hidden]` that the Talker speaks it from. */
+    private fun decode(): FloatArray {
+        val start = seconds()
+        val states = checkNotNull(context.prefill(speaking = true)) { "no token was appended" }
+        decodeSeconds += seconds() - start
+        return states.states.row(states.size - 1)
+    }
+
+    private fun metrics() = Metrics(
+        ttft = firstText ?: seconds(),
+        ttfa = firstAudio,
+        prefill = prefillSeconds,
+        decode = decodeSeconds,
+        talker = speech?.talkerSeconds ?: 0.0,
+        dit = speech?.ditSeconds ?: 0.0,
+        bigvgan = speech?.bigvganSeconds ?: 0.0,
+        total = seconds(),
+        audio = speech?.audioSeconds ?: 0.0,
+    )
+
+    /** Seconds since the end of the user's input. */
+    private fun seconds(): Double = (System.nanoTime() - began) / 1e9
+}
