@@ -133,14 +133,16 @@ class RotaryTable:
     def __init__(self, section: DecoderSection) -> None:
         pairs = section.rotary_dim // 2
         exponent = np.arange(0, section.rotary_dim, 2, dtype=np.float32) / np.float32(section.rotary_dim)
-        self._inverse = (np.float32(1) / np.float32(section.rope_theta) ** exponent).astype(np.float32)
+        # In float64, then rounded: the same on every machine and in every language.
+        powers = np.float64(np.float32(section.rope_theta)) ** exponent.astype(np.float64)
+        self._inverse = np.float32(1) / powers.astype(np.float32)
         self._axis = np.repeat(np.arange(3), section.mrope_section)
         self._width = section.head_dim // 2
         self._pairs = pairs
 
     def rows(self, ids: Ids) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """cos and sin, float32 [n, head_dim / 2], for ids [3, n]; columns past the model's own pairs are zero."""
-        angles = ids[self._axis].T.astype(np.float32) * self._inverse
+        angles = (ids[self._axis].T.astype(np.float32) * self._inverse).astype(np.float64)
         cos, sin = (np.zeros((ids.shape[1], self._width), np.float32) for _ in range(2))
         cos[:, : self._pairs], sin[:, : self._pairs] = np.cos(angles), np.sin(angles)
         return cos, sin

@@ -69,9 +69,12 @@ def window_plan(section: VisionSection, height: int, width: int) -> WindowPlan:
     patch_rows = (rows[tokens, None] * merge + inner_row).reshape(-1)
     patch_columns = (columns[tokens, None] * merge + inner_column).reshape(-1)
     axis = section.head_dim // 2
-    frequencies = 1 / np.float32(section.rope_theta) ** (np.arange(0, axis, 2, dtype=np.float32) / np.float32(axis))
+    # In float64, then rounded: the same on every machine and in every language.
+    exponent = np.arange(0, axis, 2, dtype=np.float32) / np.float32(axis)
+    powers = np.float64(np.float32(section.rope_theta)) ** exponent.astype(np.float64)
+    frequencies = np.float32(1) / powers.astype(np.float32)
     positions = np.stack([patch_rows, patch_columns], axis=1).astype(np.float32)
-    angles = (positions[:, :, None] * frequencies).reshape(len(positions), -1)
+    angles = (positions[:, :, None] * frequencies).reshape(len(positions), -1).astype(np.float64)
 
     lengths = np.bincount(windows) * merge**2
     starts = np.cumsum(lengths) - lengths
