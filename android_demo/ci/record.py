@@ -26,6 +26,7 @@ from omni_edge.vocoder.schedule import ChunkSchedule
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "turn-on-the-kitchen-light.wav"
 GREEDY = Sampling(temperature=0)
+PICTURE_SIZES = (150, 210), (61, 333), (56, 56), (9, 5)
 TEXTS = (
     "Hello, world! It's 12:30 - naïve café 🎉\n\n  tabs\tand   spaces  ",
     "你好，世界。 Ça va? don't   WON'T we'll",
@@ -127,7 +128,9 @@ def conversations(trace: Trace, engine: OmniEdge) -> list[dict[str, Any]]:
         return {"text": content}, lambda session: session.push(content)
 
     def clip() -> tuple[dict[str, Any], Callable[[Session], None]]:
-        return {"clip": sound, "rate": speech.rate}, lambda session: session.push(AudioClip(speech.samples, speech.rate))
+        return {"clip": sound, "rate": speech.rate}, lambda session: session.push(
+            AudioClip(speech.samples, speech.rate)
+        )
 
     def live() -> tuple[dict[str, Any], Callable[[Session], None]]:
         def push(session: Session) -> None:
@@ -141,7 +144,9 @@ def conversations(trace: Trace, engine: OmniEdge) -> list[dict[str, Any]]:
 
     def video() -> tuple[dict[str, Any], Callable[[Session], None]]:
         clip = VideoClip(frames, 2.0, AudioClip(speech.samples, speech.rate))
-        return {"video": frames_array, "fps": 2.0, "clip": sound, "rate": speech.rate}, lambda session: session.push(clip)
+        return {"video": frames_array, "fps": 2.0, "clip": sound, "rate": speech.rate}, lambda session: session.push(
+            clip
+        )
 
     plans: list[tuple[str, dict[str, Any], list[tuple[list[Any], dict[str, Any]]]]] = [
         ("text, no speech", {"speech": False, "seed": 1}, [([text("what is three plus four")], {})]),
@@ -196,7 +201,9 @@ def main() -> None:
                 front_end(trace, engine, np.asarray(speech.samples, np.float32), speech.rate),
                 front_end(trace, engine, slow.astype(np.float32), 44100),
             ],
-            "pictures": [patches(trace, engine, picture(*size, 1)) for size in ((150, 210), (61, 333), (56, 56), (9, 5))],
+            "pictures": [
+                patches(trace, engine, picture(*size, 1)) for size in ((150, 210), (61, 333), (56, 56), (9, 5))
+            ],
             "conversations": conversations(trace, engine),
         }
     )

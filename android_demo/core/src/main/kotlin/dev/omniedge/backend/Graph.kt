@@ -28,11 +28,12 @@ class Graph internal constructor(
     varying: Boolean = false,
 ) : AutoCloseable {
     private val environment = OrtEnvironment.getEnvironment()
-    private val session: OrtSession = try {
+    private val loaded = try {
         settings.open(environment, file, varying)
     } catch (error: OrtException) {
         throw failure(error, "load", "Export the bundle again.")
     }
+    private val session = loaded.session
     private val runOptions = OrtSession.RunOptions().apply {
         if (varying) addRunConfigEntry("memory.enable_memory_arena_shrinkage", "cpu:0")
     }
@@ -93,7 +94,7 @@ class Graph internal constructor(
 
     override fun close() {
         runOptions.close()
-        session.close()
+        loaded.close()
     }
 
     private fun name(names: Map<String, String>, role: String, layer: Int?): String {

@@ -14,7 +14,7 @@ import java.io.File
  */
 internal class GraphSettings(private val threads: Int, private val kernels: File?) {
     /** Loads [file]; [varying] as in [Graph]. */
-    fun open(environment: OrtEnvironment, file: File, varying: Boolean): OrtSession = try {
+    fun open(environment: OrtEnvironment, file: File, varying: Boolean): LoadedGraph = try {
         open(environment, file, varying, exact = true)
     } catch (error: OrtException) {
         // ONNX Runtime cannot make the products of some older bundles exact; those are loaded as they are.
@@ -22,8 +22,9 @@ internal class GraphSettings(private val threads: Int, private val kernels: File
         open(environment, file, varying, exact = false)
     }
 
-    private fun open(environment: OrtEnvironment, file: File, varying: Boolean, exact: Boolean): OrtSession =
-        OrtSession.SessionOptions().use { options ->
+    private fun open(environment: OrtEnvironment, file: File, varying: Boolean, exact: Boolean): LoadedGraph {
+        val options = OrtSession.SessionOptions()
+        try {
             kernels?.let { options.registerCustomOpLibrary(it.path) }
             options.setIntraOpNumThreads(threads)
             options.setInterOpNumThreads(1)
@@ -35,6 +36,18 @@ internal class GraphSettings(private val threads: Int, private val kernels: File
             options.addConfigEntry("session.x64quantprecision", if (exact) "1" else "0")
             // Under emulation of a processor with SME, KleidiAI's products were wrong by 40 % of the maximum.
             options.addConfigEntry("mlas.disable_kleidiai", "1")
-            environment.createSession(file.path, options)
+            return LoadedGraph(environment.createSession(file.path, options), options)
+        } catch (error: Throwable) {
+            options.close()
+            throw error
         }
+    }
+}
+
+/** A session and its options, which must live as long: closing them unloads the compiled operators. */
+internal class LoadedGraph(val session: OrtSession, private val options: OrtSession.SessionOptions) : AutoCloseable {
+    override fun close() {
+        session.close()
+        options.close()
+    }
 }
