@@ -71,13 +71,17 @@ private class Replay(private val folder: File, private val trace: File, private 
         "random streams" to ::randomStreams,
         "mel" to ::mel,
         "patches" to ::patches,
-    ) + maps("conversations").map { "conversation, ${it["name"]}" to { conversation(it) } } +
-        // Once is enough for what needs no recording: with compiled operators and mapped memory, as on a phone.
-        if (libraries == null) emptyList() else listOf(
+    ) + maps("conversations").map { "conversation, ${it["name"]}" to { conversation(it) } } + onPhones()
+
+    /** What needs no recording; with compiled operators and mapped memory, as on a phone. */
+    private fun onPhones(): List<Pair<String, () -> String>> {
+        if (libraries == null) return emptyList()
+        return listOf(
             "an input that does not fit" to ::tooLong,
             "damaged bundles" to ::damagedBundles,
             "$TURNS turns" to ::growth,
         )
+    }
 
     private fun texts(): String {
         val tokenizer = TextTokenizer.fromBundle(Bundle(folder))
