@@ -102,11 +102,21 @@ def wait(options: argparse.Namespace) -> None:
             figure(sounds),
             figure(sounds, lambda values: np.percentile(values, 95)),
             figure(sounds, max),
+            figure([line["first_played"] for line in runs]),
             figure([line["rtf"] for line in runs]),
             sum(line["underruns"] for line in runs),
         ])  # fmt: skip
-    head = "question, s", "runs", "end of turn, s", "first text, s", "first sound, s", "95 %, s", "slowest, s"
-    table([*head, "RTF", "underruns"], *rows)
+    head = (
+        "question, s",
+        "runs",
+        "end of turn, s",
+        "first text, s",
+        "first sound, s",
+        "95 %, s",
+        "slowest, s",
+        "played, s",
+    )
+    table([*head, "played, s", "RTF", "underruns"], *rows)
 
 
 def interrupt(options: argparse.Namespace) -> None:
@@ -152,12 +162,12 @@ def print_tallies(results: Results) -> None:
             tally.false_turns,
             tally.false_interruptions,
             f"{tally.interruptions} of {tally.interruptions_tried}",
-            tally.underruns,
+            f"{tally.cut_words} of {tally.underruns}",
             tally.turns_evicted,
             len(tally.errors),
             f"{rss[0]:.0f} to {rss.max():.0f}" if rss.size else "-",
         ])  # fmt: skip
-    table([*head, "interruptions", "underruns", "turns that left", "errors", "RSS, MB"], *rows)
+    table([*head, "interruptions", "cut words of underruns", "turns that left", "errors", "RSS, MB"], *rows)
 
 
 def long_talks(options: argparse.Namespace) -> None:
@@ -165,14 +175,17 @@ def long_talks(options: argparse.Namespace) -> None:
     engine, detector = OmniEdge.load(options.model, threads=1), VoiceDetector()
     results, seconds = Results(options.results), options.minutes * _MINUTE
     plans: dict[str, Any] = {}
+    limit = options.max_codec_tokens
     if options.command == "echo-room":
         for control in options.echo:
-            plans[f"echo room, {control}"] = lambda control=control: echo_room(engine, detector, control, seconds)
+            plans[f"echo room, {control}"] = lambda control=control: echo_room(
+                engine, detector, control, seconds, limit
+            )
     elif options.command == "babble":
         name = f"{options.talkers} talkers at {options.decibels:g} dB"
-        plans[name] = lambda: babble(engine, detector, options.decibels, options.talkers, seconds)
+        plans[name] = lambda: babble(engine, detector, options.decibels, options.talkers, seconds, limit)
     else:
-        plans["an hour"] = lambda: hour(engine, detector, seconds, options.context)
+        plans["an hour"] = lambda: hour(engine, detector, seconds, options.context, limit)
     for what, measure in plans.items():
         if any(line.get("what") == what for line in results.lines):
             continue
@@ -212,6 +225,9 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
         simulated = command(name, long_talks)
         simulated.add_argument("--results", type=Path, help="JSON lines: the machine and the command, then every run")
         simulated.add_argument("--minutes", type=float, default=minutes)
+        simulated.add_argument(
+            "--max-codec-tokens", type=int, default=300, help="a reply that goes wrong ends after 6 s"
+        )
         if name == "echo-room":
             controls = ["apm", "half", "none"]
             simulated.add_argument("--echo", nargs="+", choices=controls, default=controls[:2])

@@ -20,6 +20,7 @@ from omni_edge import (
     OmniEdge,
     SpeechStarted,
     TurnsEvicted,
+    Underrun,
     VoiceDetector,
 )
 from omni_edge.backend.machine import memory
@@ -28,8 +29,6 @@ from omni_edge.live.virtual_sink import VirtualSink
 
 EchoControl = Literal["headphones", "half", "apm", "none"]
 
-# A reply that goes wrong ends after 6 s.
-_LIMITS = {"max_new_tokens": 40, "max_codec_tokens": 300}
 # A user who is not answered asks again after so long.
 _PATIENCE_SECONDS = 20.0
 # The turn's first sound is some 0.3 s before the speech; a decision comes up to 0.7 s behind it.
@@ -52,7 +51,8 @@ class Tally:
         false_turns: turns that began while the user was silent: noise, or its own voice.
         false_interruptions: replies that stopped while the user was silent.
         played: speech that was played.
-        underruns, gap: gaps in replies, inside a word or between two, and their length together.
+        underruns, gap: gaps in replies, and their length together.
+        cut_words: those of them that were at no pause of the speech.
         turns_evicted: turns that left the context.
         errors: what went wrong.
         resident: bytes of memory, each minute.
@@ -68,6 +68,7 @@ class Tally:
     played: float = 0.0
     underruns: int = 0
     gap: float = 0.0
+    cut_words: int = 0
     turns_evicted: int = 0
     errors: list[str] = field(default_factory=list)
     resident: list[int] = field(default_factory=list)
@@ -85,6 +86,7 @@ class LongTalk:
         pauses: whether every fifth request has a pause to think in its middle.
         between: shortest and longest silence behind a reply (s).
         context: positions.
+        max_codec_tokens: longest reply.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class LongTalk:
         pauses: bool = False,
         between: tuple[float, float] = (0.7, 3.0),
         context: int | None = None,
+        max_codec_tokens: int,
     ) -> None:
         rate = speech_rate(engine)
         self._sink = VirtualSink(rate)
@@ -105,13 +108,20 @@ class LongTalk:
         self._interrupts, self._pauses, self._between = interrupts, pauses, between
         self._random = np.random.default_rng(0)
         self._requests = requests()
-        session = engine.session(seed=0, context=context)
-        self._duplex = Duplex(session, Hearing(detector), sink=self._sink, half_duplex=control == "half", **_LIMITS)
         room = Room(
             self._sink,
             echo=Echo(rate) if control != "headphones" else None,
             noise=noise,
             canceller=EchoCanceller() if control == "apm" else None,
+        )
+        session = engine.session(seed=0, context=context)
+        self._duplex = Duplex(
+            session,
+            Hearing(detector),
+            sink=self._sink,
+            half_duplex=control == "half",
+            max_codec_tokens=max_codec_tokens,
+            clock=lambda: room.seconds,
         )
         self._simulation = Simulation(session, self._duplex, room, self._take)
         self._room = room
@@ -179,21 +189,45 @@ class LongTalk:
                 tally.false_interruptions += not true
             case AudioChunk():
                 tally.answered += event.start == 0
+            case Underrun():
+                tally.cut_words += not event.at_pause
             case TurnsEvicted():
                 tally.turns_evicted += event.turns
 
 
-def echo_room(engine: OmniEdge, detector: VoiceDetector, control: EchoControl, seconds: float) -> Tally:
+def echo_room(
+    engine: OmniEdge, detector: VoiceDetector, control: EchoControl, seconds: float, max_codec_tokens: int
+) -> Tally:
     """A loudspeaker that comes back into the microphone; only a canceller lets the user interrupt."""
-    return LongTalk(engine, detector, control, interrupts=control == "apm").run(seconds)
+    interrupts = control == "apm"
+    return LongTalk(engine, detector, control, interrupts=interrupts, max_codec_tokens=max_codec_tokens).run(seconds)
 
 
-def babble(engine: OmniEdge, detector: VoiceDetector, decibels: float, talkers: int, seconds: float) -> Tally:
+def babble(
+    engine: OmniEdge, detector: VoiceDetector, decibels: float, talkers: int, seconds: float, max_codec_tokens: int
+) -> Tally:
     """A user with headphones, among people who talk all the time."""
-    noise = Babble(decibels, talkers)
-    return LongTalk(engine, detector, "headphones", noise, interrupts=False, between=(3, 20)).run(seconds)
+    return LongTalk(
+        engine,
+        detector,
+        "headphones",
+        Babble(decibels, talkers),
+        interrupts=False,
+        between=(3, 20),
+        max_codec_tokens=max_codec_tokens,
+    ).run(seconds)
 
 
-def hour(engine: OmniEdge, detector: VoiceDetector, seconds: float, context: int | None) -> Tally:
+def hour(
+    engine: OmniEdge, detector: VoiceDetector, seconds: float, context: int | None, max_codec_tokens: int
+) -> Tally:
     """A conversation with headphones, in which the oldest turns leave."""
-    return LongTalk(engine, detector, "headphones", interrupts=True, pauses=True, context=context).run(seconds)
+    return LongTalk(
+        engine,
+        detector,
+        "headphones",
+        interrupts=True,
+        pauses=True,
+        context=context,
+        max_codec_tokens=max_codec_tokens,
+    ).run(seconds)

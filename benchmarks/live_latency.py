@@ -34,6 +34,27 @@ _BEFORE_SECONDS = 0.5
 _INTERRUPTION = "thank you very much"
 
 
+class _TimedSink(VirtualSink):
+    """A loudspeaker that keeps times: of its first sound, of its stop and of the frame that decided it.
+
+    All are seconds of `time.perf_counter`.
+    """
+
+    clock: RealTime | None = None
+    began: float | None = None
+    decided: float | None = None
+    stopped: float | None = None
+
+    def begin(self) -> None:
+        super().begin()
+        self.began = time.perf_counter()
+
+    def stop(self) -> None:
+        super().stop()
+        self.decided = self.clock.pushed if self.clock is not None else None
+        self.stopped = time.perf_counter()
+
+
 @dataclass(frozen=True)
 class Wait:
     """One question; times in seconds after the last sample of the speech, None: it never came.
@@ -42,6 +63,7 @@ class Wait:
         question: length of the speech (s).
         endpoint: until the turn was over.
         first_text, first_sound: until the first text token, and the first playable sample.
+        first_played: until the loudspeaker began; a machine slower than real time holds sound back before.
         gap_p50, gap_max: seconds between the arrivals of chunks of speech.
         underruns, gap: gaps in the playback, and their length together (s).
         speech: length of the reply (s).
@@ -53,6 +75,7 @@ class Wait:
     endpoint: float | None
     first_text: float | None
     first_sound: float | None
+    first_played: float | None
     gap_p50: float | None
     gap_max: float | None
     underruns: int
@@ -66,7 +89,7 @@ def measure_wait(
     engine: OmniEdge, detector: VoiceDetector, seconds: float, run: int, pause: float, limits: dict[str, int]
 ) -> Wait:
     """Asks one question of a fresh conversation; each run has another one."""
-    sink = VirtualSink(speech_rate(engine))
+    sink = _TimedSink(speech_rate(engine))
     duplex = Duplex(engine.session(seed=run), Hearing(detector), sink=sink, half_duplex=True, **limits)
     room = Room(sink)
     room.say(question(seconds, 3 * run, pause), _BEFORE_SECONDS)
@@ -97,6 +120,7 @@ def measure_wait(
         endpoint=after(SpeechStopped),
         first_text=after(TextDelta),
         first_sound=after(AudioChunk),
+        first_played=sink.began - clock.began - room.speech_end if sink.began is not None else None,
         gap_p50=float(np.median(gaps)) if gaps.size else None,
         gap_max=float(gaps.max()) if gaps.size else None,
         underruns=sink.underruns,
@@ -130,19 +154,6 @@ class Interruption:
     events_after: int
     heard: str | None
     played: float
-
-
-class _TimedSink(VirtualSink):
-    """A loudspeaker that keeps when it was stopped, and when the frame that decided it came (s, `perf_counter`)."""
-
-    clock: RealTime | None = None
-    decided: float | None = None
-    stopped: float | None = None
-
-    def stop(self) -> None:
-        super().stop()
-        self.decided = self.clock.pushed if self.clock is not None else None
-        self.stopped = time.perf_counter()
 
 
 class _Steps:

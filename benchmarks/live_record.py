@@ -34,7 +34,7 @@ from omni_edge.live.virtual_sink import VirtualSink
 from omni_edge.live.voice_detector import VOICE_RATE
 from omni_edge.media.wav import pcm16
 
-_LIMITS = {"max_new_tokens": 40, "max_codec_tokens": 300}
+_MAX_CODEC_TOKENS = 300
 _GREEDY = Sampling(temperature=0)
 _PATIENCE_SECONDS = 10.0
 _BEFORE_SECONDS, _BEHIND_SECONDS = 0.5, 0.8
@@ -69,8 +69,15 @@ class Recording:
     def __init__(self, engine: OmniEdge) -> None:
         self._sink = VirtualSink(speech_rate(engine))
         session = engine.session(seed=0, sampling=_GREEDY)
-        self._duplex = Duplex(session, Hearing(VoiceDetector()), sink=self._sink, half_duplex=False, **_LIMITS)
         self.room = Room(self._sink, keep=True)
+        self._duplex = Duplex(
+            session,
+            Hearing(VoiceDetector()),
+            sink=self._sink,
+            half_duplex=False,
+            max_codec_tokens=_MAX_CODEC_TOKENS,
+            clock=lambda: self.room.seconds,
+        )
         self.turns: list[Turn] = []
         # Begin and end of what was computed (s).
         self.computed: list[tuple[float, float]] = []
