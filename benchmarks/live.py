@@ -77,7 +77,7 @@ def wait(options: argparse.Namespace) -> None:
     """The wait of a user for the first sound."""
     engine, detector = OmniEdge.load(options.model, threads=options.threads), VoiceDetector()
     results, began = Results(options.results), time.monotonic()
-    limits = {"max_new_tokens": options.max_new_tokens, "max_codec_tokens": options.max_codec_tokens}
+    limits = options.max_new_tokens, options.max_codec_tokens
     warm = False
     for run in range(options.runs):
         for seconds in options.seconds:
@@ -123,7 +123,7 @@ def interrupt(options: argparse.Namespace) -> None:
     """How fast an interruption works."""
     engine, detector = OmniEdge.load(options.model, threads=options.threads), VoiceDetector()
     results = Results(options.results)
-    limits = {"max_new_tokens": options.max_new_tokens, "max_codec_tokens": options.max_codec_tokens}
+    limits = options.max_new_tokens, options.max_codec_tokens
     settings = {"solver": SolverSettings("rk4", 36)} if options.rk4 else {}
     done = sum("onset_to_decision" in line for line in results.lines)
     for run in range(done, options.runs):

@@ -86,11 +86,13 @@ class Wait:
 
 
 def measure_wait(
-    engine: OmniEdge, detector: VoiceDetector, seconds: float, run: int, pause: float, limits: dict[str, int]
+    engine: OmniEdge, detector: VoiceDetector, seconds: float, run: int, pause: float, limits: tuple[int, int]
 ) -> Wait:
     """Asks one question of a fresh conversation; each run has another one."""
     sink = _TimedSink(speech_rate(engine))
-    duplex = Duplex(engine.session(seed=run), Hearing(detector), sink=sink, half_duplex=True, **limits)
+    duplex = Duplex(
+        engine.session(seed=run), Hearing(detector), sink=sink, max_new_tokens=limits[0], max_codec_tokens=limits[1]
+    )
     room = Room(sink)
     room.say(question(seconds, 3 * run, pause), _BEFORE_SECONDS)
     clock = RealTime(duplex, room)
@@ -181,13 +183,15 @@ class _Steps:
 
 
 def measure_interruption(
-    engine: OmniEdge, detector: VoiceDetector, run: int, settings: dict[str, Any], limits: dict[str, int]
+    engine: OmniEdge, detector: VoiceDetector, run: int, settings: dict[str, Any], limits: tuple[int, int]
 ) -> Interruption:
     """Asks a question of a fresh conversation and interrupts the reply."""
     sink = _TimedSink(speech_rate(engine))
     session = engine.session(seed=run, **settings)
     steps = _Steps(session)
-    duplex = Duplex(session, Hearing(detector), sink=sink, half_duplex=False, **limits)
+    duplex = Duplex(
+        session, Hearing(detector), sink=sink, half_duplex=False, max_new_tokens=limits[0], max_codec_tokens=limits[1]
+    )
     room = Room(sink)
     room.say(clips()[run % len(clips())].samples)
     sink.clock = clock = RealTime(duplex, room)
