@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -42,20 +43,28 @@ class LiveSpeaker:
         self._speaker: Loudspeaker | None = Loudspeaker(rate, device, played)
         self._instead = InstantSink()
         self._retry_at = 0.0
+        # Guards the device, which several threads may find gone.
+        self._lock = threading.RLock()
 
     @property
     def name(self) -> str:
         """The device's."""
         return self._device.name
 
-    def begin(self) -> None:
-        if self._present() is None and self._clock() >= self._retry_at:
+    def check(self) -> None:
+        """Between replies: says where the device is gone, and opens it where it is back."""
+        with self._lock:
+            if self._present() is not None or self._clock() < self._retry_at:
+                return
             self._retry_at = self._clock() + _RETRY_SECONDS
             try:
                 self._speaker = Loudspeaker(self._rate, self._device, self._tap)
                 self._say(f"The loudspeaker {self.name!r} is back.")
             except DeviceError:
                 pass
+
+    def begin(self) -> None:
+        self.check()
         self._instead.begin()
         if self._speaker is not None:
             self._speaker.begin()
@@ -84,9 +93,10 @@ class LiveSpeaker:
 
     def _present(self) -> Loudspeaker | None:
         """The device; None where it is gone."""
-        if self._speaker is not None and self._speaker.gone:
-            self._speaker.close()
-            self._speaker = None
-            self._retry_at = self._clock() + _RETRY_SECONDS
-            self._say(f"The loudspeaker {self.name!r} is gone. Replies are text until it is back.")
-        return self._speaker
+        with self._lock:
+            if self._speaker is not None and self._speaker.gone:
+                self._speaker.close()
+                self._speaker = None
+                self._retry_at = self._clock() + _RETRY_SECONDS
+                self._say(f"The loudspeaker {self.name!r} is gone. Replies are text until it is back.")
+            return self._speaker

@@ -117,11 +117,13 @@ class Microphone:
         """Waits until the device is there again, or another one where none was chosen by name."""
         self._stream.close()
         self._say(f"The microphone {self.name!r} is gone. The conversation waits until it is back.")
-        pause = self._first_retry
+        pause, refresh = self._first_retry, False
         while not self._closed.wait(pause):
             pause = min(2 * pause, _LONGEST_RETRY_SECONDS)
             try:
-                devices = sound_devices(refresh=True)
+                devices = sound_devices(refresh=refresh)
+                # Looking for new devices closes the loudspeaker, so it comes after a try without.
+                refresh = not refresh
                 try:
                     device = choose_device(devices, "input", self._device.name)
                 except (DeviceError, UsageError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,6 +11,8 @@ from typing import Any, Literal
 from omni_edge.errors import DeviceError, UsageError
 
 Direction = Literal["input", "output"]
+# PortAudio may not be initialized again while another thread opens a device.
+_lock = threading.RLock()
 # Words in the name of a device whose sound does not reach the microphone.
 _HEADPHONES = ("headphone", "headset", "earphone", "earbud", "airpod", "kopfhörer")
 
@@ -58,19 +61,20 @@ def sound_devices(*, refresh: bool = False) -> list[SoundDevice]:
     """All microphones and loudspeakers; a headset is one of each.
 
     Args:
-        refresh: look for devices that came or went; no stream may be open.
+        refresh: look for devices that came or went; this closes the streams that are open.
 
     Raises:
         DeviceError: sounddevice or PortAudio is missing, or the system has no sound.
     """
     module = portaudio()
     try:
-        if refresh:
-            # PortAudio lists the devices once, when it is initialized.
-            module._terminate()
-            module._initialize()
-        listed = module.query_devices()
-        defaults = {"input": module.default.device[0], "output": module.default.device[1]}
+        with _lock:
+            if refresh:
+                # PortAudio lists the devices once, when it is initialized.
+                module._terminate()
+                module._initialize()
+            listed = module.query_devices()
+            defaults = {"input": module.default.device[0], "output": module.default.device[1]}
     except module.PortAudioError as error:
         raise DeviceError(f"The system's sound cannot be used ({error}). Check that its sound server runs.") from None
     directions: tuple[Direction, Direction] = ("input", "output")
@@ -138,8 +142,9 @@ def open_stream(open_at: Callable[[int], Any], rates: Iterable[int]) -> tuple[An
 def _attempt(open_at: Callable[[int], Any], rate: int) -> tuple[Any, str]:
     """The started stream, or None and what PortAudio says."""
     try:
-        stream = open_at(rate)
-        stream.start()
+        with _lock:
+            stream = open_at(rate)
+            stream.start()
     except portaudio().PortAudioError as error:
         return None, str(error)
     return stream, ""

@@ -49,8 +49,8 @@ class PulseAudio:
             if self._server.poll() is None and (self._folder / "native").exists():
                 break
             time.sleep(0.05)
-        self._set_default(LOUDSPEAKER)
-        self._set_default(ROOM)
+        self.control("set-default-sink", LOUDSPEAKER)
+        self.control("set-default-source", f"{ROOM}.monitor")
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -71,16 +71,9 @@ class PulseAudio:
         self.control("unload-module", number)
 
     def plug(self, sink: str) -> None:
-        """The device is there again, and the default one."""
+        """The device is there again."""
         name, *words = _sink(sink).split()
         self.control("load-module", name, *words)
-        self._set_default(sink)
-
-    def _set_default(self, sink: str) -> None:
-        if sink == LOUDSPEAKER:
-            self.control("set-default-sink", sink)
-        else:
-            self.control("set-default-source", f"{sink}.monitor")
 
     def play(self, samples: NDArray[np.float32], rate: int, sink: str = ROOM) -> None:
         """Plays float32 [n] in real time; returns behind the last sample."""

@@ -182,6 +182,8 @@ class LiveChat:
                 if self._left:
                     return
             self._look()
+            if self._speaker is not None and not self._duplex.answering:
+                self._speaker.check()
             if self._saving and self._turn is None:
                 self._saving = False
                 self._display.note(f"Saved as {self._save()}.")
