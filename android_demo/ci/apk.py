@@ -1,0 +1,278 @@
+"""Builds the app's APK without Gradle and the NDK, and checks it.
+
+    python android_demo/ci/apk.py [--cache FOLDER] [--out FILE]
+
+Not run to its end yet. The sources compile against Android's own classes at API 23 (and, of API 26, those in `stubs`),
+D8 accepts them, and the APK is linked, signed and verified: ARM64 alone, libraries aligned to 16 KiB, no permission for
+the internet, no content provider. Needs Linux on x86-64 and the commands java, javac and keytool (17 or newer), npm,
+apt-get, dpkg-deb, readelf and cmake. Downloads (0.46 GB) are kept in the cache folder; without them the check is
+skipped, and says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import struct
+import sys
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+from xml.etree import ElementTree
+
+from check import DEMO, HERE, SOURCES, default_cache
+from tools import (
+    ANDROID,
+    CLASSES,
+    JAVA,
+    KOTLIN,
+    RUNTIME,
+    ZIG,
+    Cache,
+    FailedError,
+    SkipError,
+    compile_kotlin,
+    kotlin_libraries,
+    require,
+    run,
+)
+
+APP = DEMO / "app" / "src" / "main"
+BUNDLE = DEMO.parent / "runtime" / "omni_edge" / "bundle" / "builtin_model"
+PACKAGE, MIN_SDK, TARGET_SDK = "dev.omniedge.demo", "24", "35"
+PAGE = 16384
+# Functions of bionic that the libraries may call.
+STUBS = {
+    "libc": "calloc free malloc memcpy memset mmap munmap sched_yield __cxa_finalize __cxa_atexit __stack_chk_fail",
+    "libm": "expf exp2f",
+}
+TOOLS = "mobsf/StaticAnalyzer/tools/"
+ANDROID_NAME, TOOLS_NAME = "{http://schemas.android.com/apk/res/android}", "{http://schemas.android.com/tools}"
+PERMISSIONS = {"RECORD_AUDIO", "FOREGROUND_SERVICE", "FOREGROUND_SERVICE_MICROPHONE"}
+
+
+def main() -> int:
+    """Builds and checks; the exit code is 0 where all is well or the check was skipped."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cache", type=Path, default=default_cache(), help="folder for downloads")
+    parser.add_argument("--out", type=Path, help="where to keep the APK")
+    options = parser.parse_args()
+    try:
+        require("java", "javac", "keytool", "npm", "apt-get", "dpkg-deb", "readelf", "cmake")
+        with tempfile.TemporaryDirectory() as folder:
+            apk = Builder(Cache(options.cache), Path(folder)).build()
+            if options.out:
+                options.out.write_bytes(apk.read_bytes())
+    except SkipError as reason:
+        print(f"apk: skipped: {reason}")
+    except FailedError as error:
+        print(f"apk: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+class Builder:
+    """One build.
+
+    Args:
+        cache: the downloads.
+        room: for everything that is made.
+    """
+
+    def __init__(self, cache: Cache, room: Path) -> None:
+        self._room = room
+        self._kotlin, self._runtime = cache.npm(*KOTLIN), cache.npm(*RUNTIME)
+        self._tools = cache.wheel(*ANDROID, TOOLS) / TOOLS
+        self._zig = cache.wheel(*ZIG) / "ziglang"
+        self._classes = cache.debian(*CLASSES) / "usr" / "share" / "java" / "com.android.android-23.jar"
+        self._began = time.perf_counter()
+
+    def build(self) -> Path:
+        """The signed APK, after all checks."""
+        libraries = self._libraries()
+        self._step(f"{len(libraries)} libraries for ARM64")
+        unsigned, generated = self._resources()
+        jars = self._compile(generated)
+        self._step("the sources compile against Android's classes")
+        dex = self._dex(jars)
+        self._step(f"D8 made {dex.stat().st_size / 1e6:.1f} MB")
+        apk = self._sign(self._pack(unsigned, dex, libraries))
+        self._inspect(apk)
+        self._step(f"the APK has {apk.stat().st_size / 1e6:.1f} MB and passes")
+        return apk
+
+    def _step(self, text: str) -> None:
+        now = time.perf_counter()
+        print(f"apk: {text}, {now - self._began:.0f} s", flush=True)
+        self._began = now
+
+    def _java(self, jar: str, *command: str | Path) -> str:
+        return run([*JAVA, "-cp", self._tools / jar, *command])
+
+    # -- native libraries ----------------------------------------------------------------------------------------
+
+    def _libraries(self) -> list[Path]:
+        """The compiled operators and the mapped memory, built for bionic; ONNX Runtime's come with it."""
+        stubs, built = self._room / "stubs", self._room / "native"
+        zig = self._zig / "zig"
+        zig.chmod(0o755)
+        stubs.mkdir()
+        for name, functions in STUBS.items():
+            source, version = stubs / f"{name}.c", stubs / f"{name}.map"
+            source.write_text("".join(f"void {function}(void) {{}}\n" for function in functions.split()))
+            version.write_text("LIBC { global: *; };\n")
+            target = ["-target", f"aarch64-linux-android.{MIN_SDK}", "-fPIC", "-w", "-fno-builtin"]
+            run([zig, "cc", *target, "-c", source, "-o", stubs / f"{name}.o"])
+            script = ["-soname", f"{name}.so", "--version-script", version]
+            run([zig, "ld.lld", "-shared", *script, stubs / f"{name}.o", "-o", stubs / f"{name}.so"])
+        include = Path(run(["readlink", "-f", run(["which", "javac"]).strip()]).strip()).parents[1] / "include"
+        libc = self._zig / "lib" / "libc" / "include"
+        headers = [self._zig / "lib" / "include", *(libc / name for name in ("aarch64-linux-musl", "generic-musl"))]
+        settings = {
+            "CMAKE_TOOLCHAIN_FILE": HERE / "android.cmake",
+            "ZIG": zig,
+            "STUBS": stubs,
+            "HEADERS": ";".join(map(str, headers)),
+            "JNI_INCLUDE": f"{include};{include / 'linux'}",
+        }
+        run(["cmake", "-S", DEMO / "kernels", "-B", built, *(f"-D{key}={value}" for key, value in settings.items())])
+        run(["cmake", "--build", built, "--parallel", str(os.cpu_count())])
+        libraries = sorted(built.glob("*.so"))
+        for library in libraries:
+            described = run(["readelf", "--wide", "--dynamic", "--segments", library])
+            needed = {line.split("[")[1].rstrip("]") for line in described.splitlines() if "(NEEDED)" in line}
+            alignments = {line.split()[-1] for line in described.splitlines() if line.split()[:1] == ["LOAD"]}
+            if not needed <= {"libc.so", "libm.so"} or alignments != {hex(PAGE)}:
+                raise FailedError(f"{library.name} needs {needed} and is aligned to {alignments}")
+        with zipfile.ZipFile(self._runtime / "Plugins" / "Android" / "onnxruntime.aar") as archive:
+            for name in ("libonnxruntime.so", "libonnxruntime4j_jni.so"):
+                (built / name).write_bytes(archive.read(f"jni/arm64-v8a/{name}"))
+                libraries.append(built / name)
+            (self._room / "onnxruntime.jar").write_bytes(archive.read("classes.jar"))
+        return libraries
+
+    # -- resources and code --------------------------------------------------------------------------------------
+
+    def _resources(self) -> tuple[Path, Path]:
+        """The linked resources, and a folder with the class of their ids."""
+        with zipfile.ZipFile(next(self._tools.glob("apktool_*.jar"))) as archive:
+            for name in ("prebuilt/linux/aapt2_64", "brut/androlib/android-framework.jar"):
+                (self._room / Path(name).name).write_bytes(archive.read(name))
+        aapt2 = self._room / "aapt2_64"
+        aapt2.chmod(0o755)
+        run([aapt2, "compile", "--dir", APP / "res", "-o", self._room / "resources.zip"])
+        files = ["-I", self._room / "android-framework.jar", "--manifest", self._manifest()]
+        versions = ["--min-sdk-version", MIN_SDK, "--target-sdk-version", TARGET_SDK]
+        unsigned, generated = self._room / "unsigned.apk", self._room / "generated"
+        outputs = ["--version-code", "1", "--version-name", "0.1", "--java", generated, "-o", unsigned]
+        run([aapt2, "link", *files, *versions, *outputs, self._room / "resources.zip"])
+        return unsigned, generated
+
+    def _manifest(self) -> Path:
+        """The app's manifest as Gradle would merge it."""
+        ElementTree.register_namespace("android", ANDROID_NAME[1:-1])
+        tree = ElementTree.parse(APP / "AndroidManifest.xml")
+        root = tree.getroot()
+        root.set("package", PACKAGE)
+        for parent in list(root.iter()):
+            for child in list(parent):
+                if child.get(f"{TOOLS_NAME}node") == "remove":
+                    parent.remove(child)
+        for application in root.iter("application"):
+            application.set(f"{ANDROID_NAME}extractNativeLibs", "true")
+        target = self._room / "AndroidManifest.xml"
+        tree.write(target, "utf-8", xml_declaration=True)
+        return target
+
+    def _compile(self, generated: Path) -> list[Path]:
+        """Jars of the app's own code."""
+        android, ids, app = self._room / "android.jar", self._room / "ids", self._room / "app.jar"
+        stubs = self._room / "stub-classes"
+        java = [*HERE.glob("stubs/**/*.java")]
+        run(["javac", "-Xlint:-options", "--release", "11", "-cp", self._classes, "-d", stubs, *java])
+        run(["javac", "--release", "11", "-d", ids, *generated.rglob("*.java")])
+        newer = {str(path.relative_to(stubs)): path for path in stubs.rglob("*.class")}
+        with zipfile.ZipFile(self._classes) as old, zipfile.ZipFile(android, "w") as merged:
+            for name in old.namelist():
+                if name.endswith(".class") and name not in newer:
+                    merged.writestr(name, old.read(name))
+            for name, path in newer.items():
+                merged.write(path, name)
+        sources = [path for folder in (*SOURCES, APP / "kotlin") for path in sorted(folder.rglob("*.kt"))]
+        libraries = [*kotlin_libraries(self._kotlin), self._room / "onnxruntime.jar"]
+        compile_kotlin(self._kotlin, sources, [ids, android, *libraries], app, "-no-jdk")
+        with zipfile.ZipFile(app, "a") as jar:
+            for path in ids.rglob("*.class"):
+                jar.write(path, path.relative_to(ids))
+        return [app, *libraries]
+
+    def _dex(self, jars: list[Path]) -> Path:
+        options = ["--release", "--min-api", MIN_SDK, "--lib", self._room / "android.jar", "--output", self._room]
+        self._java("bundletool-all-1.17.2.jar", "com.android.tools.r8.D8", *options, *jars)
+        return self._room / "classes.dex"
+
+    # -- the APK -------------------------------------------------------------------------------------------------
+
+    def _pack(self, linked: Path, dex: Path, libraries: list[Path]) -> Path:
+        """Adds code, libraries and the bundle; what is not compressed is aligned, libraries to whole pages."""
+        target = self._room / "aligned.apk"
+        with zipfile.ZipFile(linked) as old, zipfile.ZipFile(target, "w") as new:
+            for entry in old.infolist():
+                add(new, entry.filename, old.read(entry), entry.compress_type, 4)
+            add(new, "classes.dex", dex.read_bytes(), zipfile.ZIP_DEFLATED, 4)
+            for library in libraries:
+                add(new, f"lib/arm64-v8a/{library.name}", library.read_bytes(), zipfile.ZIP_STORED, PAGE)
+            for path in sorted(BUNDLE.iterdir()):
+                add(new, f"assets/bundle/{path.name}", path.read_bytes(), zipfile.ZIP_DEFLATED, 4)
+        return target
+
+    def _sign(self, apk: Path) -> Path:
+        keys, target = self._room / "test.jks", self._room / "omni-demo.apk"
+        names = ["-alias", "test", "-dname", "CN=test", "-keyalg", "RSA", "-keysize", "2048", "-validity", "10000"]
+        run(["keytool", "-genkeypair", "-keystore", keys, "-storepass", "android", "-keypass", "android", *names])
+        signer = [*JAVA, "-jar", self._tools / "apksigner.jar"]
+        run([*signer, "sign", "--ks", keys, "--ks-pass", "pass:android", "--out", target, apk])
+        if "Verified using v2 scheme (APK Signature Scheme v2): true" not in run([*signer, "verify", "-v", target]):
+            raise FailedError("the APK's signature does not verify")
+        return target
+
+    def _inspect(self, apk: Path) -> None:
+        """What the finished APK must have and must not have."""
+        described = run([self._room / "aapt2_64", "dump", "xmltree", "--file", "AndroidManifest.xml", apk])
+        permissions = {part.split('"')[0] for part in described.split('"android.permission.')[1:]}
+        if permissions != PERMISSIONS:
+            raise FailedError(f"the APK asks for {sorted(permissions)}")
+        if "E: provider" in described:
+            raise FailedError("the APK declares a content provider")
+        with zipfile.ZipFile(apk) as archive, apk.open("rb") as file:
+            names = archive.namelist()
+            machines = {name.split("/")[1] for name in names if name.startswith("lib/")}
+            if machines != {"arm64-v8a"} or "assets/bundle/bundle.json" not in names:
+                raise FailedError(f"the APK holds libraries for {machines} and {len(names)} files")
+            for entry in archive.infolist():
+                if entry.filename.endswith(".so") and data_offset(file.fileno(), entry) % PAGE:
+                    raise FailedError(f"{entry.filename} is not aligned to {PAGE} bytes")
+
+
+def add(archive: zipfile.ZipFile, name: str, content: bytes, compression: int, alignment: int) -> None:
+    """Adds a file to an archive; one that is not compressed begins at a multiple of `alignment` bytes."""
+    entry = zipfile.ZipInfo(name)
+    entry.compress_type = compression
+    if compression == zipfile.ZIP_STORED:
+        assert archive.fp is not None
+        # The field by which Android's tools keep an alignment: its id, its size, the alignment, zeros.
+        start = archive.fp.tell() + 30 + len(name.encode()) + 6
+        padding = -start % alignment
+        entry.extra = struct.pack("<HHH", 0xD935, 2 + padding, alignment) + bytes(padding)
+    archive.writestr(entry, content)
+
+
+def data_offset(descriptor: int, entry: zipfile.ZipInfo) -> int:
+    """Where a file's bytes begin in the archive."""
+    name, extra = struct.unpack("<HH", os.pread(descriptor, 4, entry.header_offset + 26))
+    return entry.header_offset + 30 + int(name) + int(extra)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
