@@ -114,7 +114,6 @@ def wait(options: argparse.Namespace) -> None:
         "first sound, s",
         "95 %, s",
         "slowest, s",
-        "played, s",
     )
     table([*head, "played, s", "RTF", "underruns"], *rows)
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 _AVERAGED, _MEASURED, FIRST_FRAMES = 5, 469, 94
 _PERCENTILE = 5
 # Decibels above the room from which a voice is the user's, and down to which it stays so, before and after that.
-_ENTER, _FIRST_LEAVE, _LEAVE = 9.0, 0.0, 3.5
+_FIRST_ENTER, _ENTER, _FIRST_LEAVE, _LEAVE = 7.0, 9.0, 0.0, 3.5
 # A muted microphone says nothing about the room.
 _MUTED_POWER = 1e-9
 
@@ -46,8 +46,9 @@ def is_louder(frame: NDArray[np.float32], state: NoiseState) -> bool:
         return False
     level = 10 * float(np.log10(sum(state.powers) / len(state.powers)))
     state.levels.append(level)
-    leave = _LEAVE if len(state.levels) > FIRST_FRAMES else _FIRST_LEAVE
+    first = len(state.levels) <= FIRST_FRAMES
+    enter, leave = (_FIRST_ENTER, _FIRST_LEAVE) if first else (_ENTER, _LEAVE)
     place = len(state.levels) * _PERCENTILE // 100
     room = float(np.partition(state.levels, place)[place])
-    state.louder = level >= room + (leave if state.louder else _ENTER)
+    state.louder = level >= room + (leave if state.louder else enter)
     return state.louder
