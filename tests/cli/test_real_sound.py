@@ -18,7 +18,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from omni_edge.media.wav import read_wave
-from support.pulseaudio import PulseAudio, available
+from support.pulseaudio import LOUDSPEAKER, ROOM, PulseAudio, available
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -70,13 +70,13 @@ class Terminal:
     def press(self, key: str) -> None:
         os.write(self._keyboard, key.encode())
 
-    def wait_for(self, text: str, seconds: float = 120) -> None:
-        """Reads on until `text` was shown behind what was waited for before."""
+    def wait_for(self, *texts: str, seconds: float = 120) -> None:
+        """Reads on until all texts were shown, in any order, behind what was waited for before."""
         end = time.monotonic() + seconds
-        while text not in self.shown:
+        while not all(text in self.shown for text in texts):
             assert time.monotonic() < end, self.shown
             assert self._read() or self.process.poll() is None, self.shown
-        self.shown = self.shown.partition(text)[2]
+        self.shown = self.shown[max(self.shown.index(text) + len(text) for text in texts) :]
 
     def exit_code(self) -> int:
         while self.process.poll() is None:
@@ -131,6 +131,30 @@ def test_a_spoken_question_is_answered_through_the_sound_server(pulseaudio: Puls
     for part in np.array_split(middle, 4):
         assert likeness(part[: RATE // 10], heard) > 0.95
     assert np.abs(heard).max() == pytest.approx(np.abs(reply).max(), abs=0.1)
+
+
+def test_devices_that_vanish_are_named_and_the_conversation_goes_on(pulseaudio: PulseAudio) -> None:
+    question, rate = read_wave(EXAMPLES / "turn-on-the-kitchen-light.wav", 10)
+    with Terminal(pulseaudio.environment, "--echo", "off", "--temp", "0", "--seed", "1") as terminal:
+        terminal.wait_for("Listening on 'default', speaking on 'default'; speak to interrupt.")
+        # The server gives programs another device while there is one.
+        pulseaudio.unplug(LOUDSPEAKER)
+        pulseaudio.unplug(ROOM)
+        terminal.wait_for(
+            "The microphone 'default' is gone. The conversation waits until it is back.",
+            "The loudspeaker 'default' is gone. Replies are text until it is back.",
+        )
+        pulseaudio.plug(LOUDSPEAKER)
+        pulseaudio.plug(ROOM)
+        terminal.wait_for("The microphone 'default' is back.", "The loudspeaker 'default' is back.")
+        recording = pulseaudio.record(RATE)
+        pulseaudio.play(question, rate)
+        terminal.wait_for("omni  The kitchen light is on.")
+        terminal.wait_for("underruns")
+        terminal.wait_for("○ waiting")
+        assert np.abs(recording.stop()).max() > 0.1
+        terminal.press("q")
+        assert terminal.exit_code() == 0
 
 
 def test_a_sound_server_that_is_gone_is_named_and_the_exit_code_is_5(tmp_path: Path) -> None:

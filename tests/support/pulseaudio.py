@@ -49,8 +49,8 @@ class PulseAudio:
             if self._server.poll() is None and (self._folder / "native").exists():
                 break
             time.sleep(0.05)
-        self.control("set-default-sink", LOUDSPEAKER)
-        self.control("set-default-source", f"{ROOM}.monitor")
+        self._set_default(LOUDSPEAKER)
+        self._set_default(ROOM)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -71,9 +71,16 @@ class PulseAudio:
         self.control("unload-module", number)
 
     def plug(self, sink: str) -> None:
-        """The device is there again."""
+        """The device is there again, and the default one."""
         name, *words = _sink(sink).split()
         self.control("load-module", name, *words)
+        self._set_default(sink)
+
+    def _set_default(self, sink: str) -> None:
+        if sink == LOUDSPEAKER:
+            self.control("set-default-sink", sink)
+        else:
+            self.control("set-default-source", f"{sink}.monitor")
 
     def play(self, samples: NDArray[np.float32], rate: int, sink: str = ROOM) -> None:
         """Plays float32 [n] in real time; returns behind the last sample."""
