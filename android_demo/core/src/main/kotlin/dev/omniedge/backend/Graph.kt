@@ -66,8 +66,9 @@ class Graph internal constructor(
         try {
             for ((role, tensor) in feeds) inputs[inputName(role)] = tensor.toOnnx(environment)
             session.run(inputs, names.toSet(), runOptions).use { result ->
-                return names.map { name ->
-                    val tensor = result[name].get() as OnnxTensor
+                // By place, which is that of the name; by name comes an Optional, which the API 23 of the checks has not.
+                return names.indices.map { place ->
+                    val tensor = result[place] as OnnxTensor
                     FloatTensor(tensor.floatBuffer.array(), *tensor.info.shape)
                 }
             }

@@ -3,6 +3,7 @@ package dev.omniedge.backend
 import ai.onnxruntime.OnnxJavaType
 import ai.onnxruntime.OnnxTensor
 import ai.onnxruntime.OrtEnvironment
+import dev.omniedge.ResourceException
 import java.nio.ByteBuffer
 import java.nio.ByteOrder
 
@@ -73,7 +74,10 @@ class BoundTensor private constructor(
 
         private fun allocate(source: MemorySource, type: OnnxJavaType, shape: LongArray): BoundTensor {
             val bytes = shape.fold(type.size.toLong()) { product, length -> product * length }
-            return BoundTensor(source.allocate(Math.toIntExact(bytes)), type, shape)
+            if (bytes > Int.MAX_VALUE) {
+                throw ResourceException("One array would take $bytes bytes; choose a smaller context.")
+            }
+            return BoundTensor(source.allocate(bytes.toInt()), type, shape)
         }
     }
 }
