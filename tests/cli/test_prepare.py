@@ -13,6 +13,8 @@ from support.commands import GREEDY, SHORT, events, run_edge
 
 def test_a_prepared_bundle_answers_the_same(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMNI_EDGE_CACHE", str(tmp_path))
+    # Compiled operators round in another order than onnxruntime's, with which it begins.
+    monkeypatch.setenv("OMNI_EDGE_KERNELS", "0")
     before = events(run_edge("run", "Hello", "-m", bundle, "--json", *GREEDY, *SHORT))[-1]
     files = {path: path.stat().st_mtime_ns for path in bundle.iterdir()}
     result = run_edge("prepare", bundle)
