@@ -17,8 +17,6 @@ import datetime
 import importlib.util
 import json
 import os
-import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -32,6 +30,7 @@ from typing import Any, TextIO
 
 sys.path.insert(0, str(Path(__file__).with_name("peers")))
 import engine as protocol
+from command_line import published_command
 
 from omni_edge.backend.machine import machine
 
@@ -115,13 +114,6 @@ class Worker:
             raise SystemExit(f"{self.name} ended with status {self._process.wait()}; the log has its last lines.")
         answer: dict[str, Any] = json.loads(line)
         return answer
-
-
-def _published(command: list[str]) -> str:
-    """The command line with the last part of every path, apart from the script's."""
-    script, *arguments = command
-    named = [re.sub(r"(?<![^=:])/[^:]*/", "", argument) for argument in arguments]
-    return shlex.join(["python", f"benchmarks/{Path(script).name}", *named])
 
 
 class Record:
@@ -266,7 +258,7 @@ def main() -> None:
             contenders = quick_contenders(Path(room), arguments.quick_peers)
         now = datetime.datetime.now(datetime.timezone.utc)
         head = {
-            "command": _published(sys.argv),
+            "command": published_command(sys.argv),
             "date": now.isoformat(timespec="seconds"),
             "machine": asdict(machine()),
             "threads": arguments.threads,

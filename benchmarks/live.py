@@ -26,6 +26,7 @@ from typing import Any
 
 import live_record
 import numpy as np
+from command_line import published_command
 from live_hours import Tally, babble, echo_room, hour
 from live_latency import measure_interruption, measure_wait
 
@@ -47,7 +48,7 @@ class Results:
         self._path = path
         old = path.read_text("utf-8").splitlines() if path is not None and path.exists() else []
         self.lines: list[dict[str, Any]] = [json.loads(line) for line in old]
-        self._append({"command": " ".join(sys.argv[1:]), "machine": asdict(machine())})
+        self._append({"command": published_command(sys.argv), "machine": asdict(machine())})
 
     def add(self, line: dict[str, Any]) -> None:
         """Keeps a run."""

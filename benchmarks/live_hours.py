@@ -79,7 +79,7 @@ class LongTalk:
 
     Args:
         engine: answers; loaded for one thread.
-        detector: hears.
+        detector: finds voices.
         control: what is done about the echo.
         noise: around the user; None: a hiss.
         interrupts: whether the user interrupts every seventh reply.

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import transformers
+from command_line import published_command
 from numpy.typing import NDArray
 
 from omni_edge import OmniEdge
@@ -272,7 +272,7 @@ def main() -> None:
     if arguments.results:
         head = {
             "date": datetime.date.today().isoformat(),
-            "command": shlex.join(["quality.py", *sys.argv[1:]]),
+            "command": published_command(sys.argv),
             "machine": asdict(machine()),
             "questions": len(QUESTIONS),
         }

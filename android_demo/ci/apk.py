@@ -2,11 +2,11 @@
 
     python android_demo/ci/apk.py [--cache FOLDER] [--out FILE]
 
-Not run to its end yet. The sources compile against Android's own classes at API 23 (and, of API 26, those in `stubs`),
-D8 accepts them, and the APK is linked, signed and verified: ARM64 alone, libraries aligned to 16 KiB, no permission for
-the internet, no content provider. Needs Linux on x86-64 and the commands java, javac and keytool (17 or newer), npm,
-apt-get, dpkg-deb, readelf and cmake. Downloads (0.46 GB) are kept in the cache folder; without them the check is
-skipped, and says so.
+Not run to its end yet: it stops at the library for ARM64 without dot products. It is to show that the sources compile
+against Android's own classes at API 23 (and, of API 26, those in `stubs`), that D8 accepts them, and that the APK is
+linked, signed and verified: ARM64 alone, libraries aligned to 16 KiB, no permission for the internet, no content
+provider. Needs Linux on x86-64 and the commands java, javac and keytool (17 or newer), npm, apt-get, dpkg-deb, readelf
+and cmake. Downloads (0.46 GB) are kept in the cache folder; without them the check is skipped, and says so.
 """
 
 from __future__ import annotations

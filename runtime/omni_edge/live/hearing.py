@@ -200,7 +200,7 @@ class Hearing:
     def _first_frame(self, frame: int) -> int:
         """The first frame of a turn that is known from `frame` on.
 
-        A user who speaks from the first sample on is told from a murmur late, at the first pause.
+        A user who speaks from the first sample on differs from a murmur at the first pause only.
         """
         first = self._voice.first_speech
         return frame if first is None or self._turn.frames > FIRST_FRAMES else min(frame, first)
