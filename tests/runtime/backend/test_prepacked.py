@@ -42,20 +42,22 @@ def reply(engine: OmniEdge) -> TurnDone:
     return done
 
 
-def test_prepared_graphs_are_used_and_answer_the_same(bundle: Path, engine: OmniEdge, cache: Path) -> None:
+def test_prepared_graphs_are_used_and_answer_the_same(bundle: Path, cache: Path) -> None:
+    before = OmniEdge.load(bundle, threads=1)
+    expected = reply(before)
     roles: list[str] = []
     prepared = PreparedGraphs.for_bundle(Bundle(bundle))
     assert prepared.graph("thinker") is None
     written = prepared.build(roles.append)
-    assert roles == list(engine.manifest.graphs)
+    assert roles == list(before.manifest.graphs)
     assert written == sum(path.stat().st_size for path in prepared.folder.iterdir() if path.name != "ready.json")
     path = prepared.graph("thinker")
     assert path is not None
     assert path.is_relative_to(cache)
     loaded = OmniEdge.load(bundle, threads=1)
     assert loaded.model.thinker.decoder.graph.path == path
-    before, after = reply(engine), reply(loaded)
-    assert (before.token_ids, before.codec_tokens) == (after.token_ids, after.codec_tokens)
+    done = reply(loaded)
+    assert (done.token_ids, done.codec_tokens) == (expected.token_ids, expected.codec_tokens)
 
 
 def test_weights_that_are_read_in_place_are_not_packed(
