@@ -10,7 +10,7 @@ set(CMAKE_C_FLAGS_INIT "-target aarch64-linux-android.24 -nostdinc -isystem ${IN
 # LLD alone: as a driver, Zig would look for a libc of its own, and it has none for Android.
 string(CONCAT CMAKE_C_CREATE_SHARED_LIBRARY
   "${ZIG} ld.lld -shared -soname <TARGET_SONAME> -z max-page-size=16384 -z defs --strip-debug "
-  "<OBJECTS> ${STUBS}/libm.so ${STUBS}/libc.so -o <TARGET>")
+  "--gc-sections <OBJECTS> ${STUBS}/builtins.o ${STUBS}/libm.so ${STUBS}/libc.so -o <TARGET>")
 # Zig spells processors its own way.
 set(ARMV8 -mcpu=generic)
 set(ARMV8_DOTPROD -mcpu=generic+v8_2a+dotprod)

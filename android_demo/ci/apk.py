@@ -2,10 +2,9 @@
 
     python android_demo/ci/apk.py [--cache FOLDER] [--out FILE]
 
-Not run to its end yet: it stops at the library for ARM64 without dot products. It is to show that the sources compile
-against Android's own classes at API 23 (and, of API 26, those in `stubs`), that D8 accepts them, and that the APK is
-linked, signed and verified: ARM64 alone, libraries aligned to 16 KiB, no permission for the internet, no content
-provider. Needs Linux on x86-64 and the commands java, javac and keytool (17 or newer), npm, apt-get, dpkg-deb, readelf
+It shows that the sources compile against Android's own classes at API 23 (and newer ones in `stubs`, which the app asks
+for by version), that D8 accepts them, and that the APK is linked, signed and verified: ARM64 alone, for API 24 and
+later, libraries aligned to 16 KiB, no permission for the internet, no content provider. Needs Linux on x86-64 and the commands java, javac and keytool (17 or newer), npm, apt-get, dpkg-deb, readelf
 and cmake. Downloads (0.46 GB) are kept in the cache folder; without them the check is skipped, and says so.
 """
 
@@ -49,7 +48,9 @@ STUBS = {
 }
 TOOLS = "mobsf/StaticAnalyzer/tools/"
 ANDROID_NAME, TOOLS_NAME = "{http://schemas.android.com/apk/res/android}", "{http://schemas.android.com/tools}"
-PERMISSIONS = {"RECORD_AUDIO", "FOREGROUND_SERVICE", "FOREGROUND_SERVICE_MICROPHONE"}
+PERMISSIONS = {"RECORD_AUDIO", "FOREGROUND_SERVICE", "FOREGROUND_SERVICE_MICROPHONE", "POST_NOTIFICATIONS"}
+OPERATORS = ("libomni_edge_kernels.so", "libomni_edge_kernels_dotprod.so")
+LIBRARIES = {*OPERATORS, "libomni_edge_memory.so", "libonnxruntime.so", "libonnxruntime4j_jni.so"}
 
 
 def main() -> int:
@@ -126,6 +127,10 @@ class Builder:
             run([zig, "cc", *target, "-c", source, "-o", stubs / f"{name}.o"])
             script = ["-soname", f"{name}.so", "--version-script", version]
             run([zig, "ld.lld", "-shared", *script, stubs / f"{name}.o", "-o", stubs / f"{name}.so"])
+        # What the NDK links of Clang's builtins: atomic operations for processors with and without LSE.
+        builtins = [self._zig / "lib" / "compiler_rt.zig", f"-femit-bin={stubs / 'builtins.o'}"]
+        target = ["-target", f"aarch64-linux-android.{MIN_SDK}", "-mcpu=generic", "-fPIC", "-ffunction-sections"]
+        run([zig, "build-obj", *target, "-O", "ReleaseSmall", *builtins])
         include = Path(run(["readlink", "-f", run(["which", "javac"]).strip()]).strip()).parents[1] / "include"
         libc = self._zig / "lib" / "libc" / "include"
         headers = [self._zig / "lib" / "include", *(libc / name for name in ("aarch64-linux-musl", "generic-musl"))]
@@ -140,11 +145,9 @@ class Builder:
         run(["cmake", "--build", built, "--parallel", str(os.cpu_count())])
         libraries = sorted(built.glob("*.so"))
         for library in libraries:
-            described = run(["readelf", "--wide", "--dynamic", "--segments", library])
-            needed = {line.split("[")[1].rstrip("]") for line in described.splitlines() if "(NEEDED)" in line}
-            alignments = {line.split()[-1] for line in described.splitlines() if line.split()[:1] == ["LOAD"]}
-            if not needed <= {"libc.so", "libm.so"} or alignments != {hex(PAGE)}:
-                raise FailedError(f"{library.name} needs {needed} and is aligned to {alignments}")
+            needed = {line.split("[")[1].rstrip("]") for line in elf(library) if "(NEEDED)" in line}
+            if not needed <= {"libc.so", "libm.so"}:
+                raise FailedError(f"{library.name} needs {sorted(needed)}")
         with zipfile.ZipFile(self._runtime / "Plugins" / "Android" / "onnxruntime.aar") as archive:
             for name in ("libonnxruntime.so", "libonnxruntime4j_jni.so"):
                 (built / name).write_bytes(archive.read(f"jni/arm64-v8a/{name}"))
@@ -245,14 +248,27 @@ class Builder:
             raise FailedError(f"the APK asks for {sorted(permissions)}")
         if "E: provider" in described:
             raise FailedError("the APK declares a content provider")
+        if "E: uses-sdk" not in described or f"minSdkVersion(0x0101020c)={MIN_SDK}" not in described:
+            raise FailedError(f"the APK is not for API {MIN_SDK} and later")
+        unpacked = self._room / "unpacked"
         with zipfile.ZipFile(apk) as archive, apk.open("rb") as file:
-            names = archive.namelist()
-            machines = {name.split("/")[1] for name in names if name.startswith("lib/")}
-            if machines != {"arm64-v8a"} or "assets/bundle/bundle.json" not in names:
-                raise FailedError(f"the APK holds libraries for {machines} and {len(names)} files")
-            for entry in archive.infolist():
-                if entry.filename.endswith(".so") and data_offset(file.fileno(), entry) % PAGE:
-                    raise FailedError(f"{entry.filename} is not aligned to {PAGE} bytes")
+            held = [entry for entry in archive.infolist() if entry.filename.endswith(".so")]
+            if {entry.filename for entry in held} != {f"lib/arm64-v8a/{name}" for name in LIBRARIES}:
+                raise FailedError(f"the APK holds the libraries {[entry.filename for entry in held]}")
+            if "assets/bundle/bundle.json" not in archive.namelist():
+                raise FailedError("the APK holds no bundle")
+            for entry in held:
+                if data_offset(file.fileno(), entry) % PAGE:
+                    raise FailedError(f"{entry.filename} does not begin at a multiple of {PAGE} bytes")
+                described = elf(Path(archive.extract(entry, unpacked)))
+                segments = {int(line.split()[-1], 16) for line in described if line.split()[:1] == ["LOAD"]}
+                if not any("AArch64" in line for line in described) or min(segments) < PAGE:
+                    raise FailedError(f"{entry.filename} is not for ARM64 with pages of {PAGE} bytes: {segments}")
+
+
+def elf(library: Path) -> list[str]:
+    """What a library says of itself, line by line."""
+    return run(["readelf", "--wide", "--file-header", "--dynamic", "--segments", library]).splitlines()
 
 
 def add(archive: zipfile.ZipFile, name: str, content: bytes, compression: int, alignment: int) -> None:

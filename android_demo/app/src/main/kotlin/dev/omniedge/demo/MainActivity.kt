@@ -21,9 +21,12 @@ import android.widget.Spinner
 import android.widget.TextView
 import android.widget.Toast
 
-private const val ASK_MICROPHONE = 1
+private const val ASK_PERMISSIONS = 1
 private const val FROM_GALLERY = 2
 private const val FROM_CAMERA = 3
+
+// For the notification of hands-free mode; a permission since Android 13, which older ones ignore.
+private const val POST_NOTIFICATIONS = "android.permission.POST_NOTIFICATIONS"
 
 /** The only screen: it shows a [TalkState] and hands the user's wishes to [Talk]. */
 class MainActivity : Activity() {
@@ -50,7 +53,10 @@ class MainActivity : Activity() {
         }
         onClick(R.id.stop) { talk.stop() }
         onClick(R.id.reset) { talk.reset() }
-        onClick(R.id.gallery) { ask(Intent(Intent.ACTION_GET_CONTENT).setType("image/*"), FROM_GALLERY) }
+        onClick(R.id.gallery) {
+            val files = Intent(Intent.ACTION_GET_CONTENT).addCategory(Intent.CATEGORY_OPENABLE)
+            ask(files.setType("image/*"), FROM_GALLERY)
+        }
         onClick(R.id.camera) { ask(Intent(MediaStore.ACTION_IMAGE_CAPTURE), FROM_CAMERA) }
         voice.onItemSelectedListener = object : AdapterView.OnItemSelectedListener {
             override fun onItemSelected(parent: AdapterView<*>, view: View?, position: Int, id: Long) {
@@ -60,7 +66,7 @@ class MainActivity : Activity() {
 
             override fun onNothingSelected(parent: AdapterView<*>) = Unit
         }
-        if (!mayRecord()) requestPermissions(arrayOf(Manifest.permission.RECORD_AUDIO), ASK_MICROPHONE)
+        if (savedInstanceState == null && !mayRecord()) askPermissions()
     }
 
     override fun onStart() {
@@ -70,6 +76,8 @@ class MainActivity : Activity() {
     }
 
     override fun onStop() {
+        // A button that is held when the screen goes gets no event any more.
+        talk.stopTalking()
         talk.onChange = {}
         super.onStop()
     }
@@ -106,7 +114,7 @@ class MainActivity : Activity() {
 
     private fun showVoices(state: TalkState) {
         voice.visibility = if (state.voices.isEmpty()) View.INVISIBLE else View.VISIBLE
-        if (voice.adapter?.count != state.voices.size) {
+        if (state.voices.isNotEmpty() && voice.adapter?.count != state.voices.size) {
             voice.adapter = ArrayAdapter(this, android.R.layout.simple_spinner_dropdown_item, state.voices)
             voice.setSelection(state.voices.indexOf(state.voice))
         }
@@ -126,8 +134,6 @@ class MainActivity : Activity() {
             handsFree.isChecked = false
             return explainMicrophone()
         }
-        // The service comes first: behind another app it is what allows the microphone.
-        TalkService.set(this, on)
         talk.handsFree(on)
     }
 
@@ -148,8 +154,11 @@ class MainActivity : Activity() {
 
     private fun explainMicrophone() {
         toast(R.string.no_microphone)
-        requestPermissions(arrayOf(Manifest.permission.RECORD_AUDIO), ASK_MICROPHONE)
+        askPermissions()
     }
+
+    private fun askPermissions() =
+        requestPermissions(arrayOf(Manifest.permission.RECORD_AUDIO, POST_NOTIFICATIONS), ASK_PERMISSIONS)
 
     private fun toast(message: Int) = Toast.makeText(this, message, Toast.LENGTH_LONG).show()
 

@@ -17,9 +17,14 @@ private const val BUFFER_BYTES = MICROPHONE_RATE * Float.SIZE_BYTES
  *
  * @param echo the speaker may play meanwhile: the phone's echo canceller is asked for.
  * @param onPiece called with every piece, on a thread of its own.
+ * @param onLost called on that thread when the system takes the microphone away.
  * @throws IllegalStateException another app holds the microphone.
  */
-class Microphone(echo: Boolean, private val onPiece: (FloatArray) -> Unit) : AutoCloseable {
+class Microphone(
+    echo: Boolean,
+    private val onPiece: (FloatArray) -> Unit,
+    private val onLost: () -> Unit,
+) : AutoCloseable {
     private val record = AudioRecord.Builder()
         .setAudioSource(
             if (echo) MediaRecorder.AudioSource.VOICE_COMMUNICATION else MediaRecorder.AudioSource.VOICE_RECOGNITION,
@@ -62,8 +67,9 @@ class Microphone(echo: Boolean, private val onPiece: (FloatArray) -> Unit) : Aut
         val piece = FloatArray(PIECE_SAMPLES)
         while (open) {
             val count = record.read(piece, 0, piece.size, AudioRecord.READ_BLOCKING)
-            if (count < 0) return
+            if (count < 0) break
             if (count > 0) onPiece(piece.copyOf(count))
         }
+        if (open) onLost()
     }
 }

@@ -4,8 +4,10 @@ import android.content.ContentResolver
 import android.graphics.Bitmap
 import android.graphics.BitmapFactory
 import android.graphics.Matrix
+import android.media.ExifInterface
 import android.net.Uri
 import dev.omniedge.ImageFrame
+import java.io.IOException
 
 // Longer sides are scaled down while decoding; the model sees fewer pixels than this.
 private const val LONGEST_SIDE = 1280
@@ -41,8 +43,18 @@ object Pictures {
         return Bitmap.createBitmap(bitmap, 0, 0, bitmap.width, bitmap.height, matrix, true)
     }
 
-    /** Degrees by which the gallery turns a picture; 0 where it does not say. */
-    private fun orientation(resolver: ContentResolver, uri: Uri): Int = runCatching {
-        resolver.query(uri, arrayOf("orientation"), null, null, null)?.use { if (it.moveToFirst()) it.getInt(0) else 0 }
-    }.getOrNull() ?: 0
+    /** Degrees by which the camera's own mark turns a picture; 0 where it has none. */
+    private fun orientation(resolver: ContentResolver, uri: Uri): Int = try {
+        val mark = resolver.openInputStream(uri)?.use {
+            ExifInterface(it).getAttributeInt(ExifInterface.TAG_ORIENTATION, ExifInterface.ORIENTATION_NORMAL)
+        }
+        when (mark) {
+            ExifInterface.ORIENTATION_ROTATE_90 -> 90
+            ExifInterface.ORIENTATION_ROTATE_180 -> 180
+            ExifInterface.ORIENTATION_ROTATE_270 -> 270
+            else -> 0
+        }
+    } catch (_: IOException) {
+        0
+    }
 }

@@ -6,7 +6,6 @@ import android.os.Looper
 import dev.omniedge.AudioChunk
 import dev.omniedge.ImageFrame
 import dev.omniedge.OmniEdge
-import dev.omniedge.OmniEdgeException
 import dev.omniedge.PcmBlock
 import dev.omniedge.TextDelta
 import dev.omniedge.TurnDone
@@ -16,6 +15,7 @@ import dev.omniedge.kernels.CompiledOperators
 import dev.omniedge.kernels.MappedMemory
 import kotlinx.coroutines.runBlocking
 import java.io.File
+import java.io.IOException
 import java.util.concurrent.Executors
 
 // Pieces that come before a turn is noticed, and belong to it.
@@ -36,7 +36,7 @@ class Talk(private val context: Context) {
     @Volatile
     private var speaker: Speaker? = null
 
-    // Counts the wishes to stop; a reply that began before the last one ends.
+    // Counts the wishes to stop, and numbers the replies: one that began before the last wish ends.
     @Volatile
     private var stops = 0
 
@@ -69,7 +69,9 @@ class Talk(private val context: Context) {
     fun handsFree(on: Boolean) {
         if (on == state.handsFree) return
         closeMicrophone()
-        if (on && !openMicrophone(echo = true, HandsFree()::step)) return
+        // The service comes first: behind another app it is what allows the microphone.
+        TalkService.set(context, on)
+        if (on && !openMicrophone(echo = true, HandsFree()::step)) return TalkService.set(context, on = false)
         change { copy(handsFree = on, phase = if (phase == Phase.LISTENING) Phase.READY else phase) }
     }
 
@@ -104,7 +106,7 @@ class Talk(private val context: Context) {
     fun stop() {
         stops++
         session?.cancel()
-        speaker?.stop()
+        speaker?.stop(stops)
     }
 
     /** A new conversation. */
@@ -124,7 +126,8 @@ class Talk(private val context: Context) {
         val loaded = OmniEdge.load(bundle.folder, kernels = operators, verify = bundle.fresh, memory = MappedMemory)
         val opened = loaded.session(SessionSettings())
         session = opened
-        loaded.manifest.token2wav?.let { speaker = Speaker(it.sampleRate) }
+        val focus = AudioFocus(context, ::stop)
+        loaded.manifest.token2wav?.let { speaker = Speaker(it.sampleRate, focus).apply { stop(stops) } }
         change { copy(phase = Phase.READY, voices = loaded.voices, voice = opened.voice, figures = Figures.line(null)) }
     }
 
@@ -147,21 +150,26 @@ class Talk(private val context: Context) {
             if (begun != stops) session.cancel()
             when (event) {
                 is TextDelta -> if (event.text.isNotEmpty()) change { copy(transcript = transcript + event.text) }
-                is AudioChunk -> if (begun == stops) speaker?.play(event.samples)
+                is AudioChunk -> speaker?.play(begun, event.samples)
                 is TurnDone -> change { copy(figures = Figures.line(event.metrics)) }
             }
         }
-        if (begun == stops) speaker?.finish()
+        speaker?.finish(begun)
     }
 
     private fun openMicrophone(echo: Boolean, onPiece: (FloatArray) -> Unit): Boolean {
         if (session == null) return false
         try {
-            microphone = Microphone(echo, onPiece)
+            microphone = Microphone(echo, onPiece) { main.post(::microphoneLost) }
         } catch (error: RuntimeException) {
             change { copy(message = error.message.orEmpty()) }
         }
         return microphone != null
+    }
+
+    private fun microphoneLost() {
+        if (state.handsFree) handsFree(on = false) else stopTalking()
+        change { copy(message = context.getString(R.string.microphone_lost)) }
     }
 
     private fun closeMicrophone() {
@@ -194,15 +202,13 @@ class Talk(private val context: Context) {
         private fun hear(pieces: List<FloatArray>) = worker.execute { guarded { pieces.forEach(::push) } }
     }
 
-    /** Runs [action]; an error is shown. */
+    /** Runs [action]; an error is shown. Android's audio and documents raise many kinds of RuntimeException. */
     private fun guarded(action: () -> Unit) {
         try {
             action()
-        } catch (error: OmniEdgeException) {
+        } catch (error: IOException) {
             failed(error)
-        } catch (error: java.io.IOException) {
-            failed(error)
-        } catch (error: IllegalStateException) {
+        } catch (error: RuntimeException) {
             failed(error)
         }
     }
