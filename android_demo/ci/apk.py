@@ -2,10 +2,11 @@
 
     python android_demo/ci/apk.py [--cache FOLDER] [--out FILE]
 
-It shows that the sources compile against Android's own classes at API 23 (and newer ones in `stubs`, which the app asks
-for by version), that D8 accepts them, and that the APK is linked, signed and verified: ARM64 alone, for API 24 and
-later, libraries aligned to 16 KiB, no permission for the internet, no content provider. Needs Linux on x86-64 and the commands java, javac and keytool (17 or newer), npm, apt-get, dpkg-deb, readelf
-and cmake. Downloads (0.46 GB) are kept in the cache folder; without them the check is skipped, and says so.
+It shows that the sources compile against Android's own classes at API 23 (and newer ones in `stubs`, which the app uses
+where the system has them), that D8 accepts them, and that the APK is linked, signed and verified: ARM64 alone, for API
+24 and later, libraries aligned to 16 KiB, no permission for the internet, no content provider. Needs Linux on x86-64
+and the commands java, javac and keytool (17 or newer), npm, apt-get, dpkg-deb, readelf and cmake. Downloads (0.46 GB)
+are kept in the cache folder; without them the check is skipped, and says so.
 """
 
 from __future__ import annotations
