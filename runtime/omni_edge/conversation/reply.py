@@ -31,6 +31,7 @@ class Reply:
         began: end of the user's input (s, `time.perf_counter`).
         prefill_seconds: spent in the Thinker before the first token (s).
         stop: texts that end it.
+        unspoken: texts that end its speech.
         tokens: those drawn so far, the closing one included.
     """
 
@@ -43,6 +44,7 @@ class Reply:
     began: float
     prefill_seconds: float
     stop: StopStrings
+    unspoken: StopStrings
     tokens: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -51,6 +53,8 @@ class Reply:
         self._steps = 0
         self._first_text: float | None = None
         self._first_audio: float | None = None
+        # States of tokens that may begin a text that is not spoken.
+        self._waiting: list[NDArray[np.float32]] = []
 
     def events(self, cancelled: Callable[[], bool]) -> Iterator[Event]:
         """Text and speech as they come, then `TurnDone`."""
@@ -67,7 +71,8 @@ class Reply:
             full = self.context.prefilled >= self.context.capacity
             if not full:
                 self.context.append(token)
-            yield TextDelta(self.stop.push(self.stream.push(token)), (token,))
+            text = self.stream.push(token)
+            yield TextDelta(self.stop.push(text), (token,))
             if self.stop.found:
                 finish = "stop"
                 break
@@ -82,10 +87,11 @@ class Reply:
                 break
             state = self._decode()
             if self.speech is not None:
-                yield from self._playable(self.speech.feed(state))
+                yield from self._playable(self._speak(self.speech, text, state))
         if rest := self.stop.close(self.stream.close()):
             yield TextDelta(rest)
         if self.speech is not None and finish != "cancelled":
+            yield from self._playable(self._speak_waiting(self.speech))
             yield from self._playable(self.speech.finish(cancelled))
             if cancelled():
                 finish = "cancelled"
@@ -116,6 +122,21 @@ class Reply:
         self._steps += 1
         state: NDArray[np.float32] = block.states[-1]
         return state
+
+    def _speak(self, speech: Speech, text: str, state: NDArray[np.float32]) -> Iterator[AudioChunk]:
+        """Speaks a token with its new text, unless the text is one that is written only."""
+        self.unspoken.push(text)
+        if self.unspoken.found:
+            self._waiting.clear()
+            return
+        self._waiting.append(state)
+        if not self.unspoken.holds:
+            yield from self._speak_waiting(speech)
+
+    def _speak_waiting(self, speech: Speech) -> Iterator[AudioChunk]:
+        waiting, self._waiting = self._waiting, []
+        for state in waiting:
+            yield from speech.feed(state)
 
     def _playable(self, chunks: Iterator[AudioChunk]) -> Iterator[AudioChunk]:
         for chunk in chunks:

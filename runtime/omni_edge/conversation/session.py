@@ -520,6 +520,7 @@ class Session:
             began=began,
             prefill_seconds=prefilled,
             stop=StopStrings(chosen.stop),
+            unspoken=StopStrings(chosen.unspoken),
         )
 
     def _token_source(self, chosen: ReplySettings) -> TokenSource:
@@ -528,7 +529,7 @@ class Session:
             return GivenTokens([*self._model.tokenizer.encode(chosen.text), manifest.text.eos_tokens[0]])
         stream = (self._seed(chosen), _THINKER_STREAM, self._reply_number)
         rules = self._settings.sampling if chosen.sampling is None else chosen.sampling.over(self._settings.sampling)
-        sampler = Sampler(rules, stream, manifest.thinker.vocab_size)
+        sampler = Sampler(rules, stream, manifest.thinker.vocab_size, mask=chosen.mask)
         sampler.observe(self._context.tokens)
         return sampler
 

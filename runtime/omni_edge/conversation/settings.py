@@ -6,7 +6,7 @@ import secrets
 from dataclasses import dataclass
 
 from omni_edge.bundle.manifest import Manifest, SamplingSection
-from omni_edge.decoders.sampling import Sampling
+from omni_edge.decoders.sampling import Sampling, TokenMask
 from omni_edge.errors import UsageError
 from omni_edge.vocoder.schedule import ChunkSchedule
 from omni_edge.vocoder.solver import SolverSettings
@@ -103,9 +103,11 @@ class ReplySettings:
         sampling: how text tokens are drawn.
         seed: of this reply's random streams.
         stop: texts that end the reply; neither they nor what follows them comes out.
+        unspoken: texts that end the speech; they and what follows them is written only.
+        mask: which tokens the Thinker may write; good for one reply. None: all.
 
     Raises:
-        UsageError: a seed below 0, an empty `text` or an empty stop text.
+        UsageError: a seed below 0, an empty `text`, or an empty one in `stop` or `unspoken`.
     """
 
     text: str | None = None
@@ -113,12 +115,14 @@ class ReplySettings:
     sampling: Sampling | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    unspoken: tuple[str, ...] = ()
+    mask: TokenMask | None = None
 
     def __post_init__(self) -> None:
         if self.seed is not None and self.seed < 0:
             raise UsageError(f"The seed is {self.seed}; it must be 0 or more.")
-        if self.text == "" or "" in self.stop:
-            raise UsageError("The text of a reply and the texts that end it must not be empty.")
+        if self.text == "" or "" in self.stop + self.unspoken:
+            raise UsageError("The text of a reply and the texts that end it or its speech must not be empty.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ class StopStrings:
     Attributes:
         text: everything that was passed on.
         found: whether one of the texts was met; nothing is passed on from then on.
+        behind: what came behind it in the same piece.
     """
 
     def __init__(self, stops: Sequence[str] = ()) -> None:
@@ -21,6 +22,12 @@ class StopStrings:
         self._held = ""
         self.text = ""
         self.found = False
+        self.behind = ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the end of the text so far may begin a stop."""
+        return bool(self._held)
 
     def push(self, piece: str) -> str:
         """Takes the next piece; returns what is certain to stand before a stop."""
@@ -30,7 +37,10 @@ class StopStrings:
         places = [place for place in (held.find(stop) for stop in self._stops) if place >= 0]
         if places:
             self.found = True
-            return self._pass(held[: min(places)], "")
+            first = min(places)
+            length = max(len(stop) for stop in self._stops if held.startswith(stop, first))
+            self.behind = held[first + length :]
+            return self._pass(held[:first], "")
         kept = max((self._overlap(held, stop) for stop in self._stops), default=0)
         return self._pass(held[: len(held) - kept], held[len(held) - kept :])
 

@@ -78,6 +78,16 @@ class TokenSource(Protocol):
         """The next token for `logits` [vocabulary]."""
 
 
+class TokenMask(Protocol):
+    """Which tokens may come next, as a grammar allows them."""
+
+    def allowed(self) -> NDArray[np.bool_]:
+        """bool [vocabulary]; at least one is True."""
+
+    def accept(self, token: int) -> None:
+        """`token` was drawn."""
+
+
 class GivenTokens:
     """Tokens that are given; the logits do not matter.
 
@@ -101,12 +111,19 @@ class Sampler:
         seed: a sequence of numbers that names the random stream.
         vocab_size: number of logits.
         suppress: tokens that are never drawn.
+        mask: which tokens may come next; None: all.
     """
 
     def __init__(
-        self, settings: SamplingSection, seed: tuple[int, ...], vocab_size: int, suppress: Iterable[int] = ()
+        self,
+        settings: SamplingSection,
+        seed: tuple[int, ...],
+        vocab_size: int,
+        suppress: Iterable[int] = (),
+        mask: TokenMask | None = None,
     ) -> None:
         self.settings = settings
+        self._mask = mask
         self._random = np.random.default_rng(seed)
         self._seen = np.zeros(vocab_size, np.bool_)
         self._suppress = np.fromiter(suppress, np.int64)
@@ -119,6 +136,8 @@ class Sampler:
         """The next token for `logits` [vocabulary]; it counts as having occurred."""
         token = self._draw(logits)
         self._seen[token] = True
+        if self._mask is not None:
+            self._mask.accept(token)
         return token
 
     def _draw(self, logits: NDArray[np.float32]) -> int:
@@ -130,6 +149,8 @@ class Sampler:
             values, penalty = logits[seen], np.float32(settings.repetition_penalty)
             logits[seen] = np.where(values < 0, values * penalty, values / penalty)
         logits[self._suppress] = -np.inf
+        if self._mask is not None:
+            logits = np.where(self._mask.allowed(), logits, np.float32(-np.inf))
         if settings.temperature == 0:
             return int(logits.argmax())
         return self._random_token(logits)

@@ -7,7 +7,7 @@ import secrets
 import time
 from collections import OrderedDict
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aiohttp import web
@@ -19,6 +19,7 @@ from omni_edge.serve.faults import RequestError, explain
 from omni_edge.serve.http_io import EventStream, read_json
 from omni_edge.serve.service import Ask, Prefilled, Service
 from omni_edge.serve.sound_format import sound_stream
+from omni_edge.serve.tools import CallReader, ToolCall
 
 # How long a client may name a reply by the id of its audio, and how many replies are kept for that.
 _AUDIO_SECONDS = 3600
@@ -34,13 +35,19 @@ class Answer:
         id: of the completion.
         audio_id: of its speech.
         created: when it began, seconds since 1970.
+        reader: takes the calls out of its text.
         cached: positions of the prompt that were in the caches.
     """
 
     id: str
     audio_id: str
     created: int
+    reader: CallReader
     cached: int = 0
+
+    def finish_reason(self, done: TurnDone) -> str:
+        """Why it ended, in OpenAI's words."""
+        return "tool_calls" if self.reader.calls else _FINISH[done.finish_reason]
 
     @property
     def audio_expires(self) -> int:
@@ -64,14 +71,24 @@ class ChatCompletions:
         limits = self._service.settings.limits
         body = await read_json(request, self._service)
         chat = await self._service.help(lambda: parse_chat_request(body, limits, self._reply_of_audio))
+        reply = chat.reply
+        if chat.schema is not None or chat.tools.required:
+            grammars = await self._service.help(self._service.grammars)
+            mask = await self._service.help(lambda: grammars.mask(chat.schema, chat.tools))
+            reply = replace(reply, mask=mask)
         ask = Ask(
             session=self._session(chat),
             parts=await self._service.decoded(chat.history),
-            reply=chat.reply,
+            reply=reply,
             max_new_tokens=chat.max_new_tokens,
             keep=True,
         )
-        answer = Answer(f"chatcmpl-{secrets.token_hex(12)}", f"audio_{secrets.token_hex(12)}", int(time.time()))
+        answer = Answer(
+            f"chatcmpl-{secrets.token_hex(12)}",
+            f"audio_{secrets.token_hex(12)}",
+            int(time.time()),
+            CallReader([tool.name for tool in chat.tools.tools]),
+        )
         if chat.stream:
             return await self._stream(request, chat, ask, answer)
         return await self._whole(chat, ask, answer)
@@ -86,12 +103,8 @@ class ChatCompletions:
             )
         if chat.voice is not None and chat.spoken:
             check_voice(chat.voice, manifest)
-        system = chat.system
-        if system is not None and chat.spoken:
-            # The Talker was trained behind this prompt.
-            system = f"{manifest.text.speech_system}\n{system}"
         return SessionSettings(
-            system=system,
+            system=self._service.system(chat.system, chat.tools, spoken=chat.spoken),
             speech=chat.spoken,
             voice=chat.voice if chat.spoken else None,
             context=self._service.settings.context,
@@ -111,12 +124,18 @@ class ChatCompletions:
                     case TurnDone():
                         done = event
         assert done is not None
-        message: dict[str, Any] = {"role": "assistant", "content": done.text, "refusal": None}
-        if sound is not None:
+        reader = answer.reader
+        reader.push(done.text)
+        reader.close()
+        says = bool(reader.said or not reader.calls)
+        message: dict[str, Any] = {"role": "assistant", "content": reader.said if says else None, "refusal": None}
+        if reader.calls:
+            message["tool_calls"] = [_call(call) for call in reader.calls]
+        if sound is not None and says:
             data += sound.close()
-            self._keep(answer, done.text)
-            message |= {"content": None, "audio": self._audio(answer, done.text, bytes(data))}
-        choice = {"index": 0, "message": message, "finish_reason": _FINISH[done.finish_reason], "logprobs": None}
+            self._keep(answer, reader.said)
+            message |= {"content": None, "audio": self._audio(answer, reader.said, bytes(data))}
+        choice = {"index": 0, "message": message, "finish_reason": answer.finish_reason(done), "logprobs": None}
         return web.json_response(
             {
                 "id": answer.id,
@@ -149,28 +168,35 @@ class ChatCompletions:
                     case Prefilled():
                         answer.cached = event.cached
                         await stream.send(self._chunk(answer, {"role": "assistant", "content": None if sound else ""}))
-                    case TextDelta() if not event.text:
-                        pass
-                    case TextDelta() if sound is None:
-                        await stream.send(self._chunk(answer, {"content": event.text}))
                     case TextDelta():
-                        await stream.send(self._chunk(answer, _audio_delta(answer, transcript=event.text)))
+                        await self._send_text(stream, answer, answer.reader.push(event.text), spoken=sound is not None)
                     case AudioChunk() if sound is not None:
                         if data := sound.push(event.samples):
                             await stream.send(self._chunk(answer, _audio_delta(answer, data=_base64(data))))
                     case TurnDone():
-                        if sound is not None:
+                        await self._send_text(stream, answer, answer.reader.close(), spoken=sound is not None)
+                        if sound is not None and (answer.reader.said or not answer.reader.calls):
                             if data := sound.close():
                                 await stream.send(self._chunk(answer, _audio_delta(answer, data=_base64(data))))
-                            self._keep(answer, event.text)
+                            self._keep(answer, answer.reader.said)
                             await stream.send(
                                 self._chunk(answer, _audio_delta(answer, expires_at=answer.audio_expires))
                             )
-                        await stream.send(self._chunk(answer, {}, _FINISH[event.finish_reason]))
+                        await stream.send(self._chunk(answer, {}, answer.finish_reason(event)))
                         if chat.include_usage:
                             last = self._chunk(answer, {}) | {"choices": [], "usage": usage(event, answer.cached)}
                             await stream.send(last)
         return await stream.close()
+
+    async def _send_text(
+        self, stream: EventStream, answer: Answer, pieces: list[str | ToolCall], *, spoken: bool
+    ) -> None:
+        for piece in pieces:
+            if isinstance(piece, ToolCall):
+                delta: dict[str, Any] = {"tool_calls": [{"index": answer.reader.calls.index(piece), **_call(piece)}]}
+            else:
+                delta = _audio_delta(answer, transcript=piece) if spoken else {"content": piece}
+            await stream.send(self._chunk(answer, delta))
 
     def _chunk(self, answer: Answer, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
         return {
@@ -212,6 +238,10 @@ def usage(done: TurnDone, cached: int) -> dict[str, Any]:
         "prompt_tokens_details": {"cached_tokens": cached, "audio_tokens": 0},
         "completion_tokens_details": {"audio_tokens": spoken, "reasoning_tokens": 0},
     }
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
 def _audio_delta(answer: Answer, **fields: Any) -> dict[str, Any]:

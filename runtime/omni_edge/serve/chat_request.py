@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from omni_edge.conversation.settings import ReplySettings
 from omni_edge.decoders.sampling import Sampling
@@ -12,6 +13,7 @@ from omni_edge.serve.data_uri import Attachment, decode_base64, read_data_uri
 from omni_edge.serve.fields import Fields
 from omni_edge.serve.settings import Limits
 from omni_edge.serve.sound_format import CONTENT_TYPES
+from omni_edge.serve.tools import CALL_START, ToolCall, ToolSet, read_tools, reply_text, result_text
 
 Content = UserPart | ReplyPart | Attachment
 
@@ -31,7 +33,9 @@ class ChatRequest:
         spoken: whether the reply is spoken.
         voice: speaker; None: the default one.
         sound_format: of the speech, one of `CONTENT_TYPES`.
-        reply: how the reply is made.
+        reply: how the reply is made, but for its mask.
+        tools: functions that it may call.
+        schema: JSON schema of the reply; None: it is free.
         max_new_tokens: text tokens at most; None: the bundle's default.
         stream: send the reply while it is made.
         include_usage: send the numbers of tokens at the end of a stream.
@@ -43,6 +47,8 @@ class ChatRequest:
     voice: str | None
     sound_format: str
     reply: ReplySettings
+    tools: ToolSet
+    schema: dict[str, Any] | None
     max_new_tokens: int | None
     stream: bool
     include_usage: bool
@@ -59,31 +65,34 @@ def parse_chat_request(body: Fields, limits: Limits, reply_of_audio: Callable[[s
     Raises:
         RequestError: something is missing, wrong or not supported.
     """
-    body.refuse(
-        "audio_url", "functions", "function_call", "tools", "logprobs", "top_logprobs", "logit_bias", "prediction"
-    )
+    body.refuse("audio_url", "functions", "function_call", "logprobs", "top_logprobs", "logit_bias", "prediction")
     body.refuse("presence_penalty", "frequency_penalty", "web_search_options")
     if body.integer("n", 1, 1 << 31) not in (None, 1):
         raise body.wrong("n", "must be 1; this server computes one reply at a time", "unsupported_parameter")
-    response_format = body.object("response_format")
-    if response_format is not None and response_format.text("type") != "text":
-        raise body.wrong("response_format", "must be of type text", "unsupported_parameter")
     stream = body.flag("stream")
     options = body.object("stream_options")
     modalities = body.strings("modalities", 4) or ["text"]
     if not set(modalities) <= {"text", "audio"}:
         raise body.wrong("modalities", "may hold 'text' and 'audio'")
+    spoken = "audio" in modalities
+    schema = _schema(body)
+    if schema is not None and spoken:
+        raise body.wrong("response_format", "must be text where the reply is spoken", "unsupported_parameter")
+    tools = read_tools(body, flat=False)
+    unspoken = (CALL_START,) if tools.tools else ()
     voice, sound_format = _audio(body, stream)
     system, history = _messages(body, limits, reply_of_audio)
     return ChatRequest(
         system=system,
         history=history,
-        spoken="audio" in modalities,
+        spoken=spoken,
         voice=voice,
         sound_format=sound_format,
         reply=ReplySettings(
-            sampling=read_sampling(body), seed=read_seed(body), stop=_stop(body), speech="audio" in modalities
+            sampling=read_sampling(body), seed=read_seed(body), stop=_stop(body), speech=spoken, unspoken=unspoken
         ),
+        tools=tools,
+        schema=schema,
         max_new_tokens=body.integer("max_completion_tokens", 1, _MOST_TOKENS)
         or body.integer("max_tokens", 1, _MOST_TOKENS),
         stream=stream,
@@ -133,6 +142,21 @@ def _stop(body: Fields) -> tuple[str, ...]:
     return tuple(stops)
 
 
+def _schema(body: Fields) -> dict[str, Any] | None:
+    """The JSON schema of the reply."""
+    form = body.object("response_format")
+    kind = "text" if form is None else form.choice("type", ("text", "json_object", "json_schema"))
+    if form is None or kind == "text":
+        return None
+    if kind == "json_object":
+        return {"type": "object"}
+    named = form.object("json_schema")
+    schema = None if named is None else named.object("schema")
+    if named is None or schema is None:
+        raise form.wrong("json_schema", "must have a schema", "missing_required_parameter")
+    return dict(named.raw("schema"))
+
+
 # -- messages --------------------------------------------------------------------------------------------------------
 
 
@@ -147,20 +171,20 @@ def _messages(
     history: list[Content] = []
     before = ""
     for message in messages:
-        role = message.choice("role", ("system", "developer", "user", "assistant"))
+        role = message.choice("role", ("system", "developer", "user", "assistant", "tool"))
         if role in ("system", "developer"):
             if history:
                 raise message.wrong("role", "must not be system or developer behind other messages")
             system.append(_plain_text(message, limits))
-        elif role == "user":
-            if before == "user":
+        elif role in ("user", "tool"):
+            if before in ("user", "tool"):
                 history.append(text_part("\n"))
-            history += _user_content(message, limits)
+            history += _user_content(message, limits) if role == "user" else [_result(message, limits)]
         else:
             history.append(ReplyPart(_reply_text(message, limits, reply_of_audio)))
         before = role
-    if before != "user":
-        raise body.wrong("messages", "must end with a message of the user")
+    if before not in ("user", "tool"):
+        raise body.wrong("messages", "must end with a message of the user or of a tool")
     if len(history) > limits.items:
         raise body.wrong("messages", f"has {len(history)} parts; {limits.items} is the most", "array_above_max_length")
     return "\n".join(system) if system else None, tuple(history)
@@ -182,7 +206,28 @@ def _plain_text(message: Fields, limits: Limits) -> str:
 
 
 def _reply_text(message: Fields, limits: Limits, reply_of_audio: Callable[[str], str | None]) -> str:
-    message.refuse("tool_calls", "function_call")
+    message.refuse("function_call")
+    calls = [_call(call, limits) for call in message.objects("tool_calls", limits.items)]
+    if calls and not message.has("content") and not message.has("audio"):
+        return reply_text("", calls)
+    return reply_text(_said(message, limits, reply_of_audio), calls)
+
+
+def _call(entry: Fields, limits: Limits) -> ToolCall:
+    """A call that the model made."""
+    entry.choice("type", ("function",), "function")
+    function = entry.object("function")
+    if function is None:
+        raise entry.wrong("function", "is missing", "missing_required_parameter")
+    return ToolCall(function.text("name"), function.text("arguments", longest=limits.text))
+
+
+def _result(message: Fields, limits: Limits) -> UserPart:
+    """What a function returned."""
+    return text_part(result_text(_plain_text(message, limits)))
+
+
+def _said(message: Fields, limits: Limits, reply_of_audio: Callable[[str], str | None]) -> str:
     audio = message.object("audio")
     if audio is not None and not message.has("content"):
         text = reply_of_audio(audio.text("id"))

@@ -21,9 +21,11 @@ from omni_edge.live.voice_detector import VoiceDetector
 from omni_edge.serve.cached_conversation import CachedConversation, ConversationPool, Part
 from omni_edge.serve.data_uri import Attachment
 from omni_edge.serve.faults import RequestError
+from omni_edge.serve.grammar import Grammars
 from omni_edge.serve.metrics import ServerMetrics
 from omni_edge.serve.model_thread import ModelThread
 from omni_edge.serve.settings import ServeSettings
+from omni_edge.serve.tools import ToolSet
 
 T = TypeVar("T")
 
@@ -84,6 +86,7 @@ class Service:
         self.realtime_sessions = 0
         self.name = _name(engine.model.bundle.path.resolve())
         self._voice_detector: VoiceDetector | None = None
+        self._grammars: Grammars | None = None
         self._helpers = ThreadPoolExecutor(_HELPERS, "omni-edge-helper")
         self._conversations = ConversationPool(engine.session, settings.limits.kept)
 
@@ -101,6 +104,33 @@ class Service:
         if self._voice_detector is None:
             self._voice_detector = VoiceDetector()
         return self._voice_detector
+
+    def grammars(self) -> Grammars:
+        """Makes replies follow a grammar; loaded by the first call.
+
+        Raises:
+            RequestError: llguidance is not installed.
+        """
+        if self._grammars is None:
+            self._grammars = Grammars(self.engine.model.bundle)
+        return self._grammars
+
+    def system(self, given: str | None, tools: ToolSet, *, spoken: bool) -> str | None:
+        """A system prompt for the model; None: its default one.
+
+        Args:
+            given: the client's; None: none.
+            tools: functions that the model may call.
+            spoken: whether it speaks; the Talker was trained behind its own prompt, which then comes first.
+        """
+        text = self.engine.manifest.text
+        if given is None and not tools.tools:
+            return None
+        if spoken:
+            system = text.speech_system if given is None else f"{text.speech_system}\n{given}"
+        else:
+            system = text.default_system if given is None else given
+        return tools.behind(system)
 
     def close(self) -> None:
         """Ends the threads."""

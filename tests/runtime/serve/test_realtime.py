@@ -226,6 +226,34 @@ def test_pictures_are_items(server: Served) -> None:
         assert written.respond()[-1]["response"]["usage"]["input_tokens"] > 30
 
 
+@pytest.mark.parametrize("modality", ["text", "audio"])
+def test_a_function_is_called_and_its_result_is_answered(server: Served, modality: str) -> None:
+    room = {"type": "object", "properties": {"room": {"enum": ["kitchen"]}}, "required": ["room"]}
+    room["additionalProperties"] = False
+    light = {"type": "function", "name": "set_light", "description": "Switches a light.", "parameters": room}
+    with talk(server) as written:
+        once = {"tools": [light], "tool_choice": "required", "parallel_tool_calls": False}
+        shown = written.update(output_modalities=[modality], **once)
+        assert (shown["tools"], shown["tool_choice"]) == ([light], "required")
+        written.text("turn on the kitchen light")
+        events = written.respond()
+        kinds = [event["type"] for event in events]
+        assert not any("audio" in kind or "text" in kind for kind in kinds)
+        done = events[kinds.index("response.function_call_arguments.done")]
+        assert json.loads(done["arguments"])["room"] == "kitchen"
+        (item,) = events[-1]["response"]["output"]
+        assert (item["type"], item["name"], item["call_id"]) == ("function_call", "set_light", done["call_id"])
+        output = {"type": "function_call_output", "call_id": item["call_id"], "output": '{"ok": true}'}
+        written.connection.conversation.item.create(item=output)
+        written.until("conversation.item.done")
+        assert written.update(tool_choice="auto")["tools"] == [light]
+        answered = written.respond(max_output_tokens=8)[-1]["response"]
+        assert [item["type"] for item in answered["output"]] == ["message"]
+        # The call is in the caches as the model wrote it.
+        used = events[-1]["response"]["usage"]
+        assert answered["usage"]["input_token_details"]["cached_tokens"] >= used["total_tokens"] - 1
+
+
 def test_the_laws_of_telephones_are_inverse() -> None:
     for law in ("pcmu", "pcma"):
         codes = bytes(range(256))
@@ -247,12 +275,13 @@ def test_the_laws_of_telephones_are_inverse() -> None:
         ('{"type": "output_audio_buffer.clear"}', "unknown_event"),
         ('{"type": "session.update"}', "missing_required_parameter"),
         ('{"type": "session.update", "session": {"type": "transcription"}}', "unsupported_session"),
-        ('{"type": "session.update", "session": {"tools": [{"type": "mcp"}]}}', "unsupported_parameter"),
+        ('{"type": "session.update", "session": {"tools": [{"type": "mcp"}]}}', "invalid_value"),
         ('{"type": "session.update", "session": {"audio": {"output": {"voice": "alloy"}}}}', "invalid_value"),
         ('{"type": "session.update", "session": {"audio": {"input": {"format": {"type": "x"}}}}}', "invalid_value"),
         ('{"type": "input_audio_buffer.append"}', "missing_required_parameter"),
         ('{"type": "input_audio_buffer.append", "audio": "?"}', "invalid_base64"),
-        ('{"type": "conversation.item.create", "item": {"type": "function_call"}}', "invalid_value"),
+        ('{"type": "conversation.item.create", "item": {"type": "item_reference"}}', "invalid_value"),
+        ('{"type": "conversation.item.create", "item": {"type": "function_call"}}', "missing_required_parameter"),
         ('{"type": "conversation.item.create", "item": {"type": "message", "role": "user"}}', "invalid_value"),
         ('{"type": "conversation.item.delete", "item_id": "x"}', "item_not_found"),
         ('{"type": "response.create", "response": {"conversation": "none"}}', "unsupported"),

@@ -18,6 +18,7 @@ from omni_edge.serve.realtime.microphone import Turn
 from omni_edge.serve.realtime.response import Put, Response
 from omni_edge.serve.realtime.session_config import SessionConfig
 from omni_edge.serve.service import Service
+from omni_edge.serve.tools import CALL_START
 
 log = logging.getLogger("omni_edge.serve")
 
@@ -158,10 +159,15 @@ class RealtimeConversation:
         reused = await self._hold(cached)
         if not cached.session.turn_open:
             raise RequestError("There is nothing to answer: the last item is not the user's.", code="nothing_to_answer")
-        settings = ReplySettings(speech=response.rate is not None)
+        tools = response.config.tools
+        mask = None
+        if tools.required:
+            grammars = await self._service.help(self._service.grammars)
+            mask = await self._service.help(lambda: grammars.mask(None, tools))
+        unspoken = (CALL_START,) if tools.tools else ()
+        settings = ReplySettings(speech=response.rate is not None, unspoken=unspoken, mask=mask)
         steps = cached.reply(settings, response.config.max_output_tokens, None)
-        response.add(self.items[-1].id if self.items else None)
-        self.items.append(response.item)
+        response.begin(self._place)
         async with aclosing(self._service.model.events(steps, cached.cancel)) as events:
             async for event in events:
                 if isinstance(event, TurnDone):
@@ -170,6 +176,12 @@ class RealtimeConversation:
                 elif isinstance(event, TextDelta | AudioChunk):
                     self.spoke = self.spoke or isinstance(event, AudioChunk)
                     response.event(event)
+
+    def _place(self, item: Item) -> str | None:
+        """Adds an item of the response; returns the id of the one in front of it."""
+        previous = self.items[-1].id if self.items else None
+        self.items.append(item)
+        return previous
 
     async def _hold(self, cached: CachedConversation) -> int:
         """Puts the conversation into the caches; drops its oldest items where there is no room."""
@@ -187,7 +199,7 @@ class RealtimeConversation:
         """The session of the present instructions and voice."""
         config = config or self.config
         settings = SessionSettings(
-            system=self._system(config.instructions),
+            system=self._service.system(config.instructions or None, config.tools, spoken=self._service.speaks),
             speech=self._service.speaks,
             context=self._service.settings.context,
         )
@@ -198,10 +210,3 @@ class RealtimeConversation:
         if config.voice is not None:
             self._cached.session.voice = config.voice
         return self._cached
-
-    def _system(self, instructions: str) -> str | None:
-        if not instructions:
-            return None
-        text = self._service.engine.manifest.text
-        # The Talker was trained behind its own prompt.
-        return f"{text.speech_system}\n{instructions}" if self._service.speaks else instructions

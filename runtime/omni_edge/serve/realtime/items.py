@@ -16,13 +16,14 @@ from omni_edge.serve.fields import Fields
 from omni_edge.serve.realtime.session_config import SessionConfig
 from omni_edge.serve.settings import Limits
 from omni_edge.serve.sound_format import from_g711, from_pcm16
+from omni_edge.serve.tools import ToolCall, reply_text, result_text
 
 _LONGEST_ID = 64
 
 
-@dataclass
+@dataclass(eq=False)
 class Item:
-    """A message.
+    """A message, a call of a function, or its result.
 
     Attributes:
         id: its name.
@@ -34,6 +35,8 @@ class Item:
         rate: samples per second of its speech; 0: it has none.
         whole: of a reply: its speech is complete.
         status: "completed", "in_progress" or "incomplete".
+        call: the call; None: it is none.
+        result: what a function returned, and the id of its call; None: it is none.
     """
 
     id: str
@@ -45,6 +48,8 @@ class Item:
     rate: int = 0
     whole: bool = False
     status: str = "completed"
+    call: ToolCall | None = None
+    result: tuple[str, str] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -58,14 +63,14 @@ class Item:
 
     def as_json(self) -> dict[str, Any]:
         """The item as clients see it."""
-        return {
-            "id": self.id,
-            "object": "realtime.item",
-            "type": "message",
-            "status": self.status,
-            "role": self.role,
-            "content": self.content,
-        }
+        shown: dict[str, Any] = {"id": self.id, "object": "realtime.item", "status": self.status}
+        if self.call is not None:
+            call = {"call_id": self.call.id, "name": self.call.name, "arguments": self.call.arguments}
+            return {**shown, "type": "function_call", **call}
+        if self.result is not None:
+            output, call_id = self.result
+            return {**shown, "type": "function_call_output", "call_id": call_id, "output": output}
+        return {**shown, "type": "message", "role": self.role, "content": self.content}
 
     def cut(self, seconds: float) -> None:
         """Keeps of a reply what was heard in its first `seconds`, down to a whole word."""
@@ -84,9 +89,15 @@ def new_id(kind: str) -> str:
 def rendered(items: Sequence[Item]) -> list[Part]:
     """The parts of a conversation."""
     parts: list[Part] = []
-    for item in items:
+    for before, item in zip([None, *items], items, strict=False):
         if item.role != "assistant":
+            if item.result is not None and before is not None and before.role != "assistant":
+                parts.append(text_part("\n"))
             parts += item.parts
+        elif item.call is not None:
+            # A call belongs to the reply in front of it.
+            last = parts.pop() if parts and isinstance(parts[-1], ReplyPart) else None
+            parts.append(ReplyPart(reply_text(last.text if isinstance(last, ReplyPart) else "", [item.call])))
         elif item.text:
             parts.append(ReplyPart(item.text))
     return parts
@@ -106,7 +117,9 @@ def parse_item(fields: Fields, config: SessionConfig, limits: Limits) -> NewItem
     Raises:
         RequestError: something is wrong or not supported.
     """
-    fields.choice("type", ("message",))
+    kind = fields.choice("type", ("message", "function_call", "function_call_output"))
+    if kind != "message":
+        return _parse_function(fields, kind, limits)
     role = fields.choice("role", ("user", "assistant", "system"))
     item = Item(fields.text("id", new_id("item"), longest=_LONGEST_ID), role)
     contents: list[UserPart | Attachment] = []
@@ -138,6 +151,16 @@ def parse_item(fields: Fields, config: SessionConfig, limits: Limits) -> NewItem
     if not item.content:
         raise fields.wrong("content", "must not be empty")
     return NewItem(item, tuple(contents))
+
+
+def _parse_function(fields: Fields, kind: str, limits: Limits) -> NewItem:
+    """A call of a function, or its result."""
+    name, call_id = fields.text("id", new_id("item"), longest=_LONGEST_ID), fields.text("call_id", longest=_LONGEST_ID)
+    if kind == "function_call":
+        call = ToolCall(fields.text("name"), fields.text("arguments", longest=limits.text), call_id)
+        return NewItem(Item(name, "assistant", call=call), ())
+    output = fields.text("output", longest=limits.text)
+    return NewItem(Item(name, "user", result=(output, call_id)), (text_part(result_text(output)),))
 
 
 def decode_sound(data: bytes, config: SessionConfig) -> Any:

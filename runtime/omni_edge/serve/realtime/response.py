@@ -15,8 +15,10 @@ from omni_edge.serve.faults import RequestError
 from omni_edge.serve.realtime.items import Item, new_id
 from omni_edge.serve.realtime.session_config import PCM_RATE, SessionConfig
 from omni_edge.serve.sound_format import TELEPHONE_RATE, OutputRate, to_g711, to_pcm16
+from omni_edge.serve.tools import CallReader, ToolCall
 
 Put = Callable[[dict[str, Any]], None]
+Place = Callable[[Item], str | None]
 
 
 @dataclass
@@ -44,7 +46,9 @@ class Response:
     closed: bool = False
 
     def __post_init__(self) -> None:
-        self._added = False
+        self._reader = CallReader([tool.name for tool in self.config.tools.tools])
+        # The message, once there is one, and calls of functions.
+        self._items: list[Item] = []
         law = self.config.output_law
         self._output = None if self.rate is None else OutputRate(self.rate, PCM_RATE if law is None else TELEPHONE_RATE)
         self._part: dict[str, Any] = (
@@ -59,27 +63,33 @@ class Response:
         """The response begins."""
         self.put({"type": "response.created", "response": self._json("in_progress")})
 
-    def add(self, previous: str | None) -> None:
-        """The message begins, behind another one."""
-        self._added = True
-        where = {"response_id": self.id, "output_index": 0}
-        self.put({"type": "response.output_item.added", **where, "item": self.item.as_json()})
-        self.put({"type": "conversation.item.added", "previous_item_id": previous, "item": self.item.as_json()})
-        self.put({"type": "response.content_part.added", **self._where, "part": self._shown()})
+    def begin(self, place: Place) -> None:
+        """The reply begins.
+
+        Args:
+            place: adds an item to the conversation, and returns the id of the one in front of it.
+        """
+        self._place = place
+        # With functions, the reply may be a call alone.
+        if not self.config.tools.tools:
+            self._open_message()
 
     def event(self, event: TextDelta | AudioChunk) -> None:
         """The next piece of text or speech."""
         if isinstance(event, TextDelta):
-            self.item.pieces.append(event.text)
-            kind = "output_text" if self.rate is None else "output_audio_transcript"
-            if event.text:
-                self.put({"type": f"response.{kind}.delta", **self._where, "delta": event.text})
+            for piece in self._reader.push(event.text):
+                self._take(piece)
         elif self._output is not None:
+            self._open_message()
             self.item.rate, self.item.samples = event.rate, self.item.samples + event.samples.size
             self._send_sound(self._output.push(event.samples))
 
     def done(self, done: TurnDone, cached: int) -> None:
         """The reply is complete, or its limit was reached."""
+        for piece in self._reader.close():
+            self._take(piece)
+        if not self._items:
+            self._open_message()
         if self._output is not None and self.item.samples:
             self._send_sound(self._output.push(np.zeros(0, np.float32), end=True))
         complete = done.finish_reason == "stop"
@@ -95,9 +105,44 @@ class Response:
         """It ends with an error."""
         self._close("failed", {"type": "failed", "error": error.as_json()}, None)
 
+    def _take(self, piece: str | ToolCall) -> None:
+        if isinstance(piece, ToolCall):
+            self._add_call(piece)
+            return
+        self._open_message()
+        self.item.pieces.append(piece)
+        kind = "output_text" if self.rate is None else "output_audio_transcript"
+        self.put({"type": f"response.{kind}.delta", **self._where, "delta": piece})
+
+    def _open_message(self) -> None:
+        if self.item not in self._items:
+            self._add(self.item)
+            self.put({"type": "response.content_part.added", **self._where, "part": self._shown()})
+
+    def _add_call(self, call: ToolCall) -> None:
+        item = Item(new_id("item"), "assistant", call=call)
+        where = {"response_id": self.id, "output_index": len(self._items), "item_id": item.id, "call_id": call.id}
+        self._add(item)
+        self.put({"type": "response.function_call_arguments.delta", **where, "delta": call.arguments})
+        done = {"name": call.name, "arguments": call.arguments}
+        self.put({"type": "response.function_call_arguments.done", **where, **done})
+        self._finish(item)
+
+    def _add(self, item: Item) -> None:
+        where = {"response_id": self.id, "output_index": len(self._items)}
+        self._items.append(item)
+        self.put({"type": "response.output_item.added", **where, "item": item.as_json()})
+        previous = self._place(item)
+        self.put({"type": "conversation.item.added", "previous_item_id": previous, "item": item.as_json()})
+
+    def _finish(self, item: Item) -> None:
+        where = {"response_id": self.id, "output_index": self._items.index(item)}
+        self.put({"type": "response.output_item.done", **where, "item": item.as_json()})
+        self.put({"type": "conversation.item.done", "previous_item_id": None, "item": item.as_json()})
+
     def _close(self, status: str, details: dict[str, Any] | None, used: dict[str, Any] | None) -> None:
         self.closed = True
-        if self._added:
+        if self.item in self._items:
             self.item.status = "completed" if status == "completed" else "incomplete"
             self._part[self._name] = self.item.text
             self.item.content = [self._part]
@@ -108,9 +153,7 @@ class Response:
                 transcript = {"transcript": self.item.text}
                 self.put({"type": "response.output_audio_transcript.done", **self._where, **transcript})
             self.put({"type": "response.content_part.done", **self._where, "part": self._shown()})
-            where = {"response_id": self.id, "output_index": 0}
-            self.put({"type": "response.output_item.done", **where, "item": self.item.as_json()})
-            self.put({"type": "conversation.item.done", "previous_item_id": None, "item": self.item.as_json()})
+            self._finish(self.item)
         self.put({"type": "response.done", "response": self._json(status, details, used)})
 
     def _send_sound(self, samples: Any) -> None:
@@ -122,7 +165,8 @@ class Response:
 
     @property
     def _where(self) -> dict[str, Any]:
-        return {"response_id": self.id, "item_id": self.item.id, "output_index": 0, "content_index": 0}
+        index = self._items.index(self.item)
+        return {"response_id": self.id, "item_id": self.item.id, "output_index": index, "content_index": 0}
 
     def _shown(self) -> dict[str, Any]:
         return {"type": "text" if self.rate is None else "audio", self._name: self._part[self._name]}
@@ -135,7 +179,7 @@ class Response:
             "object": "realtime.response",
             "status": status,
             "status_details": details,
-            "output": [self.item.as_json()] if self._added and status != "in_progress" else [],
+            "output": [] if status == "in_progress" else [item.as_json() for item in self._items],
             "output_modalities": ["text" if self.rate is None else "audio"],
             "max_output_tokens": self.config.max_output_tokens or "inf",
             "metadata": self.metadata,

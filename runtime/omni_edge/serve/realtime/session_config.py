@@ -9,6 +9,7 @@ from omni_edge.live.settings import TurnSettings
 from omni_edge.serve.chat_request import read_voice
 from omni_edge.serve.fields import Fields
 from omni_edge.serve.sound_format import TELEPHONE_RATE
+from omni_edge.serve.tools import NO_TOOLS, ToolSet, read_tools
 
 PCM_RATE = 24_000
 _LAWS = {"audio/pcmu": "pcmu", "audio/pcma": "pcma"}
@@ -80,6 +81,7 @@ class SessionConfig:
         turn_detection: None: turns end by `input_audio_buffer.commit`.
         transcription: the client asked for transcripts of the user, which are not made.
         max_output_tokens: text tokens of a reply at most; None: the bundle's default.
+        tools: functions that the model may call.
     """
 
     instructions: str = ""
@@ -90,6 +92,7 @@ class SessionConfig:
     turn_detection: TurnDetection | None = TurnDetection()
     transcription: bool = False
     max_output_tokens: int | None = None
+    tools: ToolSet = NO_TOOLS
 
     @property
     def input_rate(self) -> int:
@@ -104,7 +107,7 @@ class SessionConfig:
         """
         if session.text("type", "realtime") != "realtime":
             raise session.wrong("type", "must be realtime", "unsupported_session")
-        session.refuse("tools", "prompt", "include", "tracing")
+        session.refuse("prompt", "include", "tracing")
         changed = self._output(session)
         audio = session.object("audio")
         if audio is not None:
@@ -117,7 +120,7 @@ class SessionConfig:
         Raises:
             RequestError: something is wrong or not supported.
         """
-        response.refuse("tools", "input", "prompt")
+        response.refuse("input", "prompt")
         if response.text("conversation", "auto") != "auto":
             raise response.wrong("conversation", "must be auto; out-of-band responses are not supported", "unsupported")
         changed = self._output(response)
@@ -136,8 +139,9 @@ class SessionConfig:
             "instructions": self.instructions,
             "output_modalities": ["audio" if self.spoken else "text"],
             "max_output_tokens": self.max_output_tokens or "inf",
-            "tools": [],
-            "tool_choice": "auto",
+            "tools": list(self.tools.offered),
+            "tool_choice": self.tools.choice,
+            "parallel_tool_calls": self.tools.parallel,
             "truncation": "auto",
             "tracing": None,
             "prompt": None,
@@ -170,7 +174,15 @@ class SessionConfig:
             changed = replace(changed, max_output_tokens=None)
         elif fields.has("max_output_tokens"):
             changed = replace(changed, max_output_tokens=fields.integer("max_output_tokens", 1, _MOST_TOKENS))
-        return changed
+        return changed._functions(fields)
+
+    def _functions(self, fields: Fields) -> SessionConfig:
+        names = {"tools": list(self.tools.offered), "tool_choice": self.tools.choice}
+        names["parallel_tool_calls"] = self.tools.parallel
+        if not any(name in fields for name in names):
+            return self
+        merged = {name: fields.raw(name) if name in fields else before for name, before in names.items()}
+        return replace(self, tools=read_tools(Fields(merged, fields.path), flat=True))
 
     def _input(self, fields: Fields | None) -> SessionConfig:
         if fields is None:
