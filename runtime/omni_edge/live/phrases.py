@@ -1,7 +1,7 @@
 """Speech on a machine that is slower than real time: it is held back, so that silence falls between two phrases.
 
-A phrase ends with a pause. It is let out when it is complete, or when the measured speed says that the rest of it comes
-in time. A machine that is faster than real time holds nothing back.
+A phrase ends with a pause, and a long one where it is quietest. It is let out when it is complete, or when the measured
+speed says that the rest of it comes in time. A machine that is faster than real time holds nothing back.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 _FRAMES_PER_SECOND = 100
 _PAUSE_FRAMES = 15
 _QUIET_SHARE, _QUIET_FLOOR = 0.03, 1e-3
-# A phrase is expected to be at most so long.
-_PHRASE_SECONDS = 5.0
+# A phrase without a pause ends after so long, where so many frames of its second half are quietest. The first one is
+# shorter, because nothing is heard before it.
+_FIRST_PHRASE_SECONDS, _PHRASE_SECONDS = 2.5, 5.0
+_DIP_FRAMES = 5
 # Computing may be so much slower than it was. Schedules at most double their chunks.
 _SPEED_MARGIN = 1.1
 _CHUNK_GROWTH = 2
@@ -69,10 +71,12 @@ class Phrases:
         # Samples so far, those let out, and the ends of the pauses between both.
         self._received = self._let_out = 0
         self._ends: list[int] = []
-        # Whether the phrase that is let out is not over.
+        # Where the phrase begins that is let out next or at present, and whether a part of it was let out.
+        self._begin = 0
         self._flows = False
-        # What is not a whole frame yet; the loudest frame; quiet frames in a row.
+        # What is not a whole frame yet; the level of each frame; the loudest one; quiet frames in a row.
         self._rest = np.zeros(0, np.float32)
+        self._levels: list[float] = []
         self._loudest, self._quiet_frames = 0.0, 0
         self._chunk_seconds = 0.0
 
@@ -88,7 +92,8 @@ class Phrases:
         count = frames.size // self._frame
         for number, frame in enumerate(frames[: count * self._frame].reshape(count, self._frame), 1):
             level = float(np.sqrt(np.mean(frame**2)))
-            quiet = level < max(_QUIET_SHARE * self._loudest, _QUIET_FLOOR)
+            quiet = level < self._quiet_level
+            self._levels.append(level)
             self._loudest = max(self._loudest, level)
             self._quiet_frames = self._quiet_frames + 1 if quiet else 0
             # Silence before the first word is no pause.
@@ -109,8 +114,11 @@ class Phrases:
         stop = self._let_out
         while stop < self._received:
             if self._ends:
-                self._flows, self.at_pause = False, True
                 end = self._ends.pop(0)
+                self._next_phrase(end, True)
+            elif self._received - self._begin >= self._longest * self._rate:
+                end, quiet = self._quietest(stop)
+                self._next_phrase(end, quiet)
             elif self._flows or self._lasts(stop, ahead + (stop - self._let_out) / self._rate, rtf):
                 self._flows, self.at_pause = True, False
                 end = self._received
@@ -119,17 +127,40 @@ class Phrases:
             stop = max(stop, end)
         return self._take(stop)
 
+    @property
+    def _quiet_level(self) -> float:
+        return max(_QUIET_SHARE * self._loudest, _QUIET_FLOOR)
+
+    @property
+    def _longest(self) -> float:
+        """Seconds after which the present phrase ends without a pause."""
+        return _PHRASE_SECONDS if self._begin else _FIRST_PHRASE_SECONDS
+
+    def _next_phrase(self, begin: int, at_pause: bool) -> None:
+        self._begin, self._flows, self.at_pause = max(begin, self._begin), False, at_pause
+
+    def _quietest(self, start: int) -> tuple[int, bool]:
+        """Where a long phrase ends, in its second half and behind `start`; whether it is quiet there."""
+        half = self._begin + round(self._longest / 2 * self._rate)
+        first = -(-max(start, half) // self._frame)
+        levels = np.array(self._levels[first:])
+        if levels.size < _DIP_FRAMES:
+            return self._received, False
+        dips = np.convolve(levels, np.ones(_DIP_FRAMES) / _DIP_FRAMES, "valid")
+        dip = int(dips.argmin())
+        return (first + dip + _DIP_FRAMES // 2 + 1) * self._frame, bool(dips[dip] < self._quiet_level)
+
     def rest(self) -> NDArray[np.float32]:
         """All that is held back, float32 [n]."""
         return self._take(self._received)
 
     def _lasts(self, start: int, ahead: float, rtf: float | None) -> bool:
-        """Whether a phrase from `start` on can be played without a gap, if no phrase is longer than expected."""
+        """Whether the phrase can be played from `start` on without a gap, however long it is."""
         if rtf is None or rtf * _SPEED_MARGIN < 1:
             return True
         held = (self._received - start) / self._rate
         chunk = _CHUNK_GROWTH * self._chunk_seconds
-        chunks = math.ceil(max(0.0, _PHRASE_SECONDS - held) / chunk)
+        chunks = math.ceil(max(0.0, self._longest - held) / chunk)
         # Computing is the slower one, so the last chunk is the one that comes too late, if any does.
         return chunks * chunk * rtf * _SPEED_MARGIN <= ahead + held + (chunks - 1) * chunk or not chunks
 

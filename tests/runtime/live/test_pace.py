@@ -104,7 +104,7 @@ def test_silence_falls_between_phrases(
     speech = spoken(phrases)
     machine, events = answer(engine, monkeypatch, rtf, speech)
     for sample, _ in machine.gaps:
-        assert np.abs(speech[sample - RATE // 10 : sample + RATE // 20]).max() == 0
+        assert np.abs(speech[sample - RATE // 50 : sample + RATE // 50]).max() == 0
     reported = [event for event in events if isinstance(event, Underrun)]
     assert all(event.at_pause for event in reported)
     assert [event.seconds for event in reported] == pytest.approx([seconds for _, seconds in machine.gaps], abs=1e-3)
@@ -122,8 +122,23 @@ def test_a_fast_machine_holds_nothing_back(engine: OmniEdge, monkeypatch: pytest
     assert [event for event in events if isinstance(event, Underrun)] == []
 
 
-def test_a_gap_inside_a_word_is_reported(engine: OmniEdge, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rtf", [1.5, 4.5])
+def test_speech_without_a_pause_is_split_between_words(
+    engine: OmniEdge, monkeypatch: pytest.MonkeyPatch, rtf: float
+) -> None:
     speech = spoken([20.0])
+    machine, events = answer(engine, monkeypatch, rtf, speech)
+    assert len(machine.gaps) >= 3
+    for sample, _ in machine.gaps:
+        assert np.abs(speech[sample - RATE // 50 : sample + RATE // 50]).max() == 0
+    assert all(event.at_pause for event in events if isinstance(event, Underrun))
+    # 2.5 s and the rest of a chunk are computed before the first word is heard, and not 5 s.
+    assert machine.began is not None
+    assert machine.began < rtf * (0.24 + 2.5 + 1.92)
+
+
+def test_a_gap_inside_a_word_is_reported(engine: OmniEdge, monkeypatch: pytest.MonkeyPatch) -> None:
+    speech = np.random.default_rng(0).standard_normal(12 * RATE).astype(np.float32) * 0.1
     machine, events = answer(engine, monkeypatch, 3, speech)
     reported = [event for event in events if isinstance(event, Underrun)]
     assert len(reported) == len(machine.gaps) > 0
