@@ -13,6 +13,7 @@ from live_speech import clip, clips, question
 
 from omni_edge import (
     AudioChunk,
+    ChunkSchedule,
     Duplex,
     Hearing,
     Interrupted,
@@ -90,9 +91,12 @@ def measure_wait(
 ) -> Wait:
     """Asks one question of a fresh conversation; each run has another one."""
     sink = _TimedSink(speech_rate(engine))
-    duplex = Duplex(
-        engine.session(seed=run), Hearing(detector), sink=sink, max_new_tokens=limits[0], max_codec_tokens=limits[1]
-    )
+    # The chunks of `omni-edge chat`.
+    session = engine.session(seed=run, chunks=ChunkSchedule.named("paced"))
+    duplex = Duplex(session, Hearing(detector), sink=sink, max_new_tokens=limits[0], max_codec_tokens=limits[1])
+    # Nobody speaks before the conversation is there: its system prompt is prefilled.
+    for _ in duplex.events(wait=False):
+        pass
     room = Room(sink)
     room.say(question(seconds, 3 * run, pause), _BEFORE_SECONDS)
     clock = RealTime(duplex, room)

@@ -217,7 +217,7 @@ class Simulation:
     ) -> None:
         self.duplex, self.room, self._take, self._computed = duplex, room, take, computed
         self._owed, self._computing = 0.0, False
-        for name in ("push", "reply", "refill", "evict", "trim", "restore"):
+        for name in ("push", "end_sound", "reply", "refill", "evict", "trim", "restore"):
             setattr(session, name, self._timed(getattr(session, name)))
 
     def step(self) -> None:

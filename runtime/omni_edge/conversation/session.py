@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from omni_edge.conversation.snapshot import SessionSnapshot
 from omni_edge.conversation.speech import Speech
 from omni_edge.conversation.stop_strings import StopStrings
 from omni_edge.decoders.sampling import GivenTokens, Sampler, TokenSource
-from omni_edge.errors import MediaError, UsageError
+from omni_edge.errors import ContextFullError, MediaError, UsageError
 from omni_edge.events import AudioClip, CameraFrame, Event, ImageFrame, Media, PcmBlock, VideoClip
 from omni_edge.model import Model
 
@@ -117,8 +117,18 @@ class Session:
         self._reply: Reply | None = None
         self._live: LiveSound | None = None
         self._turn_open = False
-        # Replies that left the context, and the end of what waits to be prefilled again.
+        # Replies that left the context, and the end of what `refill` prefills.
         self._replies_evicted = self._refill_to = 0
+        self._opened = not self._settings.system
+
+    def end_sound(self) -> None:
+        """Ends the live sound, if one is open. What remains of it is encoded now and prefilled with what follows.
+
+        Raises:
+            MediaError: the whole sound is too short for one audio token.
+            ContextFullError: it does not fit.
+        """
+        self._end_sound(wait=True)
 
     def cancel(self) -> None:
         """Stops the reply in progress at its next step; safe from any thread.
@@ -185,7 +195,7 @@ class Session:
         began = time.perf_counter()
         self._cancelled = False
         self._reply = None
-        self._end_sound()
+        self.end_sound()
         if not self._turn_open:
             raise UsageError("There is nothing to answer: push text, sound or a picture first.")
         with self._context.unchanged_on_error():
@@ -290,6 +300,8 @@ class Session:
     @property
     def refilling(self) -> bool:
         """Whether `refill` has something to compute."""
+        if not self._opened and not self._context.offset:
+            return True
         return self._refill_to > self._context.prefilled and self._context.pending.holds_blocks
 
     @property
@@ -338,8 +350,24 @@ class Session:
         return eviction
 
     def refill(self, limit: int) -> None:
-        """Prefills the next positions, `limit` at most, of the turns that stayed in `evict`."""
+        """Prefills the next positions, `limit` at most, of what is known before the user's turn.
+
+        That is the system prompt of a new conversation, and the turns that stayed in `evict`.
+        """
+        if not self._opened and not self._context.offset:
+            self._open()
         self._context.prefill(limit=min(limit, self._refill_to - self._context.prefilled))
+
+    def _open(self) -> None:
+        """The system prompt waits to be prefilled; one that does not fit is refused with the user's turn."""
+        self._opened = True
+        with suppress(ContextFullError):
+            self._reserve(0)
+            pending = self._context.pending
+            pending.system(self._settings.system)
+            # As blocks, because text waits for what is written behind it.
+            pending.refill(pending.take(), pending.positions)
+            self._refill_to = self._context.offset
 
     def _turn_starts(self) -> list[int]:
         """Where each turn begins; nothing waits."""
@@ -399,7 +427,7 @@ class Session:
     def _reserve(self, count: int) -> None:
         """Checks that `count` more positions fit beside what waits and the marks around a turn."""
         opening = 0
-        if not self._reply_starts and not self._turn_open:
+        if not self._context.offset:
             opening = len(self._model.tokenizer.encode(self._settings.system))
         self._context.reserve(opening + count + _MARKS_PER_TURN)
 
@@ -415,7 +443,8 @@ class Session:
             pending.end_sound()
             self._context.prefill()
 
-    def _push_piece(self, piece: PcmBlock) -> None:
+    def _push_piece(self, piece: PcmBlock, wait: bool = False) -> None:
+        """The next piece of a live sound; with `wait` its last block is prefilled later."""
         front_end, live = self._model.audio_front_end, self._live or LiveSound()
         state = live.state or front_end.state(piece.rate)
         if state.rate != piece.rate:
@@ -431,15 +460,15 @@ class Session:
         live.state = state
         self._live = None if piece.end else live
         for block in blocks:
-            self._push_block(block, live)
+            self._push_block(block, live, wait and block is blocks[-1])
         if piece.end and live.begun:
             if live.video is not None:
                 self._context.pending.end_video()
             else:
                 self._context.pending.end_sound()
 
-    def _push_block(self, block: AudioBlock, live: LiveSound) -> None:
-        """A block of live sound, behind what was seen meanwhile."""
+    def _push_block(self, block: AudioBlock, live: LiveSound, wait: bool) -> None:
+        """A block of live sound, behind what was seen meanwhile; with `wait` it is prefilled later."""
         video, media, pending = live.video, self._media, self._context.pending
         seen = math.prod(media.live_patches(video, block)) if video is not None else 0
         self._reserve(seen + block.tokens)
@@ -453,7 +482,8 @@ class Session:
                 if not live.begun:
                     pending.begin_sound()
                 pending.sound(embeds)
-            self._context.prefill()
+            if not wait:
+                self._context.prefill()
         live.begun = True
         if video is not None:
             video.start = start
@@ -468,11 +498,11 @@ class Session:
         self._media.add_frame(video, frame.pixels, live.seconds(self._model.manifest.audio.sample_rate))
         live.video, self._live = video, live
 
-    def _end_sound(self) -> None:
+    def _end_sound(self, wait: bool = False) -> None:
         live, self._live = self._live, None
         if live is not None and live.state is not None:
             self._live = live
-            self._push_piece(PcmBlock(np.zeros(0, np.float32), live.state.rate, end=True))
+            self._push_piece(PcmBlock(np.zeros(0, np.float32), live.state.rate, end=True), wait)
 
     def _push_picture(self, picture: ImageFrame) -> None:
         patches = self._media.picture_patches(picture)

@@ -203,7 +203,7 @@ class Talk:
         max_new_tokens, max_codec_tokens = self._limits
         try:
             with suppress(MediaError):  # too short for one audio token, or none is open
-                self._session.push(PcmBlock(np.zeros(0, np.float32), VOICE_RATE, end=True))
+                self._session.end_sound()
             for item in self._shown:
                 self._session.push(item)
             if not self._session.turn_open:
@@ -228,7 +228,7 @@ class Talk:
         return self._session.refilling
 
     def refill(self) -> None:
-        """Prefills a part of the turns that stayed when others left."""
+        """Prefills a part of the system prompt, or of the turns that stayed when others left."""
         self._session.refill(_REFILL_POSITIONS)
 
     def make_room(self) -> Iterator[LiveEvent]:

@@ -151,6 +151,18 @@ def test_a_question_is_answered(engine: OmniEdge, record: Callable[[Session], ND
     assert done.prompt_tokens == expected.prompt_tokens
 
 
+def test_the_system_prompt_is_prefilled_before_anybody_speaks(engine: OmniEdge) -> None:
+    live, other = Conversation(engine), session(engine)
+    live.run()
+    opening = live.session.offset
+    assert opening > 4
+    live.session.push("Hi")
+    other.push("Hi")
+    assert live.session.offset == other.offset > opening
+    spoken, expected = reply(live.session), reply(other)
+    assert (spoken.token_ids, spoken.codec_tokens) == (expected.token_ids, expected.codec_tokens)
+
+
 def test_a_reply_computed_in_advance_leaves_no_trace_when_the_user_continues(
     engine: OmniEdge, record: Callable[[Session], NDArray[np.float32]]
 ) -> None:
@@ -368,11 +380,14 @@ def test_typed_turns_and_pictures_take_part(engine: OmniEdge) -> None:
 def test_push_to_talk_and_a_key_that_was_only_touched(engine: OmniEdge) -> None:
     one = session(engine, speech=False)
     duplex = Duplex(one, Hearing(None), max_new_tokens=TOKENS)
+    assert list(duplex.events(wait=False)) == []
+    before = one.offset
     duplex.begin_turn()
     duplex.push(PcmBlock(silence(0.02), VOICE_RATE))
     duplex.end_turn()
     assert kinds([e for e in duplex.events(wait=False) if isinstance(e, SPOKEN)]) == ["SpeechStarted", "SpeechStopped"]
-    assert one.offset == 0
+    assert one.offset == before
+    assert not one.turn_open
     duplex.push(PcmBlock(question(), VOICE_RATE))
     duplex.begin_turn()
     duplex.push(PcmBlock(question(), VOICE_RATE))
@@ -399,10 +414,12 @@ def test_leaving_keeps_what_was_heard_and_forgets_an_open_turn(engine: OmniEdge,
 
     # A reply is computed in advance, and the turn may still go on.
     other = Conversation(engine)
+    other.run()
+    before = other.session.offset
     other.say(question())
-    assert other.session.offset > 0
+    assert other.session.offset > before
     other.duplex.leave()
-    assert other.session.offset == 0
+    assert other.session.offset == before
     assert list(other.duplex.events()) == []
 
 
@@ -419,11 +436,13 @@ def test_level_and_context_are_shown(engine: OmniEdge) -> None:
 
 def test_a_turn_that_does_not_fit_is_an_error_and_the_talk_can_start_anew(engine: OmniEdge) -> None:
     live = Conversation(engine, speech=False, context=60)
+    live.run()
+    before = live.session.offset
     with pytest.raises(ContextFullError):
         live.say(np.concatenate([question(), silence(1)]))
     live.run()
     assert kinds(live.take(*SPOKEN)) == ["SpeechStarted", "SpeechStopped"]
-    assert live.session.offset == 0
+    assert live.session.offset == before
     live.duplex.ask("Hi")
     live.run()
     assert kinds(live.take(*SPOKEN)) == ["TurnDone"]
