@@ -2,7 +2,8 @@
 
     python benchmarks/random_checkpoint.py 3b /tmp/omni-3b          # 12 GB on disk, about 400 MB of memory
 
-Speed and memory depend on the number of weights, not on their values. The tokenizer is a byte-level one.
+Speed and memory depend on the number of weights, not on their values. The tokenizer is a byte-level one. `--layers`
+leaves out layers of both decoders, where the time of one layer is of interest and the disk is small.
 """
 
 from __future__ import annotations
@@ -71,17 +72,23 @@ TALKER = {
 }
 
 
-def configuration(size: str) -> Qwen2_5OmniConfig:
-    """The published sizes of the 3B or the 7B model."""
+def configuration(size: str, layers: int | None = None) -> Qwen2_5OmniConfig:
+    """The published sizes of the 3B or the 7B model.
+
+    Args:
+        size: "3b" or "7b".
+        layers: the number of layers of both decoders; None: as published.
+    """
+    decoders = {"num_hidden_layers": layers} if layers else {}
 
     def rope(section: list[int]) -> dict[str, Any]:
         return {"rope_type": "default", "rope_theta": 1_000_000.0, "mrope_section": section}
 
-    talker = dict(TALKER[size])
-    hidden = TEXT[size]["hidden_size"]
+    text, talker = ({**sizes[size], **decoders} for sizes in (TEXT, TALKER))
+    hidden = text["hidden_size"]
     return Qwen2_5OmniConfig(
         thinker_config={
-            "text_config": {**TEXT[size], "rope_parameters": rope([16, 24, 24]), "tie_word_embeddings": False},
+            "text_config": {**text, "rope_parameters": rope([16, 24, 24]), "tie_word_embeddings": False},
             "audio_config": {"output_dim": hidden},
             "vision_config": {"hidden_size": 1280, "out_hidden_size": hidden},
             "vision_start_token_id": VISION_START,
@@ -159,11 +166,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("size", choices=sorted(TEXT))
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--layers", type=int, help="layers of Thinker and Talker; as published by default")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     folder: Path = arguments.folder
     folder.mkdir(parents=True, exist_ok=True)
-    config = configuration(arguments.size)
+    config = configuration(arguments.size, arguments.layers)
     config.save_pretrained(folder)
     shards: list[list[tuple[str, tuple[int, ...], str]]] = [[]]
     filled = total = 0

@@ -24,7 +24,7 @@ typedef struct Weights {
     f32 scales, zeros;
 } Weights;
 
-/* The group of row n that begins with `block`. `whole`: of a new bundle, and the row has all of its blocks. */
+/* The group of row n that begins with `block`. `whole`: of a new bundle, and all of its blocks may be read. */
 INLINE Weights load_group(const Linear *run, int64_t n, int64_t block, const int whole) {
     const LinearShape *shape = &run->shape;
     const int64_t rows = shape->n - n, blocks = shape->blocks - block, at = n * shape->blocks + block;
@@ -97,9 +97,11 @@ static __attribute__((noinline)) void multiply_partial(const Linear *run, int64_
     multiply_streams(run, n, pitch, (int)run->shape.m, 0);
 }
 
-/* Row n of each stream; with a pitch of 0, row n alone. */
+/* Row n of each stream; with a pitch of 0, row n alone. A row's last group may end in the next row: the codes and the
+ * scales of x are zeros there. */
 void linear_folded_rows(const Linear *run, int64_t n, int64_t pitch) {
-    if (run->shape.blocks % LANES || !run->float16_scales || !run->zero_points)
+    const int64_t rows = run->shape.n - n - (STREAMS - 1) * pitch, blocks = run->shape.blocks;
+    if (rows * blocks < quotient_up(blocks, LANES) * LANES || !run->float16_scales || !run->zero_points)
         multiply_partial(run, n, pitch);
     else if (run->shape.m > 1)
         multiply_several(run, n, pitch);

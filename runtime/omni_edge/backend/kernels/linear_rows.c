@@ -128,7 +128,7 @@ typedef struct Span {
 } Span;
 
 /* The scales of row n of B from block `first` on, and what the zero points add to the sums of xs rows of activations
- * from x on. `whole`: the blocks fill whole vectors. */
+ * from x on. `whole`: whole vectors may be read, beyond the row's end too, where the scales of x are zeros. */
 INLINE void load_row(const Linear *run, int64_t n, int64_t first, int64_t x, float *scales, f32 *zeros, const int xs,
                      const int bits, const int float16_scales, const int zero_points, const int whole) {
     const int64_t blocks = run->shape.blocks, zero_bytes = run->shape.zero_bytes, rows = run->shape.n - n;
@@ -213,7 +213,8 @@ INLINE void multiply_strip(const Linear *run, int64_t n, int64_t pitch, const in
 /* The cases that matter have code of their own: whole vectors of the scales and zero points of new bundles. */
 INLINE void load_rows(const Linear *run, int64_t n, int64_t pitch, const int rows, int64_t first, int64_t x, Span *span,
                       const int xs, const int bits) {
-    const int whole = (run->shape.blocks - first) % LANES == 0;
+    const int64_t readable = (run->shape.n - n - (rows - 1) * pitch) * run->shape.blocks - first;
+    const int whole = readable >= SPAN || (run->shape.blocks - first) % LANES == 0;
     if (whole && run->float16_scales && (bits == 8 || run->zero_points))
         for (int r = 0; r < rows; r++)
             load_row(run, n + r * pitch, first, x, span->scales[r], span->zeros[r], xs, bits, 1, bits == 4, 1);
