@@ -18,17 +18,18 @@ from omni_edge.vocoder.bigvgan import whole_utterance
 
 
 def test_the_built_in_vocoder_is_loaded_with_exact_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+    asked: list[tuple[str, str]] = []
     real = graph.ort.InferenceSession
 
     def session(path: str, options: Any, **rest: Any) -> Any:
-        asked.append(options.get_session_config_entry("session.x64quantprecision"))
+        entries = "session.x64quantprecision", "mlas.disable_kleidiai"
+        asked.append((options.get_session_config_entry(entries[0]), options.get_session_config_entry(entries[1])))
         return real(path, options, **rest)
 
     monkeypatch.setattr(graph.ort, "InferenceSession", session)
     for role in ("dit", "bigvgan"):
         Graph(shipped_bundle() / f"{role}.onnx", threads=1)
-    assert asked == ["1", "1"]
+    assert asked == [("1", "1")] * 2
 
 
 def test_a_bundle_whose_products_cannot_be_exact_is_loaded_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
