@@ -4,9 +4,10 @@
 
 It shows that the sources compile against Android's own classes at API 23 (and newer ones in `stubs`, which the app uses
 where the system has them), that D8 accepts them, and that the APK is linked, signed and verified: ARM64 alone, for API
-24 and later, libraries aligned to 16 KiB, no permission for the internet, no content provider. Needs Linux on x86-64
-and the commands java, javac and keytool (17 or newer), npm, apt-get, dpkg-deb, readelf and cmake. Downloads (0.46 GB)
-are kept in the cache folder; without them the check is skipped, and says so.
+24 and later, libraries aligned to 16 KiB, no permission for the internet, no content provider. Last, the APK's own code
+is translated back to Java's byte code and compared with the Python runtime of this checkout, as in `check.py`. Needs
+Linux on x86-64 and the commands java, javac and keytool (17 or newer), npm, apt-get, dpkg-deb, readelf, cc and cmake.
+Downloads (0.46 GB) are kept in the cache folder; without them the check is skipped, and says so.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ import zipfile
 from pathlib import Path
 from xml.etree import ElementTree
 
-from check import DEMO, HERE, SOURCES, default_cache
+from check import DEMO, HERE, SOURCES, build_native, default_cache, java_runtime, pinned_runtime, replayed
 from tools import (
     ANDROID,
     CLASSES,
+    ENJARIFY,
     JAVA,
     KOTLIN,
     RUNTIME,
@@ -61,11 +63,13 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="where to keep the APK")
     options = parser.parse_args()
     try:
-        require("java", "javac", "keytool", "npm", "apt-get", "dpkg-deb", "readelf", "cmake")
+        require("java", "javac", "keytool", "npm", "apt-get", "dpkg-deb", "readelf", "cc", "cmake")
         with tempfile.TemporaryDirectory() as folder:
-            apk = Builder(Cache(options.cache), Path(folder)).build()
+            builder = Builder(Cache(options.cache), Path(folder))
+            apk = builder.build()
             if options.out:
                 options.out.write_bytes(apk.read_bytes())
+            return builder.replay(apk)
     except SkipError as reason:
         print(f"apk: skipped: {reason}")
     except FailedError as error:
@@ -88,6 +92,8 @@ class Builder:
         self._tools = cache.wheel(*ANDROID, TOOLS) / TOOLS
         self._zig = cache.wheel(*ZIG) / "ziglang"
         self._classes = cache.debian(*CLASSES) / "usr" / "share" / "java" / "com.android.android-23.jar"
+        self._enjarify = cache.debian(*ENJARIFY) / "usr" / "lib" / "python3" / "dist-packages"
+        self._python_runtime = pinned_runtime(cache)
         self._began = time.perf_counter()
 
     def build(self) -> Path:
@@ -103,6 +109,28 @@ class Builder:
         self._inspect(apk)
         self._step(f"the APK has {apk.stat().st_size / 1e6:.1f} MB and passes")
         return apk
+
+    def replay(self, apk: Path) -> int:
+        """Compares the APK's own code, translated back, with Python; the exit code."""
+        room, back, replay = self._room / "replay", self._room / "back.jar", self._room / "replay.jar"
+        room.mkdir()
+        with zipfile.ZipFile(apk) as archive:
+            archive.extract("classes.dex", room)
+        translate = [sys.executable, "-O", "-m", "enjarify.main", "-f", "-o", back, room / "classes.dex"]
+        translated = run(translate, environment={"PYTHONPATH": str(self._enjarify)})
+        if ", 0 classes had errors" not in translated:
+            raise FailedError(f"the code does not translate back:\n{translated[-1000:]}")
+        self._step("the code translates back")
+        app = self._room / "app.jar"
+        libraries = [*kotlin_libraries(self._kotlin), self._room / "onnxruntime.jar", app]
+        compile_kotlin(self._kotlin, [HERE / "Replay.kt"], libraries, replay, f"-Xfriend-paths={app}")
+        # ONNX Runtime's own classes come first: the translator has no static functions of interfaces.
+        java, native = java_runtime(self._runtime, room / "native")
+        build_native(room / "build", native)
+        jars = [java, back, replay]
+        # What comes back has no stack maps, which the verifier asks for.
+        unverified = "-XX:+UnlockDiagnosticVMOptions", "-XX:-BytecodeVerificationRemote"
+        return replayed(True, jars, native, self._python_runtime, room, *unverified)
 
     def _step(self, text: str) -> None:
         now = time.perf_counter()

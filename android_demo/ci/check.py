@@ -50,9 +50,7 @@ def main() -> int:
     try:
         require("java", "javac", "npm", "cc", "cmake")
         kotlin, runtime = cache.npm(*KOTLIN), cache.npm(*RUNTIME)
-        if sys.version_info[:2] not in PYTHON_RUNTIME:
-            raise SkipError(f"no ONNX Runtime is pinned for Python {sys.version_info[0]}.{sys.version_info[1]}")
-        python_runtime = cache.wheel(*PYTHON_RUNTIME[sys.version_info[:2]])
+        python_runtime = pinned_runtime(cache)
         with tempfile.TemporaryDirectory() as folder:
             return check(kotlin, runtime, python_runtime, Path(folder))
     except SkipError as reason:
@@ -61,6 +59,13 @@ def main() -> int:
     except FailedError as error:
         print(f"android: {error}", file=sys.stderr)
         return 1
+
+
+def pinned_runtime(cache: Cache) -> Path:
+    """ONNX Runtime for this Python, of the version that the Java layer has."""
+    if sys.version_info[:2] not in PYTHON_RUNTIME:
+        raise SkipError(f"no ONNX Runtime is pinned for Python {sys.version_info[0]}.{sys.version_info[1]}")
+    return cache.wheel(*PYTHON_RUNTIME[sys.version_info[:2]])
 
 
 def default_cache() -> Path:
@@ -107,8 +112,8 @@ def build_native(room: Path, target: Path) -> None:
         shutil.copy(library, target)
 
 
-def replayed(kernels: bool, jars: list[Path], native: Path, python_runtime: Path, room: Path) -> int:
-    """Records with the Python runtime, replays with Kotlin; the exit code of the latter."""
+def replayed(kernels: bool, jars: list[Path], native: Path, python_runtime: Path, room: Path, *options: str) -> int:
+    """Records with the Python runtime, replays with Kotlin (`options`: of Java); the exit code of the latter."""
     trace = room / f"trace-{kernels}"
     environment = {"OMNI_EDGE_CACHE": os.environ.get("OMNI_EDGE_CACHE", str(room / "cache"))}
     environment |= {"OMNI_EDGE_KERNELS": "1" if kernels else "0", "PYTHONPATH": str(python_runtime)}
@@ -119,7 +124,7 @@ def replayed(kernels: bool, jars: list[Path], native: Path, python_runtime: Path
     print(f"android: {'with' if kernels else 'without'} compiled operators", flush=True)
     folders = [f"-Donnxruntime.native.path={native}", f"-Djava.library.path={native}"]
     arguments = [bundle, str(trace), *([str(native)] if kernels else [])]
-    command = ["java", *JAVA[1:3], *folders, "-cp", class_path(jars), "dev.omniedge.ReplayKt", *arguments]
+    command = ["java", *JAVA[1:3], *options, *folders, "-cp", class_path(jars), "dev.omniedge.ReplayKt", *arguments]
     libraries = os.environ | {"LD_LIBRARY_PATH": str(native)}
     return subprocess.run(command, env=libraries, check=False, timeout=SECONDS).returncode
 
