@@ -17,6 +17,8 @@ from omni_cli.commands.chat_listening import Echo, find_devices, listen
 from omni_cli.commands.chat_loop import Chat, piped_lines, typed_lines
 from omni_cli.default_bundle import resolve_bundle
 from omni_cli.errors import report
+from omni_cli.first_load import NoPrepare, prepare_at_first
+from omni_cli.fit import FitOption, fitted
 from omni_cli.live_camera import camera_source
 from omni_cli.session_options import default_settings
 from omni_cli.sound_devices import choose_device, sound_devices
@@ -109,6 +111,8 @@ def chat(
     max_codec_tokens: options.MaxCodecTokens = None,
     threads: options.Threads = None,
     low_memory: options.LowMemory = False,
+    fit: FitOption = None,
+    no_prepare: NoPrepare = False,
     debug: options.Debug = False,
 ) -> None:
     """Talk. In a terminal with a microphone it listens, and can be interrupted; else turns are typed.
@@ -130,7 +134,10 @@ def chat(
     if asked_to_listen and not interactive:
         raise UsageError("Listening needs a terminal for its keys. From a pipe, turns are text.")
     seen = None if camera is None else camera_source(camera)
-    engine = OmniEdge.load(resolve_bundle(model), threads=threads, low_memory=low_memory)
+    folder = resolve_bundle(model)
+    prepare_at_first(folder, wanted=not no_prepare)
+    settings, low_memory = fitted(fit, folder, settings, low_memory)
+    engine = OmniEdge.load(folder, threads=threads, low_memory=low_memory)
     listening = None
     if interactive and not typed:
         listening = find_devices(device_in, device_out, push_to_talk=push_to_talk, required=asked_to_listen)

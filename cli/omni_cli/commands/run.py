@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from omni_cli import media, options
 from omni_cli.default_bundle import resolve_bundle
 from omni_cli.errors import INTERRUPTED, on_interrupt
+from omni_cli.first_load import NoPrepare, prepare_at_first
+from omni_cli.fit import FitOption, fitted
 from omni_cli.outputs import check_output, check_wav_name
 from omni_cli.plots.file import check_plot, write_plot
 from omni_cli.plots.speech import speech_svg
@@ -61,6 +63,8 @@ def run(
     max_codec_tokens: options.MaxCodecTokens = None,
     threads: options.Threads = None,
     low_memory: options.LowMemory = False,
+    fit: FitOption = None,
+    no_prepare: NoPrepare = False,
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
@@ -77,6 +81,8 @@ def run(
     for option, file in (("-o", output), ("--plot", plot)):
         if file and not to_stdout:
             check_output(file, option, [folder])
+    prepare_at_first(folder, wanted=not no_prepare)
+    settings, low_memory = fitted(fit, folder, settings, low_memory)
     engine = OmniEdge.load(folder, threads=threads, low_memory=low_memory)
     wanted = not no_speech and (output is not None or plot is not None or as_json)
     session = engine.session(settings, speech=_speech(output or plot, wanted=wanted))

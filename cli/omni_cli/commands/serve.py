@@ -12,6 +12,7 @@ import typer
 
 from omni_cli import options
 from omni_cli.default_bundle import resolve_bundle
+from omni_cli.first_load import NoPrepare, prepare_at_first
 from omni_edge import OmniEdge
 from omni_edge.errors import ServerError, UsageError
 from omni_edge.serve.settings import Limits, ServeSettings, read_api_key
@@ -61,6 +62,7 @@ def serve(
     ] = None,
     threads: options.Threads = None,
     low_memory: options.LowMemory = False,
+    no_prepare: NoPrepare = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Log every request: its path, status and time, never its text.")
     ] = False,
@@ -82,7 +84,9 @@ def serve(
     )
     certificate = _certificate(settings, tls_cert, tls_key, tls)
     _log_to_stderr(verbose=verbose, debug=debug)
-    engine = OmniEdge.load(resolve_bundle(model), threads=threads, low_memory=low_memory)
+    folder = resolve_bundle(model)
+    prepare_at_first(folder, wanted=not no_prepare)
+    engine = OmniEdge.load(folder, threads=threads, low_memory=low_memory)
     asyncio.run(_serve(engine, settings, certificate))
 
 

@@ -55,6 +55,12 @@ class PreparedGraphs:
         path = self.folder / f"{role}.onnx"
         return path if ready is not None and path.name in ready else None
 
+    def missing(self) -> list[str]:
+        """Roles of the graphs that `build` would prepare; empty where all are prepared or read in place."""
+        graphs = self.bundle.manifest.graphs
+        unpacked = [role for role, entry in graphs.items() if not kernels.read_in_place(self.bundle.file(entry.file))]
+        return [role for role in unpacked if self.graph(role) is None]
+
     def build(
         self,
         progress: Callable[[str], None] | None = None,

@@ -69,6 +69,11 @@ def _remedy(path: Path) -> str:
     return "Delete that file; `omni-edge prepare` makes it again."
 
 
+def available() -> bool:
+    """Whether `build` can compile: there is a C compiler, and the operators are not `switched_off`."""
+    return not switched_off() and compiler.find_compiler() is not None
+
+
 def build() -> Path | None:
     """Compiles the operators for this machine if they are not compiled yet, and removes libraries of other versions.
 
