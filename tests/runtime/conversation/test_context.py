@@ -103,7 +103,7 @@ def test_cutting_ends_the_reply_and_a_live_sound(exact_engine: OmniEdge) -> None
     held = session.reply(max_new_tokens=40)
     for _ in range(9):
         next(held)
-    start = session._reply_starts[0]
+    start = session._turns.reply_starts[0]
     session.trim(start + 6)
     assert list(held)[-1].finish_reason == "cancelled"  # type: ignore[union-attr]
     answer(other, 6)

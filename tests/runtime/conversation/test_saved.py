@@ -113,7 +113,7 @@ def test_random_streams_are_named_by_replies_that_left_too(
         streams.append(stream[-1])
         return Sampler(rules, stream, vocabulary)
 
-    monkeypatch.setattr("omni_edge.conversation.session.Sampler", recorded)
+    monkeypatch.setattr("omni_edge.conversation.reply_start.Sampler", recorded)
     session = engine.session(seed=5, speech=False, sampling=Sampling(temperature=1.2))
     for text in ("one", "two"):
         session.push(text)

@@ -1,10 +1,9 @@
-"""A live conversation on a virtual clock: pushed in frames of 20 ms, faster than real time, the same every time."""
+"""A live conversation: turns of the user, replies computed in advance, pictures, an end at any time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from omni_edge import (
     ImageFrame,
     OmniEdge,
     PcmBlock,
-    Sampling,
     Session,
     TextDelta,
     TurnDone,
@@ -25,111 +23,12 @@ from omni_edge import (
     VideoClip,
 )
 from omni_edge.live.duplex import Duplex
-from omni_edge.live.events import (
-    ContextUse,
-    Interrupted,
-    Level,
-    LiveEvent,
-    SpeechResumed,
-    SpeechStarted,
-    SpeechStopped,
-)
+from omni_edge.live.events import ContextUse, Level, SpeechResumed, SpeechStarted, SpeechStopped
 from omni_edge.live.hearing import Hearing
-from omni_edge.live.virtual_sink import VirtualSink
 from omni_edge.live.voice_detector import VOICE_RATE
-from support.spoken import LoudnessDetector, question, silence
+from support.conversation import SPOKEN, TOKENS, Conversation, kinds, plain, reply, session, turn_in
+from support.spoken import question, silence
 from support.turns import waves
-
-TOKENS, CODEC_TOKENS = 12, 60
-# Codec tokens of a reply that is long enough to be interrupted: 4 s.
-LONG = 200
-FRAME = 320
-GREEDY = Sampling(temperature=0)
-
-
-def session(engine: OmniEdge, speech: bool = True, context: int | None = None) -> Session:
-    return engine.session(seed=4, speech=speech, context=context, sampling=GREEDY, talker_sampling=GREEDY)
-
-
-class Conversation:
-    """A `Duplex`, its loudspeaker, and what happened; `say` moves the clock."""
-
-    def __init__(
-        self,
-        engine: OmniEdge,
-        *,
-        speech: bool = True,
-        half_duplex: bool = False,
-        context: int | None = None,
-        **limits: int,
-    ) -> None:
-        self.session = session(engine, speech, context)
-        assert engine.manifest.token2wav is not None
-        self.sink = VirtualSink(engine.manifest.token2wav.sample_rate)
-        settings: dict[str, Any] = {"max_new_tokens": TOKENS, "max_codec_tokens": CODEC_TOKENS, **limits}
-        hearing = Hearing(LoudnessDetector())
-        self.duplex = Duplex(self.session, hearing, sink=self.sink, half_duplex=half_duplex, **settings)
-        self.events: list[LiveEvent] = []
-
-    def say(self, samples: NDArray[np.float32], compute: bool = True) -> None:
-        """Pushes a sound in frames; the loudspeaker plays meanwhile, and `compute` says whether the model runs."""
-        for start in range(0, samples.size - FRAME + 1, FRAME):
-            self.sink.advance(self.sink.rate * FRAME // VOICE_RATE)
-            self.duplex.push(PcmBlock(samples[start : start + FRAME], VOICE_RATE))
-            if compute:
-                self.run()
-
-    def run(self) -> None:
-        """Computes until nothing is left to do."""
-        self.events += self.duplex.events(wait=False)
-
-    def until(self, kind: type) -> None:
-        """Computes up to the first event of a kind."""
-        for event in self.duplex.events():
-            self.events.append(event)
-            if isinstance(event, kind):
-                return
-
-    def take(self, *kinds: type) -> list[Any]:
-        """The events of these kinds so far, in order; forgets all."""
-        found = [event for event in self.events if isinstance(event, kinds)]
-        self.events = []
-        return found
-
-
-SPOKEN = SpeechStarted, SpeechStopped, SpeechResumed, TurnDone, Interrupted
-
-
-def kinds(events: list[Any]) -> list[str]:
-    return [type(event).__name__ for event in events]
-
-
-def plain(engine: OmniEdge, samples: NDArray[np.float32], speech: bool = True) -> Session:
-    """The conversation of a caller who knows the turn's end: the sound, without speculation."""
-    one = session(engine, speech)
-    one.push(PcmBlock(samples, VOICE_RATE, end=True))
-    return one
-
-
-def reply(one: Session, max_codec_tokens: int = CODEC_TOKENS) -> TurnDone:
-    done = list(one.reply(max_new_tokens=TOKENS, max_codec_tokens=max_codec_tokens))[-1]
-    assert isinstance(done, TurnDone)
-    return done
-
-
-@pytest.fixture
-def record(monkeypatch: pytest.MonkeyPatch) -> Callable[[Session], NDArray[np.float32]]:
-    """What a session was pushed as live sound, all of it that it was not taken back from."""
-    pushed: dict[Session, list[NDArray[np.float32]]] = {}
-    push = Session.push
-
-    def recording(self: Session, item: Any) -> None:
-        if isinstance(item, PcmBlock) and item.samples.size:
-            pushed.setdefault(self, []).append(np.asarray(item.samples))
-        push(self, item)
-
-    monkeypatch.setattr(Session, "push", recording)
-    return lambda one: np.concatenate(pushed[one])
 
 
 def test_a_question_is_answered(engine: OmniEdge, record: Callable[[Session], NDArray[np.float32]]) -> None:
@@ -205,158 +104,6 @@ def test_both_halves_are_one_turn_when_nothing_was_played(
     expected = reply(plain(engine, record(live.session)))
     assert events[-1].token_ids == expected.token_ids
     assert events[-1].prompt_tokens == expected.prompt_tokens
-
-
-def interrupted(engine: OmniEdge, seconds: float, by_key: bool = False) -> tuple[Conversation, Interrupted, TurnDone]:
-    """A conversation whose reply was interrupted after it was played for `seconds`, and answered again."""
-    live = Conversation(engine, max_codec_tokens=LONG)
-    live.say(np.concatenate([question(), silence(0.5)]))
-    live.say(silence(seconds))
-    if by_key:
-        assert live.duplex.interrupt()
-        assert not live.duplex.interrupt()
-        live.run()
-    live.say(np.concatenate([question(), silence(1)]))
-    events = live.take(*SPOKEN)
-    names = ["SpeechStarted", "SpeechStopped", "TurnDone", "Interrupted", "SpeechStarted", "SpeechStopped", "TurnDone"]
-    assert kinds(events) == names
-    return live, events[3], events[-1]
-
-
-def only_heard(engine: OmniEdge, turns: NDArray[np.float32], cut: Interrupted) -> TurnDone:
-    """The second reply of a conversation whose first one had the heard words and no more.
-
-    Args:
-        engine: the model.
-        turns: the sound of both turns.
-        cut: what was heard of the first reply.
-    """
-    other, first = session(engine), first_turn()
-    np.testing.assert_array_equal(turns[: first.size], first)
-    other.push(PcmBlock(first, VOICE_RATE, end=True))
-    # A reply of no token is abandoned before its first one.
-    ended = other.reply(max_new_tokens=max(1, cut.tokens), max_codec_tokens=1)
-    if cut.tokens:
-        assert [event.text for event in ended if isinstance(event, TurnDone)] == [cut.text]
-    other.push(PcmBlock(turns[first.size :], VOICE_RATE, end=True))
-    return reply(other, LONG)
-
-
-@pytest.mark.parametrize("by_key", [False, True])
-def test_an_interrupted_conversation_only_ever_had_the_heard_words(
-    engine: OmniEdge, record: Callable[[Session], NDArray[np.float32]], by_key: bool
-) -> None:
-    seen: list[int] = []
-    for seconds in (0.1, 0.5):
-        live, cut, done = interrupted(engine, seconds, by_key)
-        expected = only_heard(engine, record(live.session), cut)
-        assert done.token_ids == expected.token_ids
-        assert done.prompt_tokens == expected.prompt_tokens
-        seen.append(cut.tokens)
-    assert 0 <= seen[0] < seen[1] < TOKENS
-
-
-def test_its_speech_only_ever_had_the_heard_words(
-    exact_engine: OmniEdge, record: Callable[[Session], NDArray[np.float32]]
-) -> None:
-    live, cut, done = interrupted(exact_engine, 0.5)
-    expected = only_heard(exact_engine, record(live.session), cut)
-    assert done.token_ids == expected.token_ids
-    assert done.codec_tokens == expected.codec_tokens
-    assert len(done.codec_tokens) > 20
-
-
-def first_turn() -> NDArray[np.float32]:
-    """The sound of a turn that is `question` alone."""
-    return turn_in(np.concatenate([question(), silence(1)]))
-
-
-def turn_in(sound: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What the turn in a sound holds."""
-    hearing = Hearing(LoudnessDetector())
-    pieces = [sound[start : start + FRAME] for start in range(0, sound.size, FRAME)]
-    return np.concatenate([heard.samples for piece in pieces for heard in hearing.step(piece, VOICE_RATE)])
-
-
-def test_a_noise_during_the_reply_changes_nothing(engine: OmniEdge) -> None:
-    live = Conversation(engine)
-    live.say(np.concatenate([question(), silence(0.5)]))
-    before = live.session.offset
-    live.say(np.concatenate([question()[4000:8000], silence(0.5)]))
-    assert kinds(live.take(*SPOKEN)) == ["SpeechStarted", "SpeechStopped", "TurnDone"]
-    assert live.session.offset == before
-    assert live.duplex.playing
-
-
-def test_generation_and_playback_stop_with_the_decision(engine: OmniEdge) -> None:
-    live = Conversation(engine, max_new_tokens=200, max_codec_tokens=2000)
-    live.say(np.concatenate([question(), silence(0.6)]), compute=False)
-    live.until(AudioChunk)
-    events = live.duplex.events()
-    while live.sink.waiting < live.sink.rate:
-        live.events.append(next(events))
-    live.say(silence(0.2), compute=False)
-    assert live.duplex.playing
-    live.say(question()[: int(0.7 * VOICE_RATE)], compute=False)
-    # Decided where the microphone is pushed, before the model takes another step.
-    assert not live.duplex.playing
-    assert live.sink.waiting == 0
-    live.take()
-    live.events += [next(events) for _ in range(3)]
-    live.run()
-    assert kinds(live.take(Interrupted, TextDelta, AudioChunk, TurnDone)) == ["Interrupted"]
-
-
-def room(sink: VirtualSink) -> Iterator[NDArray[np.float32]]:
-    """What a microphone hears of the loudspeaker: 80 ms later, 20 dB quieter, with 0.3 s of reverberation."""
-    rng = np.random.default_rng(0)
-    tail = rng.standard_normal(int(0.3 * VOICE_RATE)) * np.exp(-np.arange(int(0.3 * VOICE_RATE)) / (0.05 * VOICE_RATE))
-    response = np.concatenate([np.zeros(int(0.08 * VOICE_RATE)), [1.0], 0.2 * tail]) * 10 ** (-20 / 20)
-    heard = np.zeros(response.size + FRAME)
-    step = sink.rate // VOICE_RATE if sink.rate % VOICE_RATE == 0 else None
-    while True:
-        played = sink.advance(sink.rate * FRAME // VOICE_RATE)
-        source = played[::step] if step else np.interp(np.arange(FRAME) * 1.5, np.arange(played.size), played)
-        heard = np.concatenate([heard[FRAME:], np.zeros(FRAME)])
-        heard[: response.size + FRAME - 1] += np.convolve(source, response)
-        yield heard[:FRAME].astype(np.float32)
-
-
-@pytest.mark.parametrize("half_duplex", [True, False])
-def test_the_echo_of_a_reply_is_no_turn_in_half_duplex(engine: OmniEdge, half_duplex: bool) -> None:
-    live = Conversation(engine, half_duplex=half_duplex, max_new_tokens=30, max_codec_tokens=200)
-    live.say(np.concatenate([question(), silence(0.5)]))
-    assert live.sink.waiting > 1.4 * live.sink.rate
-    echo = room(live.sink)
-    loudest = 0.0
-    for _ in range(250):
-        block = next(echo)
-        loudest = max(loudest, float(np.abs(block).max()))
-        live.duplex.push(PcmBlock(block, VOICE_RATE))
-        live.run()
-    assert loudest > 0.02
-    found = kinds(live.take(SpeechStarted, Interrupted))
-    if half_duplex:
-        assert found == ["SpeechStarted"]
-        assert live.sink.waiting == 0
-    else:
-        # Without the gate the room interrupts the reply, and what is said next may still be waiting.
-        assert found[:3] == ["SpeechStarted", "Interrupted", "SpeechStarted"]
-
-
-def test_a_key_interrupts_in_half_duplex(engine: OmniEdge) -> None:
-    live = Conversation(engine, half_duplex=True)
-    live.say(np.concatenate([question(), silence(0.8)]))
-    assert live.duplex.playing
-    live.say(question()[: VOICE_RATE // 2])
-    assert live.take(Interrupted) == []
-    assert live.duplex.interrupt()
-    live.run()
-    (cut,) = live.take(Interrupted)
-    assert 0.5 < cut.seconds < 1.3
-    assert cut.text
-    live.say(np.concatenate([silence(0.3), question(), silence(1)]))
-    assert kinds(live.take(*SPOKEN)) == ["SpeechStarted", "SpeechStopped", "TurnDone"]
 
 
 def test_typed_turns_and_pictures_take_part(engine: OmniEdge) -> None:
