@@ -29,9 +29,11 @@ import numpy as np
 from command_line import published_command
 from live_hours import Tally, babble, echo_room, hour
 from live_latency import measure_interruption, measure_wait
+from live_wait_picture import wait_svg
 
 from omni_edge import OmniEdge, SolverSettings, VoiceDetector
 from omni_edge.backend.machine import machine
+from omni_edge.bench.figures import versions
 
 _MINUTE = 60.0
 _MEGABYTE = 1e6
@@ -48,7 +50,7 @@ class Results:
         self._path = path
         old = path.read_text("utf-8").splitlines() if path is not None and path.exists() else []
         self.lines: list[dict[str, Any]] = [json.loads(line) for line in old]
-        self._append({"command": published_command(sys.argv), "machine": asdict(machine())})
+        self._append({"command": published_command(sys.argv), "machine": asdict(machine()), "versions": versions()})
 
     def add(self, line: dict[str, Any]) -> None:
         """Keeps a run."""
@@ -91,7 +93,7 @@ def wait(options: argparse.Namespace) -> None:
                 warm = True
             measured = measure_wait(engine, detector, seconds, run, options.pause, limits)
             results.add({"run": run, **asdict(measured)})
-    rows = []
+    rows, questions = [], []
     for seconds in options.seconds:
         runs = [line for line in results.lines if line.get("question") == seconds and "run" in line]
         sounds = [line["first_sound"] for line in runs]
@@ -107,6 +109,9 @@ def wait(options: argparse.Namespace) -> None:
             figure([line["rtf"] for line in runs]),
             sum(line["underruns"] for line in runs),
         ])  # fmt: skip
+        questions.append((seconds, runs))
+    if options.picture is not None:
+        options.picture.write_text(wait_svg(options.title, questions), "utf-8")
     head = (
         "question, s",
         "runs",
@@ -218,6 +223,8 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
                 "--seconds", type=float, nargs="+", default=[2, 5, 15, 40], help="lengths of the question"
             )
             real.add_argument("--pause", type=float, default=0.15, help="silence between its sentences (s)")
+            real.add_argument("--picture", type=Path, help="draws every run into this SVG file")
+            real.add_argument("--title", default="From the end of a question to the reply", help="of the picture")
             real.add_argument("--budget", type=float, default=1e9, help="begin no run after so many seconds")
         else:
             real.add_argument("--rk4", action="store_true", help="a slow solver: the reply is computed while it plays")
