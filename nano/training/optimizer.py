@@ -1,8 +1,9 @@
-"""Muon for the matrices, AdamW for everything else, with float32 masters of bfloat16 weights.
+"""Muon for the matrices, AdamW for everything else, with float32 masters of the weights.
 
 Muon (Keller Jordan, 2024) replaces a matrix's momentum by the nearest orthogonal one; small transformers need fewer
-steps with it. Training in bfloat16 is three times as fast on a CPU, and the exported weights are the trained ones. The
-masters keep the small updates that bfloat16 would round away.
+steps with it. In bfloat16 a step is three times as fast on a processor that has it, and the exported weights are the
+trained ones; emulated, it takes ten times as long as float32. The masters keep the small updates that bfloat16 would
+round away.
 """
 
 from __future__ import annotations
@@ -24,13 +25,19 @@ _ITERATIONS = 5
 _UPDATE_RMS = 0.2
 
 
+def working_dtype() -> torch.dtype:
+    """bfloat16 where a GPU or the processor multiplies it, otherwise float32."""
+    fast = torch.get_default_device().type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if fast else torch.float32
+
+
 def is_matrix(name: str, parameter: Tensor) -> bool:
     """Whether `parameter` is a hidden layer's matrix, which Muon updates."""
     return parameter.ndim == 2 and min(parameter.shape) >= 64 and "embed" not in name and "head" not in name
 
 
 class Optimizer:
-    """Updates a bfloat16 module from float32 masters.
+    """Updates a module in `working_dtype` from float32 masters.
 
     Attributes:
         masters: float32, by parameter name.
@@ -95,7 +102,7 @@ class Optimizer:
             self._first[name].lerp_(grads[name], 1 - _MOMENTUM)
         mixed = torch.stack([grads[name].lerp(self._first[name], _MOMENTUM) for name in names])
         turned = mixed.shape[1] > mixed.shape[2]
-        x = (mixed.transpose(1, 2) if turned else mixed).to(torch.bfloat16)
+        x = (mixed.transpose(1, 2) if turned else mixed).to(working_dtype())
         x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
         a, b, c = _QUINTIC
         for _ in range(_ITERATIONS):

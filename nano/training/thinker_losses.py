@@ -1,4 +1,4 @@
-"""The Thinker in training: the reference's modules in bfloat16, the losses, and the check of replies."""
+"""The Thinker in training: the reference's modules, the losses, and the check of replies."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from nano.data.phone_alignment import PHONES
 from nano.data.sequences import IGNORED, Composer, Sample
 from nano.model.architecture import SEED
 from nano.model.forward import AudioStates, decode, encode_audio, encode_vision
+from nano.training.optimizer import working_dtype
 
 # Factor on the products of audio tokens and word embeddings before the softmax.
 _SHARPNESS = 8.0
@@ -44,7 +45,7 @@ class ThinkerTraining(nn.Module):
         self.phones = nn.Linear(config.audio_config.d_model, len(PHONES))
         self.media_tokens = (config.audio_token_index, config.image_token_index, config.video_token_index)
         _initialize(self.thinker)
-        self.to(torch.bfloat16)
+        self.to(working_dtype())
 
     @property
     def _table(self) -> Tensor:

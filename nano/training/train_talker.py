@@ -39,7 +39,7 @@ from nano.model.architecture import (
 )
 from nano.model.forward import decode
 from nano.training.loop import parse, save
-from nano.training.optimizer import Optimizer
+from nano.training.optimizer import Optimizer, working_dtype
 from nano.training.thinker_losses import ThinkerTraining
 from nano.training.train_codec import load_codes
 
@@ -65,7 +65,7 @@ class TalkerSample:
     """The Talker's input and targets for one reply.
 
     Attributes:
-        states: bfloat16 [n, hidden]; the Thinker's states.
+        states: [n, hidden] in `working_dtype`; the Thinker's states.
         ids: int64 [3, n]; TMRoPE.
         start: position of the reply's first token.
         codes: codec tokens int16 [m] by voice.
@@ -80,7 +80,7 @@ class TalkerSample:
 
 
 class TalkerTraining(nn.Module):
-    """The Talker in bfloat16, with its inputs; the Thinker's marks are fixed vectors."""
+    """The Talker, with its inputs; the Thinker's marks are fixed vectors."""
 
     def __init__(self, composer: Composer, thinker: ThinkerTraining) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class TalkerTraining(nn.Module):
         config = composer.config.talker_config
         self.talker = modeling.Qwen2_5OmniTalkerForConditionalGeneration(config)
         _initialize(self.talker)
-        self.to(torch.bfloat16)
+        self.to(working_dtype())
         table = thinker.thinker.model.language_model.embed_tokens.weight.detach()
         self._voices = {name: table[composer.token(token)] for name, token in SPEAKERS.items()}
         self._end = table[config.tts_text_end_token_id]
