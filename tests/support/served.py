@@ -22,9 +22,11 @@ class Served:
 
     Attributes:
         address: such as http://127.0.0.1:1234.
+        wyoming_port: port of Wyoming clients; None: they are not served.
     """
 
     address: str
+    wyoming_port: int | None
 
     @property
     def port(self) -> int:
@@ -40,13 +42,13 @@ class Served:
 @contextmanager
 def served(engine: OmniEdge, settings: ServeSettings) -> Iterator[Served]:
     """Serves `engine` on a free port."""
-    found: list[str] = []
+    found: list[Served] = []
     ready, done = threading.Event(), asyncio.Event()
     loop = asyncio.new_event_loop()
 
     async def serve() -> None:
-        async with running_server(engine, settings) as address:
-            found.append(address)
+        async with running_server(engine, settings) as (address, port):
+            found.append(Served(address, port))
             ready.set()
             await done.wait()
 
@@ -54,7 +56,7 @@ def served(engine: OmniEdge, settings: ServeSettings) -> Iterator[Served]:
     thread.start()
     try:
         assert ready.wait(20)
-        yield Served(found[0])
+        yield found[0]
     finally:
         loop.call_soon_threadsafe(done.set)
         thread.join(20)

@@ -56,6 +56,16 @@ def serve(
     sessions: Annotated[
         int, typer.Option("--max-sessions", metavar="N", min=1, help="Realtime sessions that may be open.")
     ] = _LIMITS.sessions,
+    wyoming: Annotated[
+        int | None,
+        typer.Option(
+            "--wyoming", metavar="PORT", min=0, max=65_535, help="Serve Wyoming clients (Home Assistant) too."
+        ),
+    ] = None,
+    languages: Annotated[
+        list[str] | None,
+        typer.Option("--language", metavar="CODE", help="Language that Wyoming clients see. Repeatable. Default: en."),
+    ] = None,
     context_size: Annotated[
         int | None,
         typer.Option("--context", metavar="N", min=1, help="Positions that one conversation may fill."),
@@ -80,6 +90,8 @@ def serve(
         host_names=tuple(allow_host or ()),
         origins=tuple(allow_origin or ()),
         limits=Limits(waiting=waiting, sessions=sessions),
+        wyoming_port=wyoming,
+        languages=tuple(languages or ServeSettings.languages),
         context=context_size,
     )
     certificate = _certificate(settings, tls_cert, tls_key, tls)
@@ -95,8 +107,10 @@ async def _serve(engine: OmniEdge, settings: ServeSettings, certificate: ssl.SSL
         from omni_edge.serve.server import running_server  # noqa: PLC0415 -- an extra
     except ImportError as error:
         raise ServerError(f"The server is not installed ({error}): pip install 'omni-edge[serve]'") from None
-    async with running_server(engine, settings, certificate) as address:
+    async with running_server(engine, settings, certificate) as (address, port):
         typer.echo(f"Serving on {address}; Ctrl-C ends it.", err=True)
+        if port is not None:
+            typer.echo(f"Wyoming clients are served on port {port} of {settings.host}; they need no key.", err=True)
         await asyncio.Event().wait()
 
 

@@ -59,6 +59,10 @@ class Fields:
         """Whether the field is there and not null."""
         return self._value.get(name) is not None
 
+    def as_dict(self) -> dict[str, Any]:
+        """All fields as they are."""
+        return dict(self._value)
+
     def raw(self, name: str) -> Any:
         """The field as it is; None where it is missing."""
         return self._value.get(name)

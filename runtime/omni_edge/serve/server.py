@@ -18,6 +18,7 @@ from omni_edge.serve.app import make_app
 from omni_edge.serve.connections import Connections
 from omni_edge.serve.service import Service
 from omni_edge.serve.settings import ServeSettings
+from omni_edge.serve.wyoming.server import wyoming_server
 
 log = logging.getLogger("omni_edge.serve")
 
@@ -30,7 +31,7 @@ _SHUTDOWN_SECONDS = 2.0
 @asynccontextmanager
 async def running_server(
     engine: OmniEdge, settings: ServeSettings, tls: ssl.SSLContext | None = None
-) -> AsyncIterator[str]:
+) -> AsyncIterator[tuple[str, int | None]]:
     """A server for `engine`; within it clients are served.
 
     Args:
@@ -39,7 +40,7 @@ async def running_server(
         tls: certificate and key; None: without encryption.
 
     Returns:
-        the address, such as http://127.0.0.1:8080.
+        the address, such as http://127.0.0.1:8080, and the port of Wyoming clients, if they are served.
 
     Raises:
         ServerError: it cannot listen there.
@@ -75,7 +76,12 @@ async def running_server(
         try:
             port = listening.sockets[0].getsockname()[1]
             host = f"[{settings.host}]" if ":" in settings.host else settings.host
-            yield f"{'http' if tls is None else 'https'}://{host}:{port}"
+            address = f"{'http' if tls is None else 'https'}://{host}:{port}"
+            if settings.wyoming_port is None:
+                yield address, None
+            else:
+                async with wyoming_server(service, settings) as wyoming_port:
+                    yield address, wyoming_port
         finally:
             listening.close()
             watching.cancel()

@@ -70,6 +70,8 @@ class ServeSettings:
         host_names: further names by which clients may call this server, beside addresses, localhost and its own name.
         origins: further origins of pages that may use it, such as https://example.org, beside its own.
         limits: what one client may use.
+        wyoming_port: port for Wyoming clients, which send no key; 0 takes a free one; None: they are not served.
+        languages: of the model, as Wyoming clients are told.
         context: positions of a conversation; None: the default of a session.
 
     Raises:
@@ -82,6 +84,8 @@ class ServeSettings:
     host_names: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
+    wyoming_port: int | None = None
+    languages: tuple[str, ...] = ("en",)
     context: int | None = None
 
     def __post_init__(self) -> None:
@@ -94,8 +98,9 @@ class ServeSettings:
             raise UsageError(
                 f"The API key must have {_SHORTEST_KEY} or more ASCII characters. Make one: openssl rand -hex 24"
             )
-        if not 0 <= self.port <= 65_535:
-            raise UsageError(f"The port is {self.port}; it must be from 0 to 65535.")
+        for port in (self.port, self.wyoming_port or 0):
+            if not 0 <= port <= 65_535:
+                raise UsageError(f"The port is {port}; it must be from 0 to 65535.")
 
 
 def is_loopback(host: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from aiohttp import web
@@ -19,7 +20,7 @@ from omni_edge.serve.service import Ask, Service
 from omni_edge.serve.sound_format import CONTENT_TYPES, sound_stream
 
 # OpenAI's own limit.
-_LONGEST_TEXT = 4096
+LONGEST_TEXT = 4096
 # A reply that is spoken at once; the model was trained on short ones.
 _LONGEST_PIECE = 240
 # The Talker reads a reply of the Thinker; this is the question that it answers.
@@ -39,38 +40,63 @@ class SpokenText:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answers one request."""
         body = await read_json(request, self._service)
-        text = body.text("input", longest=_LONGEST_TEXT).strip()
+        text = body.text("input", longest=LONGEST_TEXT).strip()
         if not text:
             raise body.wrong("input", "must not be empty")
         body.choice("stream_format", ("audio",), "audio")
         if body.number("speed", 0.25, 4) not in (None, 1.0):
             raise body.wrong("speed", "must be 1; this model has one speed", "unsupported_parameter")
         seed = read_seed(body)
-        session = self._session(_voice(body))
+        session = speech_session(self._service, _voice(body))
         token2wav = self._service.engine.manifest.token2wav
         assert token2wav is not None
         name = body.choice("response_format", CONTENT_TYPES, "mp3")
         sound = await self._service.help(lambda: sound_stream(name, token2wav.sample_rate))
         response = StreamedResponse(request, CONTENT_TYPES[name], self._service.settings.limits.send)
-        for piece in sentences(text):
-            question = _QUESTION.format(text=piece)
-            ask = Ask(session, [UserPart(question, question)], ReplySettings(text=piece, seed=seed))
-            async with aclosing(self._service.answer(ask)) as events:
-                async for event in events:
-                    if isinstance(event, AudioChunk) and (data := sound.push(event.samples)):
-                        await response.write(data)
+        async with aclosing(spoken(self._service, session, text, seed)) as chunks:
+            async for chunk in chunks:
+                if data := sound.push(chunk.samples):
+                    await response.write(data)
         await response.write(sound.close())
         return await response.close()
 
-    def _session(self, voice: str | None) -> SessionSettings:
-        if not self._service.speaks:
-            raise RequestError("This model does not speak: it was exported with --text-only.", code="model_not_found")
-        if voice is not None:
-            try:
-                check_voice(voice, self._service.engine.manifest)
-            except UsageError as error:
-                raise RequestError(str(error), param="voice") from None
-        return SessionSettings(voice=voice, context=self._service.settings.context)
+
+def speech_session(service: Service, voice: str | None) -> SessionSettings:
+    """The settings by which a text is spoken.
+
+    Args:
+        service: what is served.
+        voice: speaker; None: the default one.
+
+    Raises:
+        RequestError: the model does not speak, or has no such voice.
+    """
+    if not service.speaks:
+        raise RequestError("This model does not speak: it was exported with --text-only.", code="model_not_found")
+    if voice is not None:
+        try:
+            check_voice(voice, service.engine.manifest)
+        except UsageError as error:
+            raise RequestError(str(error), param="voice") from None
+    return SessionSettings(voice=voice, context=service.settings.context)
+
+
+async def spoken(service: Service, session: SessionSettings, text: str, seed: int | None) -> AsyncGenerator[AudioChunk]:
+    """The speech of a text, sentence by sentence. Use it within `aclosing`.
+
+    Args:
+        service: what is served.
+        session: see `speech_session`.
+        text: what is said.
+        seed: of the speech; None: a random one.
+    """
+    for piece in sentences(text):
+        question = _QUESTION.format(text=piece)
+        ask = Ask(session, [UserPart(question, question)], ReplySettings(text=piece, seed=seed))
+        async with aclosing(service.answer(ask)) as events:
+            async for event in events:
+                if isinstance(event, AudioChunk):
+                    yield event
 
 
 def _voice(body: Fields) -> str | None:

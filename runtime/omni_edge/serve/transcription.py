@@ -11,6 +11,7 @@ from aiohttp import BodyPartReader, web
 from omni_edge.conversation.settings import ReplySettings, SessionSettings
 from omni_edge.decoders.sampling import Sampling
 from omni_edge.events import TextDelta, TurnDone
+from omni_edge.serve.cached_conversation import Part
 from omni_edge.serve.chat import usage
 from omni_edge.serve.chat_request import text_part
 from omni_edge.serve.data_uri import Attachment
@@ -39,12 +40,14 @@ class Transcriptions:
         """Answers one request."""
         sound, form = await self._read(request)
         form_format = form.choice("response_format", _FORMATS, "json")
-        language, prompt = form.optional_text("language", longest=64), form.optional_text("prompt")
-        instruction = _INSTRUCTION if language is None else f"{_INSTRUCTION} The language is {language}."
-        parts = await self._service.decoded([sound, text_part(f"{instruction} {prompt or ''}".strip())])
-        session = SessionSettings(speech=False, context=self._service.settings.context)
-        temperature = _number(form, "temperature")
-        ask = Ask(session, parts, ReplySettings(sampling=Sampling(temperature=temperature or 0.0), speech=False))
+        (part,) = await self._service.decoded([sound])
+        ask = transcription_ask(
+            self._service,
+            part,
+            form.optional_text("language", longest=64),
+            form.optional_text("prompt"),
+            _number(form, "temperature") or 0.0,
+        )
         if form.optional_text("stream") == "true":
             return await self._stream(request, ask)
         done, cached = await self._whole(ask)
@@ -101,6 +104,24 @@ class Transcriptions:
         if not sound:
             raise RequestError("The field 'file' is missing or empty.", param="file", code="missing_required_parameter")
         return Attachment("audio", bytes(sound), "file"), Fields(dict(form))
+
+
+def transcription_ask(
+    service: Service, sound: Part, language: str | None, prompt: str | None, temperature: float = 0.0
+) -> Ask:
+    """What asks for a transcript.
+
+    Args:
+        service: what is served.
+        sound: what is transcribed.
+        language: of the sound; None: unknown.
+        prompt: of the client; None: none.
+        temperature: of the sampling.
+    """
+    instruction = _INSTRUCTION if language is None else f"{_INSTRUCTION} The language is {language}."
+    session = SessionSettings(speech=False, context=service.settings.context)
+    reply = ReplySettings(sampling=Sampling(temperature=temperature), speech=False)
+    return Ask(session, [sound, text_part(f"{instruction} {prompt or ''}".strip())], reply)
 
 
 async def _parts(request: web.Request, most: int) -> tuple[bytearray, dict[str, str]]:
