@@ -24,6 +24,10 @@ test *arguments:
 apk out="omni-demo.apk":
     .venv/bin/python android_demo/ci/apk.py --out {{out}}
 
+# A spoken turn of the ARM64 wheel under emulation, compared with x86: minutes.
+arm *arguments:
+    .venv/bin/python tests/arm/check.py {{arguments}}
+
 # What the continuous integration runs.
 ci:
     .ci/run
