@@ -92,9 +92,10 @@ def test_the_first_command_speaks_and_draws_it(first_room: Path) -> None:
     assert f"Chelsie, {seconds:.2f} s, 24 kHz" in texts
 
 
-def test_the_picture_of_the_first_reply_is_there() -> None:
-    (shown,) = re.findall(r"^!\[[^]]+\]\(([^)]+)\)$", README, re.MULTILINE)
-    assert ElementTree.parse(ROOT / shown).getroot().tag.endswith("svg")
+def test_its_pictures_are_there() -> None:
+    shown = re.findall(r"^!\[[^]]+\]\(([^)]+)\)$", README, re.MULTILINE)
+    assert len(shown) == 2
+    assert all(ElementTree.parse(ROOT / picture).getroot().tag.endswith("svg") for picture in shown)
 
 
 def test_the_exported_model_speaks(room: Path) -> None:

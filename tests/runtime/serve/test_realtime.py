@@ -247,7 +247,7 @@ def test_a_function_is_called_and_its_result_is_answered(server: Served, modalit
         written.connection.conversation.item.create(item=output)
         written.until("conversation.item.done")
         assert written.update(tool_choice="auto")["tools"] == [light]
-        answered = written.respond(max_output_tokens=8)[-1]["response"]
+        answered = written.respond(max_output_tokens=8, output_modalities=["text"])[-1]["response"]
         assert [item["type"] for item in answered["output"]] == ["message"]
         # The call is in the caches as the model wrote it.
         used = events[-1]["response"]["usage"]
