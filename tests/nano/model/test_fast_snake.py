@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,8 @@ import pytest
 from nano.model import fast_snake
 from omni_edge import ResourceError
 from omni_edge.backend.kernels.compiler import find_compiler
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -43,6 +47,13 @@ def test_the_named_compiler_compiles_it_once(cache: Path, tmp_path: Path, monkey
         fast_snake._library.cache_clear()
     assert calls.read_text() == "call\ncall\n"  # an object, and the library of it
     assert [path.suffix for path in cache.iterdir()] == [".so"]
+
+
+@pytest.mark.skipif(find_compiler() is None, reason="needs a C compiler")
+def test_whoever_loads_it_keeps_denormal_numbers(cache: Path) -> None:
+    code = "import sys; from nano.model.fast_snake import _library; assert _library(); print(sys.float_info.min / 2)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert float(done.stdout) > 0
 
 
 def test_a_compiler_that_fails_leaves_nothing(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,9 @@ def _compile(compiler: list[str], sources: Sequence[Path], library: Path, flags:
         ]
         for _ in pool.map(_run, commands):
             pass
-        _run([*compiler, *flags, "-shared", *objects, "-lm", "-o", str(library)])
+        # With -ffast-math the linker would add code that ends denormal numbers in the thread that loads the library.
+        linking = [flag for flag in flags if flag != "-ffast-math"]
+        _run([*compiler, *linking, "-shared", *objects, "-lm", "-o", str(library)])
 
 
 def _run(command: list[str]) -> None:
