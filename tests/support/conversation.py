@@ -11,6 +11,7 @@ from omni_edge import OmniEdge, PcmBlock, Sampling, Session, TurnDone
 from omni_edge.live.duplex import Duplex
 from omni_edge.live.events import Interrupted, LiveEvent, SpeechResumed, SpeechStarted, SpeechStopped
 from omni_edge.live.hearing import Hearing
+from omni_edge.live.talk import REFILL_POSITIONS
 from omni_edge.live.virtual_sink import VirtualSink
 from omni_edge.live.voice_detector import VOICE_RATE
 from support.spoken import LoudnessDetector, question, silence
@@ -80,9 +81,15 @@ def kinds(events: list[Any]) -> list[str]:
 
 
 def plain(engine: OmniEdge, samples: NDArray[np.float32], speech: bool = True) -> Session:
-    """The conversation of a caller who knows the turn's end: the sound, without speculation."""
+    """The conversation of a caller who knows the turn's end: the sound, without speculation.
+
+    Compiled operators round by how positions are batched, so it prefills in the same batches.
+    """
     one = session(engine, speech)
-    one.push(PcmBlock(samples, VOICE_RATE, end=True))
+    while one.refilling:
+        one.refill(REFILL_POSITIONS)
+    one.push(PcmBlock(samples, VOICE_RATE))
+    one.end_sound()
     return one
 
 

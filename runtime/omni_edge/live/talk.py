@@ -33,7 +33,7 @@ from omni_edge.live.voice_detector import VOICE_RATE
 # Shares of the context: in use from which turns leave between turns, what stays then, what a reply needs.
 _FULL, _KEPT, _REPLY = 3 / 4, 1 / 2, 1 / 8
 # Positions of the turns that stay that are prefilled at a time, between two looks at the microphone.
-_REFILL_POSITIONS = 128
+REFILL_POSITIONS = 128
 
 
 @dataclass
@@ -229,7 +229,7 @@ class Talk:
 
     def refill(self) -> None:
         """Prefills a part of the system prompt, or of the turns that stayed when others left."""
-        self._session.refill(_REFILL_POSITIONS)
+        self._session.refill(REFILL_POSITIONS)
 
     def make_room(self) -> Iterator[LiveEvent]:
         """Between turns: the oldest turns leave a context that is nearly full."""

@@ -50,7 +50,10 @@ def test_a_question_is_answered(engine: OmniEdge, record: Callable[[Session], ND
     assert done.prompt_tokens == expected.prompt_tokens
 
 
-def test_the_system_prompt_is_prefilled_before_anybody_speaks(engine: OmniEdge) -> None:
+def test_the_system_prompt_is_prefilled_before_anybody_speaks(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Compiled operators round by how positions are batched, which is what differs here.
+    monkeypatch.setenv("OMNI_EDGE_KERNELS", "0")
+    engine = OmniEdge.load(bundle, threads=1)
     live, other = Conversation(engine), session(engine)
     live.run()
     opening = live.session.offset
