@@ -71,15 +71,11 @@ class ChatCompletions:
         limits = self._service.settings.limits
         body = await read_json(request, self._service)
         chat = await self._service.help(lambda: parse_chat_request(body, limits, self._reply_of_audio))
-        reply = chat.reply
-        if chat.schema is not None or chat.tools.required:
-            grammars = await self._service.help(self._service.grammars)
-            mask = await self._service.help(lambda: grammars.mask(chat.schema, chat.tools))
-            reply = replace(reply, mask=mask)
+        mask = await self._service.mask(chat.schema, chat.tools)
         ask = Ask(
             session=self._session(chat),
             parts=await self._service.decoded(chat.history),
-            reply=reply,
+            reply=replace(chat.reply, mask=mask),
             max_new_tokens=chat.max_new_tokens,
             keep=True,
         )

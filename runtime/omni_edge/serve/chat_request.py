@@ -13,7 +13,7 @@ from omni_edge.serve.data_uri import Attachment, decode_base64, read_data_uri
 from omni_edge.serve.fields import Fields
 from omni_edge.serve.settings import Limits
 from omni_edge.serve.sound_format import CONTENT_TYPES
-from omni_edge.serve.tools import CALL_START, ToolCall, ToolSet, read_tools, reply_text, result_text
+from omni_edge.serve.tools import ToolCall, ToolSet, read_tools, reply_text, result_text
 
 Content = UserPart | ReplyPart | Attachment
 
@@ -79,7 +79,6 @@ def parse_chat_request(body: Fields, limits: Limits, reply_of_audio: Callable[[s
     if schema is not None and spoken:
         raise body.wrong("response_format", "must be text where the reply is spoken", "unsupported_parameter")
     tools = read_tools(body, flat=False)
-    unspoken = (CALL_START,) if tools.tools else ()
     voice, sound_format = _audio(body, stream)
     system, history = _messages(body, limits, reply_of_audio)
     return ChatRequest(
@@ -89,7 +88,11 @@ def parse_chat_request(body: Fields, limits: Limits, reply_of_audio: Callable[[s
         voice=voice,
         sound_format=sound_format,
         reply=ReplySettings(
-            sampling=read_sampling(body), seed=read_seed(body), stop=_stop(body), speech=spoken, unspoken=unspoken
+            sampling=read_sampling(body),
+            seed=read_seed(body),
+            stop=_stop(body),
+            speech=spoken,
+            unspoken=tools.unspoken,
         ),
         tools=tools,
         schema=schema,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from http import HTTPStatus
 from typing import Any
 
-from omni_edge.errors import ContextFullError, MediaError, OmniEdgeError, ResourceError, UsageError
+from omni_edge.errors import ContextFullError, MediaError, OmniEdgeError, ResourceError, ServerError, UsageError
 
 
 class RequestError(Exception):
@@ -70,3 +71,9 @@ def explain(error: BaseException) -> RequestError:
                 status=HTTPStatus.INTERNAL_SERVER_ERROR,
                 code="internal_error",
             )
+
+
+def cannot_listen(host: str, port: int | None, error: Exception, options: str) -> ServerError:
+    """The error of an address on which the server cannot listen; `options` choose another one."""
+    reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
+    return ServerError(f"The server cannot listen on {host} port {port} ({reason}). Choose another with {options}.")

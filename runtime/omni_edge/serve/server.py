@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -13,9 +12,9 @@ from typing import Any
 from aiohttp import web
 
 from omni_edge.engine import OmniEdge
-from omni_edge.errors import ServerError
 from omni_edge.serve.app import make_app
 from omni_edge.serve.connections import Connections
+from omni_edge.serve.faults import cannot_listen
 from omni_edge.serve.service import Service
 from omni_edge.serve.settings import ServeSettings
 from omni_edge.serve.wyoming.server import wyoming_server
@@ -67,11 +66,7 @@ async def running_server(
         try:
             listening = await loop.create_server(accept, settings.host, settings.port, ssl=tls)
         except (OSError, OverflowError) as error:
-            reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
-            raise ServerError(
-                f"The server cannot listen on {settings.host} port {settings.port} ({reason}). Choose another with "
-                "--port or --host."
-            ) from None
+            raise cannot_listen(settings.host, settings.port, error, "--port or --host") from None
         watching = asyncio.create_task(connections.watch())
         try:
             port = listening.sockets[0].getsockname()[1]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from omni_edge.bundle.builtin import shipped_bundle
 from omni_edge.conversation.settings import ReplySettings, SessionSettings
@@ -21,7 +21,7 @@ from omni_edge.live.voice_detector import VoiceDetector
 from omni_edge.serve.cached_conversation import CachedConversation, ConversationPool, Part
 from omni_edge.serve.data_uri import Attachment
 from omni_edge.serve.faults import RequestError
-from omni_edge.serve.grammar import Grammars
+from omni_edge.serve.grammar import GrammarMask, Grammars
 from omni_edge.serve.metrics import ServerMetrics
 from omni_edge.serve.model_thread import ModelThread
 from omni_edge.serve.settings import ServeSettings
@@ -105,15 +105,25 @@ class Service:
             self._voice_detector = VoiceDetector()
         return self._voice_detector
 
-    def grammars(self) -> Grammars:
-        """Makes replies follow a grammar; loaded by the first call.
+    async def mask(self, schema: dict[str, Any] | None, tools: ToolSet) -> GrammarMask | None:
+        """The tokens that a reply may have; None: all. The first mask takes about a second.
+
+        Args:
+            schema: JSON schema of the reply; None: it is free.
+            tools: functions that it may call.
 
         Raises:
-            RequestError: llguidance is not installed.
+            RequestError: llguidance is not installed, or a schema cannot be used.
         """
-        if self._grammars is None:
-            self._grammars = Grammars(self.engine.model.bundle)
-        return self._grammars
+        if schema is None and not tools.required:
+            return None
+
+        def made() -> GrammarMask:
+            if self._grammars is None:
+                self._grammars = Grammars(self.engine.model.bundle)
+            return self._grammars.mask(schema, tools)
+
+        return await self.help(made)
 
     def system(self, given: str | None, tools: ToolSet, *, spoken: bool) -> str | None:
         """A system prompt for the model; None: its default one.

@@ -71,7 +71,7 @@ class ServeSettings:
         origins: further origins of pages that may use it, such as https://example.org, beside its own.
         limits: what one client may use.
         wyoming_port: port for Wyoming clients, which send no key; 0 takes a free one; None: they are not served.
-        languages: of the model, as Wyoming clients are told.
+        languages: of the model, as Wyoming clients see them.
         context: positions of a conversation; None: the default of a session.
 
     Raises:

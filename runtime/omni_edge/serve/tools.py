@@ -75,6 +75,11 @@ class ToolSet:
     offered: tuple[Any, ...] = field(default=(), compare=False)
     choice: Any = field(default="auto", compare=False)
 
+    @property
+    def unspoken(self) -> tuple[str, ...]:
+        """What ends the speech of a reply: a call is written only."""
+        return (CALL_START,) if self.tools else ()
+
     def behind(self, system: str) -> str:
         """A system prompt with the functions behind it."""
         if not self.tools:

@@ -98,6 +98,17 @@ def test_a_conversation_goes_on_under_its_name(port: int) -> None:
     assert said("turn it off", "one") == "The kitchen light is off."
 
 
+def test_a_conversation_that_outgrows_its_context_goes_on(nano: OmniEdge) -> None:
+    settings = ServeSettings(port=0, wyoming_port=0, context=192)
+    with served(nano, settings) as server:
+        assert server.wyoming_port is not None
+        for _ in range(12):
+            message = Event("transcript", {"text": "turn on the kitchen light", "context": {"conversation_id": "one"}})
+            events = ask(server.wyoming_port, [message], "handled-stop")
+            assert kinds(events) == ["handled-start", "handled-chunk", "handled", "handled-stop"]
+            assert events[-2].data["text"] == REPLY
+
+
 def test_a_text_is_spoken_whole_or_in_pieces(port: int, nano: OmniEdge) -> None:
     text = "The kitchen light is on."
     voice = SynthesizeVoice(name="Ethan")

@@ -18,7 +18,6 @@ from omni_edge.serve.realtime.microphone import Turn
 from omni_edge.serve.realtime.response import Put, Response
 from omni_edge.serve.realtime.session_config import SessionConfig
 from omni_edge.serve.service import Service
-from omni_edge.serve.tools import CALL_START
 
 log = logging.getLogger("omni_edge.serve")
 
@@ -160,12 +159,8 @@ class RealtimeConversation:
         if not cached.session.turn_open:
             raise RequestError("There is nothing to answer: the last item is not the user's.", code="nothing_to_answer")
         tools = response.config.tools
-        mask = None
-        if tools.required:
-            grammars = await self._service.help(self._service.grammars)
-            mask = await self._service.help(lambda: grammars.mask(None, tools))
-        unspoken = (CALL_START,) if tools.tools else ()
-        settings = ReplySettings(speech=response.rate is not None, unspoken=unspoken, mask=mask)
+        mask = await self._service.mask(None, tools)
+        settings = ReplySettings(speech=response.rate is not None, unspoken=tools.unspoken, mask=mask)
         steps = cached.reply(settings, response.config.max_output_tokens, None)
         response.begin(self._place)
         async with aclosing(self._service.model.events(steps, cached.cancel)) as events:

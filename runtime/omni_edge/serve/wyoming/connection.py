@@ -10,13 +10,13 @@ from contextlib import aclosing, suppress
 import numpy as np
 
 from omni_edge.conversation.settings import SessionSettings
-from omni_edge.errors import OmniEdgeError
+from omni_edge.errors import ContextFullError, OmniEdgeError
 from omni_edge.events import AudioClip, TextDelta, TurnDone
 from omni_edge.serve.cached_conversation import Part, ReplyPart, UserPart
 from omni_edge.serve.chat_request import text_part
 from omni_edge.serve.faults import RequestError, explain
 from omni_edge.serve.fields import Fields
-from omni_edge.serve.service import Ask, Service
+from omni_edge.serve.service import Ask, Prefilled, Service
 from omni_edge.serve.sound_format import from_pcm16, to_pcm16
 from omni_edge.serve.spoken_text import LONGEST_TEXT, speech_session, spoken
 from omni_edge.serve.transcription import transcription_ask
@@ -183,16 +183,25 @@ class WyomingConnection:
         question = text_part(fields.text("text", longest=self._service.settings.limits.text))
         parts = [*self._conversations.parts(name), question]
         session = SessionSettings(speech=False, context=self._service.settings.context)
-        done = await self._written("handled", Ask(session, parts, keep=True))
+        while True:
+            try:
+                done = await self._written("handled", Ask(session, parts, keep=True))
+                break
+            except ContextFullError:
+                if len(parts) == 1:
+                    raise
+                # The older half of the questions and replies leaves.
+                del parts[: 2 * -(-(len(parts) // 2) // 2)]
         self._conversations.keep(name, [*parts, ReplyPart(done.text)])
 
     async def _written(self, kind: str, ask: Ask) -> TurnDone:
         """Sends a text as it is written, and then as a whole for clients that do not take it in pieces."""
-        await self._send(f"{kind}-start")
         done: TurnDone | None = None
         async with aclosing(self._service.answer(ask)) as events:
             async for event in events:
-                if isinstance(event, TextDelta) and event.text:
+                if isinstance(event, Prefilled):
+                    await self._send(f"{kind}-start")
+                elif isinstance(event, TextDelta) and event.text:
                     await self._send(f"{kind}-chunk", text=event.text)
                 elif isinstance(event, TurnDone):
                     done = event

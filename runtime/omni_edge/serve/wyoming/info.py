@@ -1,4 +1,4 @@
-"""What the server tells Home Assistant about itself."""
+"""The description of the server for Home Assistant."""
 
 from __future__ import annotations
 

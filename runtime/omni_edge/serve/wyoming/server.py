@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from omni_edge.errors import ServerError
+from omni_edge.serve.faults import cannot_listen
 from omni_edge.serve.service import Service
 from omni_edge.serve.settings import ServeSettings
 from omni_edge.serve.wyoming.connection import Conversations, WyomingConnection
@@ -51,11 +50,7 @@ async def wyoming_server(service: Service, settings: ServeSettings) -> AsyncIter
     try:
         listening = await asyncio.start_server(accept, settings.host, settings.wyoming_port, limit=LONGEST_LINE)
     except (OSError, OverflowError) as error:
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
-        raise ServerError(
-            f"The Wyoming server cannot listen on {settings.host} port {settings.wyoming_port} ({reason}). Choose "
-            "another port with --wyoming."
-        ) from None
+        raise cannot_listen(settings.host, settings.wyoming_port, error, "--wyoming") from None
     try:
         yield listening.sockets[0].getsockname()[1]
     finally:
