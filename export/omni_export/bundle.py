@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from omni_edge.backend import kernels
 from omni_edge.bundle.manifest import (
     FORMAT,
     FORMAT_VERSION,
@@ -48,6 +49,8 @@ from omni_quant.policy import POLICY, default_precision
 from omni_quant.precision import EXPORT_KINDS, GROUP_SIZES, Kind, Precision
 
 ROLES = tuple(POLICY)
+# Weights from which compiling the operators, half a minute, is repaid by their quantization.
+_MANY_WEIGHTS = 250_000_000
 _DISK_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 
 
@@ -254,7 +257,12 @@ class _Export:
         began = time.monotonic()
         done = sum(graph.nbytes for graph in written.values())
         total = done + sum(builder.data_nbytes for builder in todo.values())
-        meter = ProgressMeter(on_progress, total, sum(builder.weights for builder in todo.values()), done)
+        weights = sum(builder.weights for builder in todo.values())
+        meter = ProgressMeter(on_progress, total, weights, done)
+        if weights >= _MANY_WEIGHTS:
+            meter.start("operators, compiled for this machine once", 0)
+            with suppress(ResourceError):  # numpy does the same
+                kernels.build()
         for role, builder in todo.items():
             if role == "thinker":
                 entries = {role: graph.entry for role, graph in written.items()}

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from omni_quant import compiled
 from omni_quant.blockwise import BlockwiseWeight, blockwise_weight
 from omni_quant.group_search import Groups, quantize_groups
 
@@ -185,9 +186,7 @@ def _quantize_rows(values: Array, block: Feedback, bits: int, block_size: int, z
         target = wanted[here].copy()
         if start:
             target += within.T @ (block.shares[:start, here].T @ errors[:start])
-        group = quantize_groups(
-            np.ascontiguousarray(target.T)[:, None], bits, True, zero_points, block.importance[None, here]
-        )
+        group = quantize_groups(target.T[:, None], bits, True, zero_points, block.importance[None, here])
         scale = group.scales[:, 0].astype(np.float32)
         zero = group.zero_points[:, 0] if group.zero_points is not None else np.full(rows, 1 << (bits - 1), np.uint8)
         place = int(block.order[start]) // block_size
@@ -212,6 +211,9 @@ def _round_columns(
         zero: uint8 [rows].
         bits: 4 or 8.
     """
+    found = compiled.round_columns(target, within, scale, zero, bits)
+    if found is not None:
+        return found
     inverse, middle = 1 / scale, zero.astype(np.float32)
     low, high = -middle, ((1 << bits) - 1) - middle
     signed, stored = np.empty_like(target), np.empty_like(target)

@@ -4,7 +4,8 @@ A zero point is an integer. So it moves no code between two values, and only shi
 a scale alone determines the best zero point, and the search is over scales. Source: NeUQI (arXiv 2505.17595), whose
 search this is with few candidates, and llama.cpp's refinement of the best one by least squares.
 
-Arrays are computed on as [blocks, block_size, rows], so that every operation is over long rows.
+Arrays are computed on as [blocks, block_size, rows], so that every operation is over long rows. Where the runtime's
+operators are compiled, their library does the same (`compiled`), with the same result to the last bit.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from omni_quant import compiled
 
 Values = NDArray[np.float32]
 
@@ -56,6 +59,10 @@ def quantize_groups(
     """
     if not zero_points:
         return _symmetric(grouped, bits, float16_scales)
+    found = compiled.quantize_groups(grouped, bits, importance)
+    if found is not None:
+        codes, wide_scales, zeros = found
+        return Groups(codes, wide_scales.astype(np.float16), zeros)
     rows, blocks, size = grouped.shape
     largest = (1 << bits) - 1
     values = np.array(grouped.reshape(rows, -1).T, order="C").reshape(blocks, size, rows)
@@ -136,11 +143,13 @@ class _Search:
             np.maximum(codes, lowest[:, None], out=codes)
             np.minimum(codes, (lowest + self._largest)[:, None], out=codes)
         codes -= scaled
-        if self._importance is None:
-            error = np.einsum("bir,bir->br", codes, codes)
-        else:
-            codes *= codes
-            error = np.einsum("bir,bi->br", codes, self._importance)
+        codes *= codes
+        if self._importance is not None:
+            codes *= self._importance[..., None]
+        # Column by column: numpy's own sums choose their order by the shape.
+        error = codes[:, 0].copy()
+        for column in range(1, codes.shape[1]):
+            error += codes[:, column]
         error *= scales * scales
         better = error < self._error
         for kept, tried in ((self._error, error), (self._scales, scales), (self._lowest, lowest)):

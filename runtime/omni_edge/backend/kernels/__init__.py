@@ -8,6 +8,7 @@ processor and version of the sources, and goes first.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import tempfile
 from collections.abc import Sequence
@@ -61,6 +62,24 @@ def _register(options: ort.SessionOptions, path: Path) -> None:
         raise ResourceError(
             f"The compiled operators {path} do not load: {str(error).splitlines()[0][:200]}. {_remedy(path)}"
         ) from None
+
+
+def functions() -> ctypes.CDLL | None:
+    """The compiled library's own functions, which `omni_quant` calls; None if there is no library.
+
+    Raises:
+        ResourceError: the library does not load.
+    """
+    path = compiled()
+    return None if path is None else _functions(path)
+
+
+@cache
+def _functions(path: Path) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise ResourceError(f"The compiled operators {path} do not load: {str(error)[:200]}. {_remedy(path)}") from None
 
 
 def _remedy(path: Path) -> str:

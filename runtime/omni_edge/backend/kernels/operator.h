@@ -10,6 +10,13 @@ static inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t quotient_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+/* Marks what the library exports: the flags hide everything else. */
+#if defined(_WIN32)
+#define EXPORT __declspec(dllexport)
+#else
+#define EXPORT __attribute__((visibility("default")))
+#endif
+
 #define TRY(call)                    \
     do {                             \
         Status *status_ = (call);    \

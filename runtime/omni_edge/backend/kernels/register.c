@@ -1,12 +1,6 @@
-/* The library's only entry: onnxruntime calls it for each session with which the library is registered. */
+/* The library's entry for onnxruntime, which calls it for each session with which the library is registered. */
 #include "operator.h"
 #include "simd.h"
-
-#if defined(_WIN32)
-#define EXPORT __declspec(dllexport)
-#else
-#define EXPORT __attribute__((visibility("default")))
-#endif
 
 EXPORT Status *RegisterCustomOps(SessionOptions *options, const ApiBase *base);
 
