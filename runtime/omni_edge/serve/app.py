@@ -40,7 +40,7 @@ def make_app(service: Service, connections: Connections) -> web.Application:
     app.router.add_get("/v1/models", facts.models)
     app.router.add_get("/v1/models/{name:.+}", facts.model)
     app.router.add_post("/v1/chat/completions", ChatCompletions(service).handle)
-    app.router.add_get("/v1/realtime", Realtime(service).handle)
+    Realtime(service).add_to(app)
     app.router.add_post("/v1/audio/speech", SpokenText(service).handle)
     app.router.add_post("/v1/audio/transcriptions", Transcriptions(service).handle)
     return app

@@ -226,6 +226,22 @@ def test_pictures_are_items(server: Served) -> None:
         assert written.respond()[-1]["response"]["usage"]["input_tokens"] > 30
 
 
+def test_pictures_that_come_while_the_user_speaks_stand_behind_the_sound(server: Served) -> None:
+    with talk(server) as spoken:
+        spoken.update(output_modalities=["text"], audio={"input": {"turn_detection": None}})
+        spoken.say(question())
+        uri = f"data:image/png;base64,{base64.b64encode((DATA / 'cat.png').read_bytes()).decode()}"
+        content = [{"type": "input_image", "image_url": uri}]
+        spoken.connection.conversation.item.create(item={"type": "message", "role": "user", "content": content})
+        assert spoken.until("conversation.item.done")[-1]["previous_item_id"] is None
+        spoken.connection.input_audio_buffer.commit()
+        added = spoken.until("conversation.item.done")
+        assert [event["previous_item_id"] for event in added] == [None, None, None]
+        used = spoken.respond(max_output_tokens=1)[-1]["response"]["usage"]
+        # The system prompt and the sound were in the caches; the picture was not.
+        assert used["input_tokens"] - 60 < used["input_token_details"]["cached_tokens"] < used["input_tokens"]
+
+
 @pytest.mark.parametrize("modality", ["text", "audio"])
 def test_a_function_is_called_and_its_result_is_answered(server: Served, modality: str) -> None:
     room = {"type": "object", "properties": {"room": {"enum": ["kitchen"]}}, "required": ["room"]}

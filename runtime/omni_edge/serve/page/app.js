@@ -1,16 +1,20 @@
 // What the buttons do, and what the events show.
 
+import { Camera } from "/page/camera.js";
 import { Realtime } from "/page/realtime.js";
 import { Sound } from "/page/sound.js";
 
 const find = (id) => document.getElementById(id);
 const realtime = new Realtime();
 const sound = new Sound();
+const camera = new Camera(find("view"));
+const FRAME_MS = 1000;
 const turns = new Map();
 let talking = false;
 let pictures = [];
 let reply = null; // { id, samples, ended, text, sound }
 let turnEnded = 0;
+let showing = 0; // the timer of the camera's pictures while the user speaks
 
 function say(text) {
   find("state").textContent = text;
@@ -23,8 +27,12 @@ function turn(id, role) {
     find("transcript").append(element);
     turns.set(id, element);
   }
-  find("transcript").scrollTop = find("transcript").scrollHeight;
   return turns.get(id);
+}
+
+// The last words stay in sight.
+function follow() {
+  find("transcript").scrollTop = find("transcript").scrollHeight;
 }
 
 // Ends the reply where it was heard; the conversation keeps these words.
@@ -62,17 +70,48 @@ async function talk() {
   say(talking ? "Listening" : "Connected");
 }
 
+async function watch() {
+  if (camera.on) {
+    camera.stop();
+    window.clearInterval(showing);
+  } else {
+    try {
+      await camera.start();
+    } catch (error) {
+      say(window.isSecureContext ? `No camera: ${error.message}` : "The camera needs https or localhost");
+      return;
+    }
+  }
+  find("camera").setAttribute("aria-pressed", String(camera.on));
+}
+
+function own(picture, text) {
+  return Object.assign(new Image(), { src: picture, alt: text });
+}
+
+// Sends what the camera sees; the turn shows the latest picture.
+function show(element) {
+  const picture = camera.picture();
+  if (!picture) return;
+  const content = [{ type: "input_image", image_url: picture }];
+  realtime.send({ type: "conversation.item.create", item: { type: "message", role: "user", content } });
+  element.querySelector("img")?.remove();
+  element.prepend(own(picture, "What the camera saw"));
+}
+
 async function send(event) {
   event.preventDefault();
   const text = find("text").value.trim();
   if (!text && !pictures.length) return;
   await sound.open();
   interrupt();
+  const seen = camera.picture();
+  if (seen) pictures.push(seen);
   const content = pictures.map((picture) => ({ type: "input_image", image_url: picture }));
   if (text) content.push({ type: "input_text", text });
   const id = `page_${crypto.getRandomValues(new Uint32Array(2)).join("_")}`;
   const element = turn(id, "user");
-  for (const picture of pictures) element.append(Object.assign(new Image(), { src: picture, alt: "Your picture" }));
+  for (const picture of pictures) element.append(own(picture, "Your picture"));
   element.append(text);
   realtime.send({ type: "conversation.item.create", item: { id, type: "message", role: "user", content } });
   realtime.send({ type: "response.create" });
@@ -89,7 +128,7 @@ function take(files) {
     reader.onload = () => {
       pictures.push(reader.result);
       const entry = document.createElement("li");
-      entry.append(Object.assign(new Image(), { src: reader.result, alt: file.name }));
+      entry.append(own(reader.result, file.name));
       find("pictures").append(entry);
     };
     reader.readAsDataURL(file);
@@ -115,6 +154,7 @@ realtime.on("session.created", async ({ session }) => {
 realtime.on("lost", ({ opened }) => {
   say("Server lost. Connecting again");
   sound.stop();
+  window.clearInterval(showing);
   if (!opened && !find("ask").open) {
     fetch("/v1/models", { headers: { Authorization: `Bearer ${sessionStorage.getItem("key")}` } }).then((answer) => {
       if (answer.status === 401) find("ask").showModal();
@@ -123,11 +163,16 @@ realtime.on("lost", ({ opened }) => {
 });
 realtime.on("input_audio_buffer.speech_started", ({ item_id }) => {
   interrupt();
-  turn(item_id, "user").textContent = "(speaking)";
+  const element = turn(item_id, "user");
+  element.textContent = "(speaking)";
   say("Listening");
+  window.clearInterval(showing);
+  show(element);
+  showing = window.setInterval(() => show(element), FRAME_MS);
 });
 realtime.on("input_audio_buffer.speech_stopped", ({ item_id }) => {
-  turn(item_id, "user").textContent = "(spoken)";
+  window.clearInterval(showing);
+  turn(item_id, "user").lastChild.textContent = "(spoken)";
   turnEnded = performance.now();
   say("Thinking");
 });
@@ -168,11 +213,18 @@ function choose(voice) {
   realtime.send({ type: "session.update", session: { type: "realtime", audio: { output: { voice } } } });
 }
 
+new MutationObserver(follow).observe(find("transcript"), { childList: true, subtree: true, characterData: true });
+find("transcript").addEventListener("load", follow, true);
+new ResizeObserver(follow).observe(find("transcript"));
 find("talk").addEventListener("click", talk);
+find("camera").addEventListener("click", watch);
 find("stop").addEventListener("click", interrupt);
 find("typed").addEventListener("submit", send);
 find("voice").addEventListener("change", () => choose(find("voice").value));
-find("file").addEventListener("change", (event) => take(event.target.files));
+find("file").addEventListener("change", ({ target }) => {
+  take(target.files);
+  target.value = ""; // the same file may be chosen again
+});
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
   document.body.classList.add("dropping");

@@ -25,7 +25,8 @@ export class Sound {
   // Calls take(base64, level) with blocks of 20 ms.
   async listen(take) {
     await this.open();
-    const wanted = { channelCount: 1, echoCancellation: true, noiseSuppression: true, autoGainControl: true };
+    // The model takes sound as it is; what the loudspeaker plays is not the user's.
+    const wanted = { channelCount: 1, echoCancellation: true, noiseSuppression: false, autoGainControl: false };
     this.#stream = await navigator.mediaDevices.getUserMedia({ audio: wanted });
     this.#source = this.#context.createMediaStreamSource(this.#stream);
     this.#capture = new AudioWorkletNode(this.#context, "capture", { numberOfOutputs: 0 });

@@ -187,11 +187,11 @@ class RealtimeConnection:
             self._talk.respond(self._talk.config)
 
     def _add_turn(self, turn: Turn) -> None:
-        previous = self._talk.items[-1].id if self._talk.items else None
+        previous = self._talk.place_of(turn)
         item = Item(turn.item_id, "user", [{"type": "input_audio", "transcript": None}], [turn.sound.part()])
         committed = {"previous_item_id": previous, "item_id": item.id}
         self._put({"type": "input_audio_buffer.committed", **committed})
-        self._talk.add(item, None)
+        self._talk.add(item, previous or "root")
         if self._talk.config.transcription:
             error = {"type": "server_error", "code": "unsupported", "message": "This server does not transcribe."}
             failed = {"item_id": item.id, "content_index": 0, "error": error}
@@ -207,6 +207,9 @@ class RealtimeConnection:
         parts = await self._service.decoded(new.contents)
         new.item.parts = [part for part in parts if isinstance(part, UserPart)]
         self._talk.add(new.item, event.optional_text("previous_item_id"))
+        turn = None if self._microphone is None else self._microphone.turn
+        if turn is not None and turn.sound.pieces and new.item.is_pictures:
+            turn.pictures.append(new.item)
 
     def _idle_item(self, event: Fields) -> Item:
         item = self._talk.find(event.text("item_id"))

@@ -94,6 +94,15 @@ class RealtimeConversation:
             self._dropped -= 1
         self.items.remove(item)
 
+    def place_of(self, turn: Turn) -> str | None:
+        """The id of the item in front of a spoken turn, which comes before the pictures of it; None: it is the first.
+
+        Sound that was prefilled while it was spoken would otherwise be prefilled again behind each picture.
+        """
+        pictures = [index for index, item in enumerate(self.items) if item in turn.pictures]
+        place = max(self._dropped, min(pictures, default=len(self.items)))
+        return self.items[place - 1].id if place else None
+
     # -- what the model does ---------------------------------------------------------------------------------------
 
     async def listen(self, turn: Turn) -> None:
@@ -102,7 +111,8 @@ class RealtimeConversation:
             return
         with suppress(OmniEdgeError):
             async with self._using:
-                cached, parts = await self._session(), rendered(self.items[self._dropped :])
+                cached = await self._session()
+                parts = rendered([item for item in self.items[self._dropped :] if item not in turn.pictures])
                 await self._service.model.run_until_cancelled(lambda: cached.listen(parts, turn.sound), cached.cancel)
 
     def respond(self, config: SessionConfig, metadata: Any = None) -> None:

@@ -15,7 +15,7 @@ from omni_edge.serve.service import Service
 
 _HEARTBEAT_SECONDS = 20.0
 _RETRY_SECONDS = 30
-_EXPIRED = 1000
+_EXPIRED, _GOING_AWAY = 1000, 1001
 
 
 class Realtime:
@@ -27,6 +27,16 @@ class Realtime:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._sockets: set[web.WebSocketResponse] = set()
+
+    def add_to(self, app: web.Application) -> None:
+        """Adds the address."""
+        app.router.add_get("/v1/realtime", self.handle)
+        app.on_shutdown.append(self._close)
+
+    async def _close(self, app: web.Application) -> None:
+        """The server ends: clients are closed with 1001 and may connect again."""
+        await asyncio.gather(*(_closed(socket, _GOING_AWAY, "the server ends") for socket in self._sockets))
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Serves one client until it goes."""
@@ -48,10 +58,12 @@ class Realtime:
                 "Open this address as a WebSocket.", status=HTTPStatus.UPGRADE_REQUIRED, code="no_websocket"
             )
         self._service.realtime_sessions += 1
+        self._sockets.add(socket)
         try:
             await socket.prepare(request)
             await self._serve(socket, request)
         finally:
+            self._sockets.discard(socket)
             self._service.realtime_sessions -= 1
         return socket
 
@@ -67,10 +79,15 @@ class Realtime:
                         break
                     await connection.receive(message.data)
         except TimeoutError:
-            with suppress(TimeoutError, ConnectionError):
-                async with asyncio.timeout(1):
-                    await socket.close(code=_EXPIRED, message=b"the session has reached its age")
+            await _closed(socket, _EXPIRED, "the session has reached its age")
         finally:
             sending.cancel()
             await connection.close()
             await asyncio.wait([sending])
+
+
+async def _closed(socket: web.WebSocketResponse, code: int, why: str) -> None:
+    """Closes a connection; a client that does not answer is not waited for."""
+    with suppress(TimeoutError, ConnectionError):
+        async with asyncio.timeout(1):
+            await socket.close(code=code, message=why.encode())

@@ -57,6 +57,11 @@ class Item:
         return sum(part.nbytes for part in self.parts)
 
     @property
+    def is_pictures(self) -> bool:
+        """Whether it holds pictures and nothing else."""
+        return bool(self.content) and all(part["type"] == "input_image" for part in self.content)
+
+    @property
     def text(self) -> str:
         """Of a reply: what the conversation keeps."""
         return "".join(self.pieces)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from omni_edge.live.hearing import Heard, Hearing
 from omni_edge.live.turn_detector import Transition
 from omni_edge.live.voice_detector import VoiceDetector
 from omni_edge.serve.cached_conversation import LiveSound
-from omni_edge.serve.realtime.items import new_id
+from omni_edge.serve.realtime.items import Item, new_id
 from omni_edge.serve.realtime.session_config import TurnDetection
 
 
@@ -23,10 +23,12 @@ class Turn:
     Attributes:
         item_id: of the item that it becomes.
         sound: what was said so far.
+        pictures: items of pictures that the client added meanwhile.
     """
 
     item_id: str
     sound: LiveSound
+    pictures: list[Item] = field(default_factory=list)
 
 
 class Microphone:
