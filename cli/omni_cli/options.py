@@ -30,6 +30,14 @@ MaxCodecTokens = Annotated[
     typer.Option("--max-codec-tokens", metavar="N", min=1, help="Longest speech, in codec tokens (50 a second)."),
 ]
 Threads = Annotated[int | None, typer.Option("--threads", metavar="N", min=1, help="Cores to use. Default: all.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="cpu|qnn|auto",
+        help="What runs the Thinker and the Talker. qnn: Qualcomm's NPU. auto: the NPU where there is one.",
+    ),
+]
 LowMemory = Annotated[
     bool,
     typer.Option("--low-memory", help="Keep one of the encoders and the vocoder in memory at a time; pauses between."),

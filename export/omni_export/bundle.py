@@ -20,6 +20,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from omni_edge.backend import kernels
+from omni_edge.backend.qnn import TARGETS
 from omni_edge.bundle.manifest import (
     FORMAT,
     FORMAT_VERSION,
@@ -27,6 +28,7 @@ from omni_edge.bundle.manifest import (
     Manifest,
     Origin,
     PositionSection,
+    StaticSection,
     TextSection,
 )
 from omni_edge.errors import CheckpointError, ResourceError, UsageError
@@ -40,6 +42,7 @@ from omni_export.checkpoint.text import TALKER_SAMPLING, read_tokenizer, samplin
 from omni_export.graph.builder import GraphBuilder, GraphFile
 from omni_export.kv_cache_scales import cache_scales
 from omni_export.models import audio_encoder, decoder, vision_encoder
+from omni_export.models.static_decoder import static_talker, static_thinker
 from omni_export.models.token2wav import bigvgan, dit, dit_time, voices
 from omni_export.output.graph_entry import graph_entry
 from omni_export.output.partial_bundle import PartialBundle, WrittenGraph
@@ -51,6 +54,8 @@ from omni_quant.precision import EXPORT_KINDS, GROUP_SIZES, Kind, Precision
 ROLES = tuple(POLICY)
 # Weights from which compiling the operators, half a minute, is repaid by their quantization.
 _MANY_WEIGHTS = 250_000_000
+# Positions of the static graphs' caches, unless asked otherwise: a few minutes of talk.
+STATIC_CONTEXT = 2048
 _DISK_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 
 
@@ -67,6 +72,8 @@ class ExportOptions:
         resume: graphs that an interrupted export has finished are kept, if checkpoint and options are the same.
         int8_cache: the Thinker's keys and values are INT8, a quarter of the memory.
         calibration: of the Thinker's INT4 matrices: "built-in", "none" or a folder with texts, sounds and pictures.
+        target: the NPU for which static graphs of the decoders are added, one of `omni_edge.backend.qnn.TARGETS`.
+        static_context: positions of the static graphs' caches.
 
     Raises:
         UsageError: an unknown graph in `precision_of`, a precision that no export asks for, or an unsupported group
@@ -81,10 +88,14 @@ class ExportOptions:
     resume: bool = False
     int8_cache: bool = False
     calibration: str = BUILT_IN
+    target: str | None = None
+    static_context: int = STATIC_CONTEXT
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.precision_of) - set(ROLES)):
             raise UsageError(f"There is no graph {', '.join(unknown)}; the graphs are {', '.join(ROLES)}.")
+        if self.target is not None and self.target not in TARGETS:
+            raise UsageError(f"There is no target {self.target}; the targets are {', '.join(TARGETS)}.")
         for precision in (self.precision, *self.precision_of.values()):
             if precision.kind not in EXPORT_KINDS:
                 kinds = ", ".join(kind.value for kind in EXPORT_KINDS)
@@ -205,6 +216,11 @@ class _Export:
         self.config = OmniConfig.parse(checkpoint.config, speech=not options.text_only)
         if options.voices and self.config.talker is None:
             raise UsageError(f"{checkpoint.path} is exported without speech, so it has no voice. Leave --voice out.")
+        limit = self.config.thinker.text.max_positions
+        if options.target and not 0 < options.static_context <= limit:
+            raise UsageError(
+                f"The NPU's context is {options.static_context}; this model holds from 1 to {limit} positions."
+            )
         self.calibration = ThinkerCalibration(checkpoint, self.config, options.calibration)
         self.partial = PartialBundle(out, self._fingerprint())
 
@@ -221,6 +237,7 @@ class _Export:
             self._write(builders, written, manifest, tokenizer, on_progress)
             manifest = dataclasses.replace(
                 manifest,
+                static=self._static_graphs(builders),
                 voices=speakers.write(self.partial.folder) if speakers else None,
                 graphs={role: written[role].entry for role in builders},
                 files=self.partial.files(written),
@@ -310,6 +327,18 @@ class _Export:
         small = decoder.build_thinker(weights, text, self.options.precision_for("thinker"), scales)
         again = small.save(self.partial.folder, write_data=False)
         return dataclasses.replace(again, sha256={**saved.sha256, **again.sha256})
+
+    def _static_graphs(self, builders: dict[str, GraphBuilder]) -> StaticSection | None:
+        """Writes the decoders' static graphs beside the data files that they share."""
+        target, context = self.options.target, self.options.static_context
+        if target is None:
+            return None
+        weights, config = self.checkpoint.scope, self.config
+        thinker = static_thinker(builders["thinker"], weights("thinker"), config.thinker.text, context)
+        talker = static_talker(builders["talker"], weights("talker"), config.talker, context) if config.talker else None
+        for builder in (*thinker.builders, *(talker.builders if talker else [])):
+            builder.save(self.partial.folder)
+        return StaticSection(target, context, thinker.entry, talker.entry if talker else None)
 
     def _manifest(self, text: TextSection) -> Manifest:
         """The manifest before anything is written: without files, graphs and voices."""

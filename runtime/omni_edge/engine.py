@@ -34,6 +34,7 @@ class OmniEdge:
         verify: bool = False,
         low_memory: bool = False,
         trace: Trace | None = None,
+        device: str = "cpu",
     ) -> OmniEdge:
         """Loads the bundle in folder `path`.
 
@@ -44,13 +45,16 @@ class OmniEdge:
             low_memory: keep one of the encoders and the vocoder in memory at a time. That takes less memory, and a
                 pause of about a second whenever the conversation needs another one.
             trace: called after every run of a graph with its role, begin and end (s, `time.perf_counter`).
+            device: what runs the Thinker and the Talker: "cpu", "qnn" (Qualcomm's NPU, or its simulator; docs/npu.md),
+                or "auto": the NPU where there is one.
 
         Raises:
             BundleError: the folder is no bundle, or a damaged one; the installation has no built-in one.
-            ResourceError: not enough memory.
+            ResourceError: not enough memory, or the device is not there.
+            UsageError: the bundle has no graphs for the device.
         """
         bundle = Bundle(shipped_bundle() if path is None else path, verify=verify)
-        return cls(Model(bundle, threads=threads, low_memory=low_memory, trace=trace))
+        return cls(Model(bundle, threads=threads, low_memory=low_memory, trace=trace, device=device))
 
     @property
     def manifest(self) -> Manifest:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,9 +12,10 @@ from omni_edge.audio.encoder import AudioEncoder
 from omni_edge.audio.front_end import AudioFrontEnd
 from omni_edge.backend.graph import Trace
 from omni_edge.backend.loader import GraphLoader, LazyParts
-from omni_edge.bundle.manifest import Manifest
+from omni_edge.bundle.manifest import DecoderSection, Manifest
 from omni_edge.bundle.reader import Bundle
 from omni_edge.decoders.decoder import Decoder
+from omni_edge.decoders.static_graphs import StaticGraphs
 from omni_edge.decoders.talker import Talker
 from omni_edge.decoders.thinker import Thinker
 from omni_edge.decoders.tokenizer import TextTokenizer
@@ -33,6 +37,10 @@ class Model:
         threads: cores that one graph may use; None: all.
         low_memory: keep one of the encoders and the vocoder in memory at a time, and load none at once.
         trace: called after every run of a graph.
+        device: what runs the Thinker and the Talker: "cpu", "qnn" (Qualcomm's NPU, or its simulator) or "auto".
+
+    Attributes:
+        manifest: the description of the bundle; on an NPU with the context that its graphs hold.
 
     Raises:
         BundleError: a graph is missing or damaged.
@@ -40,15 +48,21 @@ class Model:
     """
 
     def __init__(
-        self, bundle: Bundle, *, threads: int | None = None, low_memory: bool = False, trace: Trace | None = None
+        self,
+        bundle: Bundle,
+        *,
+        threads: int | None = None,
+        low_memory: bool = False,
+        trace: Trace | None = None,
+        device: str = "cpu",
     ) -> None:
-        manifest = bundle.manifest
-        load = GraphLoader(bundle, threads, trace)
+        load = GraphLoader(bundle, threads, trace, device)
         self.bundle = bundle
+        self.manifest = manifest = _limited(bundle.manifest) if load.target else bundle.manifest
         self.tokenizer = TextTokenizer.from_bundle(bundle)
         self.audio_front_end = AudioFrontEnd(manifest.audio)
         self.image_processor = ImageProcessor(manifest.vision)
-        self.thinker = Thinker(Decoder(load("thinker"), manifest.thinker), load("token_embedding"))
+        self.thinker = Thinker(_decoder(load, "thinker", manifest.thinker), load("token_embedding"))
         self.talker = _load_talker(load, manifest, self.thinker)
         self._load = load
         self.lazy_parts = LazyParts(one_at_a_time=low_memory)
@@ -56,11 +70,6 @@ class Model:
         self._time_tables = TimeTableCache(lambda: load("dit_time"))
         if self.talker is not None and not low_memory:
             self.vocoder()
-
-    @property
-    def manifest(self) -> Manifest:
-        """The description of the bundle."""
-        return self.bundle.manifest
 
     def audio_encoder(self) -> AudioEncoder:
         """Mel blocks -> embeds. The call loads it, in about a second, where it is not in memory."""
@@ -89,6 +98,33 @@ class Model:
         return embed
 
 
+def _limited(manifest: Manifest) -> Manifest:
+    """`manifest` with the decoders as their static graphs have them: a context of fixed size, in float32."""
+    if manifest.static is None:
+        return manifest
+
+    def limited(section: DecoderSection, context: int) -> DecoderSection:
+        return replace(section, max_positions=context, cache_dtype="float32")
+
+    context = manifest.static.context
+    talker = manifest.talker_decoder
+    return replace(
+        manifest,
+        thinker=limited(manifest.thinker, context),
+        talker_decoder=limited(talker, context) if talker else None,
+    )
+
+
+def _decoder(load: GraphLoader, role: str, section: DecoderSection) -> Decoder:
+    """The decoder that plays `role`: its own graph, or its static ones where an NPU runs them."""
+    static = load.bundle.manifest.static if load.target else None
+    entry = {"thinker": static.thinker, "talker": static.talker}[role] if static else None
+    if static is None or entry is None:
+        return Decoder(load(role), section)
+    graphs = StaticGraphs(entry, static.context, partial(load.static, role), partial(load.beside_static, role))
+    return Decoder(graphs, section)
+
+
 def _load_talker(load: GraphLoader, manifest: Manifest, thinker: Thinker) -> Talker | None:
     """The Talker; None in a text-only bundle."""
     if manifest.talker is None:
@@ -97,7 +133,7 @@ def _load_talker(load: GraphLoader, manifest: Manifest, thinker: Thinker) -> Tal
         raise BundleError(
             "bundle.json: a bundle that speaks needs talker_sampling, talker_decoder and token2wav. Export it again."
         )
-    decoder = Decoder(load("talker"), manifest.talker_decoder)
+    decoder = _decoder(load, "talker", manifest.talker_decoder)
     marks = thinker.embed(np.array([manifest.talker.text_end_token, manifest.talker.text_pad_token]))
     limit = manifest.token2wav.codec_limit
     return Talker(decoder, manifest.talker, codec_limit=limit, text_end=marks[0], text_pad=marks[1])

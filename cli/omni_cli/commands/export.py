@@ -86,6 +86,20 @@ def export(
         list[str] | None, typer.Option("--voice", metavar="NAME", help="Speaker to keep. Repeatable. Default: all.")
     ] = None,
     text_only: Annotated[bool, typer.Option("--text-only", help="Leave the Talker and the vocoder out.")] = False,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target",
+            metavar="qnn-htp:v73|v75|v79|v81",
+            help="Add static graphs of the Thinker and the Talker for a Qualcomm NPU of this architecture.",
+        ),
+    ] = None,
+    npu_context: Annotated[
+        int | None,
+        typer.Option(
+            "--npu-context", metavar="N", min=1, help="Positions that the graphs of --target hold. Default: 2048."
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that exists.")] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from an interrupted export with the same options.")
@@ -95,7 +109,9 @@ def export(
 ) -> None:
     """Write a checkpoint as a bundle of ONNX graphs that omni-edge runs without torch."""
     with export_packages():
-        from omni_export.bundle import ExportOptions, export_bundle  # noqa: PLC0415 -- seconds to import
+        from omni_export.bundle import STATIC_CONTEXT, ExportOptions, export_bundle  # noqa: PLC0415 -- seconds to import
+    if npu_context is not None and target is None:
+        raise UsageError("--npu-context is that of the NPU's graphs: say which NPU with --target, or leave it out.")
     wanted = ExportOptions(
         precision=Precision(precision, group_size),
         precision_of={role: Precision(kind, group_size) for role, kind in map(_precision_of, precision_of or [])},
@@ -105,6 +121,8 @@ def export(
         resume=resume,
         int8_cache=kv_cache is CacheKind.INT8,
         calibration=calibration,
+        target=target,
+        static_context=npu_context or STATIC_CONTEXT,
     )
     progress = Progress()
 

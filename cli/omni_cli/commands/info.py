@@ -63,6 +63,7 @@ def _summary(manifest: Manifest) -> dict[str, Any]:
             }
             for role, entry in manifest.graphs.items()
         },
+        "npu": _npu(manifest),
         "files": len(manifest.files),
         "bytes": sum(entry.bytes for entry in manifest.files.values()),
         "memory": {
@@ -70,6 +71,19 @@ def _summary(manifest: Manifest) -> dict[str, Any]:
             "per_1000_positions": 1000 * need.per_position,
             "max_positions": manifest.thinker.max_positions,
         },
+    }
+
+
+def _npu(manifest: Manifest) -> dict[str, Any] | None:
+    """The static graphs: for which NPU, for how many positions, and what plays which role there."""
+    static = manifest.static
+    if static is None:
+        return None
+    decoders = {"thinker": static.thinker, "talker": static.talker}
+    return {
+        "target": static.target,
+        "context": static.context,
+        "graphs": {role: entry.files for role, entry in decoders.items() if entry},
     }
 
 
@@ -93,7 +107,17 @@ def _text(bundle: Path, summary: dict[str, Any]) -> str:
         f"memory   {human_bytes(memory['weights'])} of weights"
         f" + {human_bytes(memory['per_1000_positions'])} for each 1000 positions of context"
         f" (at most {memory['max_positions']})\n"
+        f"{_npu_line(summary['npu'])}"
         f"\n{graphs}"
+    )
+
+
+def _npu_line(npu: dict[str, Any] | None) -> str:
+    if npu is None:
+        return ""
+    graphs = ", ".join(f"{role} in {len(files)} graphs" for role, files in npu["graphs"].items())
+    return (
+        f"npu      {npu['target']}: {graphs}, {npu['context']} positions; --device qnn runs them, the rest on the CPU\n"
     )
 
 

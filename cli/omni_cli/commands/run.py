@@ -62,6 +62,7 @@ def run(
     max_new_tokens: options.MaxNewTokens = None,
     max_codec_tokens: options.MaxCodecTokens = None,
     threads: options.Threads = None,
+    device: options.Device = "cpu",
     low_memory: options.LowMemory = False,
     fit: FitOption = None,
     no_prepare: NoPrepare = False,
@@ -83,7 +84,7 @@ def run(
             check_output(file, option, [folder])
     prepare_at_first(folder, wanted=not no_prepare)
     settings, low_memory = fitted(fit, folder, settings, low_memory)
-    engine = OmniEdge.load(folder, threads=threads, low_memory=low_memory)
+    engine = OmniEdge.load(folder, threads=threads, low_memory=low_memory, device=device)
     wanted = not no_speech and (output is not None or plot is not None or as_json)
     session = engine.session(settings, speech=_speech(output or plot, wanted=wanted))
     for kind, path in parts:

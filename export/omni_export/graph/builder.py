@@ -24,7 +24,7 @@ from omni_edge.errors import ResourceError
 from omni_export.checkpoint.lazy_tensor import LazyTensor
 from omni_export.graph.data_file import ELEMENT_TYPES, DataFile, Produce, TensorSpec
 from omni_export.graph.function import CONTRIB, DOMAINS, OWN, Function
-from omni_export.graph.linear import linear_nodes
+from omni_export.graph.linear import linear_nodes, product
 from omni_export.graph.node_order import reorder, shorten_names
 from omni_export.graph.rounding import Quantize, round_blockwise
 from omni_quant import quantize_channelwise
@@ -80,6 +80,8 @@ class GraphBuilder:
     Args:
         name: of the graph and of its files.
         formats: part of the graph -> format of its weights, as `omni_quant.policy.formats` gives them.
+        weights_of: the graph whose weights, by name, and data file this one shares. Its nodes are those that an NPU's
+            compiler takes: standard operators, and MatMulNBits without a bias over whole groups.
 
     Attributes:
         quantize: makes packed weights while `save` writes them; calibration puts its own function here.
@@ -87,9 +89,15 @@ class GraphBuilder:
         published: name of an initializer that the checkpoint has quantized -> part of the graph, and its format.
     """
 
-    def __init__(self, name: str, formats: Mapping[str, WeightFormat] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        formats: Mapping[str, WeightFormat] | None = None,
+        weights_of: GraphBuilder | None = None,
+    ) -> None:
         self.name = name
-        self.formats = dict(formats or {})
+        self.formats: dict[str, WeightFormat] = dict(weights_of.formats if weights_of else formats or {})
+        self._weights_of = weights_of
         self.quantize: Quantize = round_blockwise
         self.matrices: dict[str, tuple[str, WeightFormat]] = {}
         self.published: dict[str, tuple[str, WeightFormat]] = {}
@@ -190,7 +198,7 @@ class GraphBuilder:
             name = f"const/{array.dtype}/{list(array.shape)}/{array.tobytes().hex()}"
             if len(name) > 160:
                 raise ValueError("a constant this large needs a name")
-        if name not in self._initializers:
+        if not self._has(name):
             if array.nbytes >= _EXTERNAL_FROM_BYTES and not inline:
                 self._external([(name, array.dtype, array.shape)], lambda: [array])
             else:
@@ -199,7 +207,7 @@ class GraphBuilder:
 
     def weight(self, tensor: LazyTensor, name: str) -> str:
         """A weight that is stored in float32."""
-        if name not in self._initializers:
+        if not self._has(name):
             self._external([(name, np.dtype(np.float32), tensor.shape)], lambda: [tensor.load()])
         return name
 
@@ -207,6 +215,12 @@ class GraphBuilder:
         """Weights that `produce` computes together when the graph is written; returns their names."""
         self._external(tensors, produce)
         return [name for name, _, _ in tensors]
+
+    def _has(self, name: str) -> bool:
+        """Whether there is an initializer `name`; that of another graph is taken over."""
+        if self._weights_of and name not in self._initializers and name in self._weights_of._initializers:
+            self._initializers[name] = self._weights_of._initializers[name]
+        return name in self._initializers
 
     def _external(self, tensors: Sequence[TensorSpec], produce: Produce, weights: int | None = None) -> None:
         for proto in self._data.add(tensors, produce, weights):
@@ -242,7 +256,18 @@ class GraphBuilder:
             if weight.quantized.order is not None:
                 order = self.const(weight.quantized.order.astype(np.int32), f"{name}.order")
                 x = self.op("Gather", [x, order], name, axis=-1)
+        if self._weights_of and weights.kind is not Kind.FP32:
+            x = self._whole_groups(x, shape[1], weights.group_size, name)
+            y = product(_Place(self, name), x, matrix, shape, weights)
+            return self.op("Add", [y, bias_name], f"{name}/bias") if bias_name else y
         return linear_nodes(_Place(self, name), x, matrix, bias_name, shape, weights)
+
+    def _whole_groups(self, x: str, columns: int, group_size: int, name: str) -> str:
+        """Pads the last axis of x, of rank 3, to whole groups: the packed weight has them."""
+        if columns % group_size == 0:
+            return x
+        pads = self.const([0, 0, 0, 0, 0, -columns % group_size])
+        return self.op("Pad", [x, pads], name)
 
     def takes_over(self, weight: LazyTensor, part: str) -> bool:
         """Whether `weight` is stored as the checkpoint has quantized it, not as `part` of the graph is."""
@@ -261,9 +286,10 @@ class GraphBuilder:
             self.published[name] = part, weights
         if weights.kind is not Kind.FP32:
             return self._quantized(weight, name, weights)
-        self._external(
-            [(name, np.dtype(np.float32), weight.shape[::-1])], lambda: [np.ascontiguousarray(weight.load().T)]
-        )
+        if not self._has(name):
+            self._external(
+                [(name, np.dtype(np.float32), weight.shape[::-1])], lambda: [np.ascontiguousarray(weight.load().T)]
+            )
         return [name]
 
     def _quantized(self, weight: LazyTensor, name: str, weights: WeightFormat, *, flat: bool = False) -> list[str]:
@@ -292,7 +318,7 @@ class GraphBuilder:
         if published is None:
             self.matrices[name] = (weight.name, weights)
         names = [tensor for tensor, _, _ in tensors]
-        if names[0] not in self._initializers:
+        if any(not self._has(each) for each in names):
             self._external(tensors, produce, rows * columns)
         return names
 
@@ -351,6 +377,9 @@ class GraphBuilder:
 
     def skip_rms_norm(self, x: str, skip: str, weight: LazyTensor, name: str, epsilon: float) -> tuple[str, str]:
         """(rms_norm(x + skip), x + skip) in one operator."""
+        if self._weights_of:
+            total = self.op("Add", [x, skip], name)
+            return self.rms_norm(total, weight, name, epsilon), total
         outputs = [f"{name}/normed", "", "", f"{name}/sum"]
         inputs = [x, skip, self.weight(weight, f"{name}.weight")]
         self.op("SkipSimplifiedLayerNormalization", inputs, name, domain=CONTRIB, outputs=outputs, epsilon=epsilon)
@@ -372,6 +401,10 @@ class GraphBuilder:
         """Weights that `save` reads and converts."""
         return self._data.weights
 
+    def lay_out(self) -> None:
+        """Gives every external weight its place in the data file; nothing is read."""
+        self._data.lay_out(f"{self.name}.onnx.data")
+
     def save(
         self, directory: Path, progress: Callable[[int, int], None] | None = None, *, write_data: bool = True
     ) -> GraphFile:
@@ -388,7 +421,7 @@ class GraphBuilder:
         graph_path = directory / f"{self.name}.onnx"
         data_path = directory / f"{self.name}.onnx.data"
         sha256 = {}
-        self._data.lay_out(data_path.name)
+        (self._weights_of or self).lay_out()
         try:
             if self._data and write_data:
                 sha256[data_path.name] = self._data.write(data_path, progress or (lambda *_: None))

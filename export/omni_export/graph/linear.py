@@ -70,6 +70,22 @@ def linear_in_function(f: Function, x: str, matrix: Sequence[str], bias: str, sh
     return f.call(_linear_nbits_f16(), _f16_inputs(x, matrix, bias), given=given, K=k, N=n)[0]
 
 
+def product(nodes: Nodes, x: str, matrix: Sequence[str], shape: tuple[int, ...], weights: WeightFormat) -> str:
+    """x @ weight.T for weights with a scale per group, by MatMulNBits with activations as they are.
+
+    Args:
+        nodes: where the nodes are put.
+        x: float32 [..., in], padded to whole groups.
+        matrix: the weight's initializers, as `GraphBuilder.matrix` returns them.
+        shape: the weight's, [out, in].
+        weights: the weight's format.
+    """
+    n, k = shape
+    group = weights.group_size
+    sizes = {"K": -(-k // group) * group, "N": n, "bits": weights.kind.bits, "block_size": group}
+    return _product(nodes, x, matrix, "", Activations.FLOAT32, weights.float16_scales, sizes)
+
+
 def _f16_inputs(x: str, matrix: Sequence[str], bias: str) -> list[str]:
     inputs = [x, *matrix, *[""] * (MATRIX_INPUTS - len(matrix)), bias]
     while not inputs[-1]:

@@ -23,15 +23,24 @@ from omni_export.checkpoint.checkpoint import Scope
 from omni_export.checkpoint.config import DecoderConfig, TalkerConfig
 from omni_export.checkpoint.lazy_tensor import Array, LazyTensor
 from omni_export.graph.builder import GraphBuilder, Shape
-from omni_export.models.decoder_layer import MATRICES, decoder_layer, has_float16_kernel, matrix_inputs
+from omni_export.models.decoder_layer import (
+    MATRICES,
+    cached_attention,
+    decoder_layer,
+    has_float16_kernel,
+    matrix_inputs,
+)
 from omni_export.models.decoder_weights import DecoderWeights, LayerWeights, padded_head_dim
-from omni_export.models.published_layer import published_layer
+from omni_export.models.layer_nodes import layer_nodes
 from omni_quant.policy import decoder_part, formats
 from omni_quant.precision import Kind, Precision, WeightFormat
 
 THINKER = "thinker"
 TALKER = "talker"
 TOKEN_EMBEDDING = "token_embedding"
+# Paths of the output heads.
+THINKER_HEAD = "/lm_head"
+TALKER_HEAD = "/codec_head"
 
 
 @dataclass(frozen=True)
@@ -94,7 +103,7 @@ def build_thinker(
     graph = GraphBuilder(THINKER, formats(THINKER, precision))
     embeds = graph.input("embeds", [1, "S", config.hidden_size])
     hidden = _Layers(graph, weights.scope("model"), config, cache_scales).build(embeds)
-    _outputs(graph, hidden, thinker_head(weights, config), "/lm_head")
+    _outputs(graph, hidden, thinker_head(weights, config), THINKER_HEAD)
     return graph
 
 
@@ -119,21 +128,31 @@ def build_talker(weights: Scope, config: TalkerConfig, precision: Precision) -> 
     """
     decoder = config.decoder
     graph = GraphBuilder(TALKER, formats(TALKER, precision))
+    projected = talker_input(graph, weights, config)
+    hidden = _Layers(graph, weights.scope("model"), decoder).build(projected)
+    _outputs(graph, hidden, talker_head(weights, decoder), TALKER_HEAD)
+    return graph
+
+
+def talker_input(graph: GraphBuilder, weights: Scope, config: TalkerConfig) -> str:
+    """Adds the inputs `codec_ids` and `states` of the Talker; returns what enters its first layer."""
     ids = graph.input("codec_ids", [1, "S"], "int64")
     states = graph.input("states", [1, "S", config.embedding_size])
-    table = weights("model.embed_tokens.weight", (decoder.vocab_size, config.embedding_size))
+    table = weights("model.embed_tokens.weight", (config.decoder.vocab_size, config.embedding_size))
     nothing = LazyTensor.wrap(np.zeros((1, config.embedding_size), np.float32), "no codec token")
     codec = graph.embedding(ids, LazyTensor.stack([table, nothing]), "/embed_tokens", "codec_table")
-    projected = graph.linear(
+    return graph.linear(
         graph.op("Add", [codec, states], "/embed_tokens"),
-        weights("thinker_to_talker_proj.weight", (decoder.hidden_size, config.embedding_size)),
+        weights("thinker_to_talker_proj.weight", (config.decoder.hidden_size, config.embedding_size)),
         "/thinker_to_talker_proj",
         "projection",
         bias=weights("thinker_to_talker_proj.bias"),
     )
-    hidden = _Layers(graph, weights.scope("model"), decoder).build(projected)
-    _outputs(graph, hidden, weights("codec_head.weight", (decoder.vocab_size, decoder.hidden_size)), "/codec_head")
-    return graph
+
+
+def talker_head(weights: Scope, config: DecoderConfig) -> LazyTensor:
+    """The Talker's output head, [vocabulary, hidden]."""
+    return weights("codec_head.weight", (config.vocab_size, config.hidden_size))
 
 
 def build_token_embedding(weights: Scope, config: DecoderConfig, precision: Precision) -> GraphBuilder:
@@ -150,6 +169,17 @@ def build_token_embedding(weights: Scope, config: DecoderConfig, precision: Prec
     embeds = graph.embedding(ids, table, "/embed_tokens", "table")
     graph.output(embeds, "embeds", [1, "S", config.hidden_size])
     return graph
+
+
+def norm_names(layer: int, config: DecoderConfig) -> tuple[str, str]:
+    """Paths of a layer's two norms: that behind attention, and that of the next layer or of the output head."""
+    last = layer == config.num_layers - 1
+    return f"/layers.{layer}/post_attn_norm", "/norm" if last else f"/layers.{layer + 1}/input_norm"
+
+
+def matrix_parts(layer: int, config: DecoderConfig) -> dict[str, str]:
+    """Name of a layer's matrix -> the part of the graph that it belongs to."""
+    return {name: decoder_part(layer, config.num_layers, name) for name in MATRICES}
 
 
 def _outputs(graph: GraphBuilder, hidden: str, head: LazyTensor, name: str) -> None:
@@ -202,10 +232,8 @@ class _Layers:
         shape: Shape = [1, sizes.kv_heads, "capacity", sizes.head_dim]
         past = [graph.input(f"past.{index}.{kind}", shape, self.cache_dtype) for kind in ("key", "value")]
         weights = self.stored.layer(index)
-        last = index == self.config.num_layers - 1
-        norms = (f"{path}/post_attn_norm", "/norm" if last else f"/layers.{index + 1}/input_norm")
+        norms, parts = norm_names(index, self.config), matrix_parts(index, self.config)
         cache = [*past, self.last_slot, self.total, self.cos, self.sin]
-        parts = {name: decoder_part(index, self.config.num_layers, name) for name in MATRICES}
         formats = [graph.format(matrix, part) for matrix, part in zip(weights.matrices, parts.values(), strict=True)]
         if self._is_one_operator(weights, formats):
             inputs = [
@@ -219,7 +247,13 @@ class _Layers:
             outputs = graph.call(function, inputs, path, **sizes.attributes(formats))
         else:
             cache += self._cache_steps(path, index)
-            outputs = published_layer(graph, path, x, normed, weights, parts, norms, cache, sizes, self.cache_dtype)
+
+            def attention(packed: str) -> list[str]:
+                return graph.call(
+                    cached_attention(self.cache_dtype), [packed, *cache], f"{path}/attn", **sizes.attention
+                )
+
+            outputs = layer_nodes(graph, path, x, normed, weights, parts, norms, sizes, attention)
         y, normed, *present = outputs
         for kind, value in zip(("key", "value"), present, strict=True):
             graph.output(value, f"present.{index}.{kind}", shape, self.cache_dtype)

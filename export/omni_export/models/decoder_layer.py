@@ -70,17 +70,17 @@ class LayerSizes:
         """Shape [out, in] of the matrix down."""
         return self.hidden, self.intermediate
 
+    @property
+    def attention(self) -> dict[str, Any]:
+        """The attributes of the attention."""
+        return {"num_heads": self.heads, "kv_num_heads": self.kv_heads, "scale": self.scale}
+
     def attributes(self, formats: Sequence[WeightFormat]) -> dict[str, Any]:
         """The operator's attributes for matrices in `formats`, in the order of `MATRICES`.
 
         Those of the matrices are for the compiled kernel, where there is one. With float32 scales it takes one format.
         """
-        attributes = {
-            "num_heads": self.heads,
-            "kv_num_heads": self.kv_heads,
-            "scale": self.scale,
-            "epsilon": self.epsilon,
-        }
+        attributes = {**self.attention, "epsilon": self.epsilon}
         if has_compiled_operator(formats[0]):
             shared = not formats[0].float16_scales
             for name, weights in [("", formats[0])] if shared else zip(MATRICES, formats, strict=True):

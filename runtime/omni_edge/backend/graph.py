@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from omni_edge.backend import kernels
+from omni_edge.backend import kernels, qnn
 from omni_edge.backend.machine import usable_cores
 from omni_edge.backend.onnx_runtime import ort
 from omni_edge.bundle.reader import Bundle
-from omni_edge.errors import BundleError, ResourceError
+from omni_edge.errors import BundleError, ResourceError, UsageError
 
 Trace = Callable[[str, float, float], None]
 """Called after every run of a graph with its role, begin and end (s, `time.perf_counter`)."""
@@ -90,6 +90,7 @@ class Graph:
             planned ahead (a picture of 16 000 patches: 1.5 GB at the peak and 0.5 GB kept, not 3.6 GB and 3.5 GB).
         role: its name in the trace; None: the file's name.
         trace: called after every run.
+        target: the NPU that runs it, one of `qnn.TARGETS`; None: the processor runs it.
 
     Raises:
         BundleError: the file cannot be loaded as a graph.
@@ -106,12 +107,18 @@ class Graph:
         varying: bool = False,
         role: str | None = None,
         trace: Trace | None = None,
+        target: str | None = None,
     ) -> None:
         self._run_options = ort.RunOptions()
         if varying:
             self._run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         try:
-            self._session = _open(path, partial(_configure, threads=threads or usable_cores(), varying=varying))
+            if target is None:
+                self._session = _open(path, partial(_configure, threads=threads or usable_cores(), varying=varying))
+            else:
+                self._session = qnn.open_session(path, target)
+        except (ResourceError, UsageError):
+            raise
         except MemoryError:
             raise ResourceError(f"Not enough memory to load {path.name}. Close other programs.") from None
         except Exception as error:  # onnxruntime raises its own, undocumented family

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from omni_edge.backend import qnn
 from omni_edge.backend.graph import Graph, Trace
 from omni_edge.backend.machine import usable_cores
 from omni_edge.backend.prepacked import PreparedGraphs
@@ -22,16 +23,24 @@ class GraphLoader:
         bundle: the bundle with the graphs.
         threads: cores that one graph may use; None: all.
         trace: called after every run of every graph.
+        device: what runs the static graphs, see `qnn.choose_target`.
+
+    Attributes:
+        target: the NPU that runs them; None: there is none, and the processor runs the decoders' own graphs.
 
     Raises:
-        UsageError: more threads than cores.
+        UsageError: more threads than cores, or a device that the bundle has no graphs for.
+        ResourceError: the device is not there.
     """
 
-    def __init__(self, bundle: Bundle, threads: int | None = None, trace: Trace | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, threads: int | None = None, trace: Trace | None = None, device: str = "cpu"
+    ) -> None:
         if threads is not None and not 1 <= threads <= usable_cores():
             raise UsageError(f"{threads} threads were asked for; this process may use 1 to {usable_cores()} cores.")
         self.bundle = bundle
         self.threads = threads
+        self.target = qnn.choose_target(device, bundle.manifest.static)
         self._trace = trace
         self._prepared = _prepared(bundle)
 
@@ -51,6 +60,14 @@ class GraphLoader:
                 # A damaged copy in the cache does no harm: the bundle itself has the graph.
                 pass
         return Graph.from_bundle(self.bundle, role, self.threads, varying=varying, trace=self._trace)
+
+    def static(self, role: str, file: str) -> Graph:
+        """The static graph in `file`, a part of what plays `role`, on the NPU."""
+        return Graph(self.bundle.file(file), role=f"{role} (qnn)", trace=self._trace, target=self.target)
+
+    def beside_static(self, role: str, file: str) -> Graph:
+        """The graph in `file`, a part of what plays `role`, on the processor."""
+        return Graph(self.bundle.file(file), threads=self.threads, role=role, trace=self._trace)
 
 
 def _prepared(bundle: Bundle) -> PreparedGraphs | None:

@@ -41,6 +41,7 @@ def check(manifest: Manifest) -> None:
         _require(decoder is None or decoder.rotary_dim <= decoder.head_dim, "thinker.rotary_dim")
     _check_tokens(manifest)
     _check_graphs(manifest)
+    _check_static(manifest)
     if manifest.voices is not None:
         speakers = manifest.voices.speakers
         for name, voice in speakers.items():
@@ -90,6 +91,24 @@ def _check_graphs(manifest: Manifest) -> None:
         for side in ("inputs", "outputs"):
             for name, tensor in getattr(graph, side).items():
                 _require(_TENSOR_NAME.fullmatch(tensor) is not None, f"graphs.{role}.{side}.{name}")
+
+
+def _check_static(manifest: Manifest) -> None:
+    static = manifest.static
+    if static is None:
+        return
+    for name, entry, section in (
+        ("thinker", static.thinker, manifest.thinker),
+        ("talker", static.talker, manifest.talker_decoder),
+    ):
+        where = f"static.{name}"
+        _require((entry is None) == (section is None), where)
+        if entry is None or section is None:
+            continue
+        _check_section(entry, where)
+        _require(static.context <= section.max_positions, "static.context")
+        _require(sum(entry.part_layers) == section.num_layers, f"{where}.part_layers")
+        _require(len(entry.prefill) == len(entry.decode) == len(entry.part_layers), f"{where}.prefill")
 
 
 def _require(condition: bool, where: str) -> None:

@@ -223,8 +223,48 @@ class SamplingSection:
 
 
 @dataclass(frozen=True)
+class StaticDecoder:
+    """A decoder as static graphs: files that share the weights of the decoder's own graph.
+
+    `prefill` and `decode` are the files of a step over `prefill_positions` and over one position, in parts of
+    `part_layers` layers. `head` makes logits of one position. `input` makes what enters the first layer; None: the
+    embeds enter it.
+    """
+
+    prefill_positions: int
+    part_layers: tuple[int, ...]
+    prefill: tuple[str, ...]
+    decode: tuple[str, ...]
+    head: str
+    input: str | None = None
+
+    @property
+    def files(self) -> list[str]:
+        """Names of all files."""
+        return [*([self.input] if self.input else []), *self.prefill, *self.decode, self.head]
+
+
+@dataclass(frozen=True)
+class StaticSection:
+    """Static graphs for an NPU: `target` names its compiler and architecture, `context` positions fit the caches."""
+
+    target: str
+    context: int
+    thinker: StaticDecoder
+    talker: StaticDecoder | None = None
+
+    @property
+    def files(self) -> list[str]:
+        """Names of all files."""
+        return [*self.thinker.files, *(self.talker.files if self.talker else [])]
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """A whole bundle. `talker`, `talker_decoder`, `token2wav` and `voices` are None in a text-only bundle."""
+    """A whole bundle. `talker`, `talker_decoder`, `token2wav` and `voices` are None in a text-only bundle.
+
+    `static` is None where the bundle was exported for no NPU.
+    """
 
     format: str
     format_version: int
@@ -243,15 +283,21 @@ class Manifest:
     talker_sampling: SamplingSection | None = None
     token2wav: Token2WavSection | None = None
     voices: VoiceSection | None = None
+    static: StaticSection | None = None
 
     def used_files(self) -> list[str]:
         """The files that sections name: of graphs and their data, the tokenizer and the voices."""
         graphs = [name for graph in self.graphs.values() for name in (graph.file, graph.data) if name is not None]
-        return [*graphs, self.text.tokenizer, *([self.voices.file] if self.voices else [])]
+        others = [*([self.voices.file] if self.voices else []), *(self.static.files if self.static else [])]
+        return [*graphs, self.text.tokenizer, *others]
 
     def to_json(self) -> str:
         """The text of `bundle.json`."""
-        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+        fields = dataclasses.asdict(self)
+        # Versions that do not have this section read all other bundles.
+        if self.static is None:
+            del fields["static"]
+        return json.dumps(fields, indent=1) + "\n"
 
 
 T = TypeVar("T")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from omni_edge.backend.graph import Binding, Graph
 from omni_edge.bundle.manifest import DecoderSection
+from omni_edge.decoders.static_graphs import StaticGraphs
 from omni_edge.decoders.tmrope import Ids, RotaryTable
 from omni_edge.errors import ContextFullError
 
@@ -28,7 +29,7 @@ class KVCache:
     mapping of its own. malloc would keep the resident pages (measured: 1 GB after three conversations with a 3B model).
 
     Attributes:
-        keys, values: per layer float32 or int8 [1, kv_heads, capacity, head_dim].
+        keys, values: per layer float32 or int8 [1, kv_heads, capacity, head_dim]; static graphs can have more slots.
         cos, sin: float32 [capacity, head_dim / 2].
         offset: positions in use.
     """
@@ -41,9 +42,9 @@ class KVCache:
     _bindings: dict[int, _Step] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def allocate(cls, section: DecoderSection, capacity: int) -> KVCache:
-        """An empty cache for `capacity` positions."""
-        shape = (1, section.num_kv_heads, capacity, section.head_dim)
+    def allocate(cls, section: DecoderSection, capacity: int, slots: int | None = None) -> KVCache:
+        """An empty cache for `capacity` positions, in memory for `slots` (None: as many)."""
+        shape = (1, section.num_kv_heads, slots or capacity, section.head_dim)
         dtype = np.dtype(section.cache_dtype)
         keys, values = ([_mapped(shape, dtype) for _ in range(section.num_layers)] for _ in range(2))
         cos, sin = (_mapped((capacity, section.head_dim // 2), np.dtype(np.float32)) for _ in range(2))
@@ -102,14 +103,20 @@ class Decoder:
     """Runs a decoder graph over a cache; immutable.
 
     Args:
-        graph: a `thinker` or `talker` graph.
+        graph: a `thinker` or `talker` graph, or the static ones in its place.
         section: its sizes.
     """
 
-    def __init__(self, graph: Graph, section: DecoderSection) -> None:
+    def __init__(self, graph: Graph | StaticGraphs, section: DecoderSection) -> None:
         self.graph = graph
         self.section = section
         self._rotary = RotaryTable(section)
+        self._piece = graph.prefill_positions if isinstance(graph, StaticGraphs) else PREFILL_POSITIONS
+
+    def cache(self, capacity: int) -> KVCache:
+        """An empty cache for `capacity` positions."""
+        slots = self.graph.slots if isinstance(self.graph, StaticGraphs) else None
+        return KVCache.allocate(self.section, capacity, slots)
 
     def step(
         self, inputs: Mapping[str, NDArray[Any]], positions: Ids, cache: KVCache
@@ -131,8 +138,8 @@ class Decoder:
         count = positions.shape[1]
         self.reserve(count, cache)
         hidden = []
-        for start in range(0, count, PREFILL_POSITIONS):
-            stop = min(count, start + PREFILL_POSITIONS)
+        for start in range(0, count, self._piece):
+            stop = min(count, start + self._piece)
             piece = {role: value[:, start:stop] for role, value in inputs.items()}
             outputs = self._run(piece, positions[:, start:stop], cache)
             hidden.append(outputs["hidden"][0] if stop - start == count else outputs["hidden"][0].copy())
@@ -163,10 +170,15 @@ class Decoder:
     ) -> dict[str, NDArray[np.float32]]:
         count = positions.shape[1]
         begin, end = cache.offset, cache.offset + count
-        cache.cos[begin:end], cache.sin[begin:end] = self._rotary.rows(positions)
+        rotary = self._rotary.rows(positions)
+        cache.cos[begin:end], cache.sin[begin:end] = rotary
+        if isinstance(self.graph, StaticGraphs):
+            results = self.graph.step(inputs, rotary, cache.keys, cache.values, begin)
+            cache.offset = end
+            return results
         step = cache._bindings.get(count)
         if step is None:
-            step = self._bind(inputs, count, cache)
+            step = self._bind(self.graph, inputs, count, cache)
             # The two frequent lengths: one position while decoding, whole pieces of a long prompt.
             if count in (1, PREFILL_POSITIONS):
                 cache._bindings[count] = step
@@ -177,8 +189,8 @@ class Decoder:
         cache.offset = end
         return step.outputs
 
-    def _bind(self, inputs: Mapping[str, NDArray[Any]], count: int, cache: KVCache) -> _Step:
-        graph, section = self.graph, self.section
+    def _bind(self, graph: Graph, inputs: Mapping[str, NDArray[Any]], count: int, cache: KVCache) -> _Step:
+        section = self.section
         binding = graph.binding()
         owned = {role: np.empty(value.shape, value.dtype) for role, value in inputs.items()}
         outputs = {

@@ -97,7 +97,7 @@ class Talker:
 
     def state(self, capacity: int) -> TalkerState:
         """An empty context of `capacity` positions."""
-        return TalkerState(KVCache.allocate(self.decoder.section, capacity))
+        return TalkerState(self.decoder.cache(capacity))
 
     def prefill(self, block: ThinkerStates, state: TalkerState) -> None:
         """Appends Thinker positions; the codec tokens spoken since the last call are forgotten.

@@ -95,7 +95,7 @@ class Thinker:
 
     def cache(self, capacity: int) -> KVCache:
         """An empty context of `capacity` positions."""
-        return KVCache.allocate(self.decoder.section, capacity)
+        return self.decoder.cache(capacity)
 
     def embed(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         """Embeds of text tokens: int64 [n] -> float32 [n, hidden]."""

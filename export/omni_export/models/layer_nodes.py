@@ -1,19 +1,22 @@
-"""A decoder layer whose matrices the checkpoint has quantized, node by node.
+"""A decoder layer node by node, where the operator of a whole layer does not fit.
 
-It takes what the operator of a whole layer does not: activations in the order of a matrix's groups (act-order),
-matrices that share their input but are quantized differently, and formats of which one has no compiled operator.
+That operator does not take activations in the order of a matrix's groups (act-order), matrices that share their input
+but are quantized differently, or formats of which one has no compiled operator. And no NPU takes it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from omni_export.graph.builder import GraphBuilder
-from omni_export.models.decoder_layer import LayerSizes, cached_attention
+from omni_export.models.decoder_layer import LayerSizes
 from omni_export.models.decoder_weights import LayerWeights
 
+Attention = Callable[[str], list[str]]
+"""Packed Q, K and V -> attended values, keys and values."""
 
-def published_layer(
+
+def layer_nodes(
     graph: GraphBuilder,
     path: str,
     x: str,
@@ -21,11 +24,10 @@ def published_layer(
     weights: LayerWeights,
     parts: Mapping[str, str],
     norm_names: tuple[str, str],
-    cache: Sequence[str],
     sizes: LayerSizes,
-    dtype: str,
+    attention: Attention,
 ) -> list[str]:
-    """Adds the nodes of a layer; returns y, next_normed, present keys and present values.
+    """Adds the nodes of a layer; returns y, next_normed, and the keys and values that `attention` returns.
 
     Args:
         graph: the decoder's.
@@ -34,13 +36,11 @@ def published_layer(
         weights: the layer's.
         parts: name of a matrix -> the part of the graph that it belongs to.
         norm_names: of the nodes of the two norms.
-        cache: the attention's inputs after Q, K and V; see `decoder_layer`.
         sizes: of the layer.
-        dtype: of the cache, "float32" or "int8".
+        attention: adds the nodes of the attention.
     """
     packed = graph.linear(normed, weights.qkv, f"{path}/attn/qkv_proj", parts["qkv"], bias=weights.qkv_bias)
-    attention = {"num_heads": sizes.heads, "kv_num_heads": sizes.kv_heads, "scale": sizes.scale}
-    attended, *present = graph.call(cached_attention(dtype), [packed, *cache], f"{path}/attn", **attention)
+    attended, *present = attention(packed)
     delta = graph.linear(attended, weights.out, f"{path}/attn/o_proj", parts["out"])
     middle, last = norm_names
     normed, h = graph.skip_rms_norm(x, delta, weights.middle_norm, middle, sizes.epsilon)

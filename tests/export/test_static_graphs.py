@@ -1,0 +1,196 @@
+"""Static graphs for an NPU: the same weights and answers, on the processor and in the simulator, where it is installed.
+
+Qualcomm's simulator comes with onnxruntime-qnn, which CI does not install; docs/npu.md has the command.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from omni_edge import OmniEdge, Sampling, TurnDone
+from omni_edge.backend import qnn
+from omni_edge.backend.graph import Graph
+from omni_edge.backend.onnx_runtime import ort
+from omni_edge.bundle.reader import Bundle
+from omni_edge.decoders.decoder import Decoder
+from omni_edge.decoders.static_graphs import StaticGraphs
+from omni_edge.errors import ContextFullError, UsageError
+from omni_export.checkpoint.checkpoint import Checkpoint
+from omni_export.checkpoint.config import OmniConfig
+from omni_export.graph.builder import GraphBuilder
+from omni_export.models import decoder as export
+from omni_export.models import static_decoder
+from omni_export.models.static_decoder import static_talker, static_thinker
+from omni_export.output.graph_entry import graph_entry
+from omni_quant.precision import Kind, Precision
+from support.checkpoints import Case
+from support.commands import run_edge, run_export
+
+TARGET = "qnn-htp:v75"
+CONTEXT = 320
+# A whole piece of a prompt and a part of one, one position, a few.
+PIECES = (140, 1, 1, 5)
+
+
+def decoders(graph: GraphBuilder, static: static_decoder.StaticGraphs, section: object, folder: Path) -> list[Decoder]:
+    """The decoder by its own graph, and by its static graphs on the processor."""
+    entry = graph_entry(graph, graph.save(folder))
+    assert [builder.save(folder).data for builder in static.builders] == [None] * len(static.builders)
+    own = Graph(folder / entry.file, entry.inputs, entry.outputs, 1)
+
+    def load(file: str) -> Graph:
+        return Graph(folder / file, threads=1)
+
+    return [Decoder(each, section) for each in (own, StaticGraphs(static.entry, CONTEXT, load, load))]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [(Precision(), 1e-4), (Precision(Kind.INT4), 0.03)])
+def test_static_graphs_equal_the_decoders_own(
+    case: Case, tmp_path: Path, precision: Precision, tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(static_decoder, "PART_LAYERS", 1)
+    checkpoint = Checkpoint(case.path)
+    config = OmniConfig.parse(checkpoint.config)
+    rng = np.random.default_rng(1)
+    assert config.talker
+    text, talker, count = config.thinker.text, config.talker, sum(PIECES)
+    weights = checkpoint.scope("thinker"), checkpoint.scope("talker")
+    own = export.build_thinker(weights[0], text, precision), export.build_talker(weights[1], talker, precision)
+    embeds = rng.standard_normal((1, count, text.hidden_size)).astype(np.float32)
+    states = rng.standard_normal((1, count, talker.embedding_size)).astype(np.float32)
+    codec = rng.integers(0, talker.decoder.vocab_size + 1, (1, count))
+    for graph, static, section, inputs in (
+        (own[0], static_thinker(own[0], weights[0], text, CONTEXT), export.section(text), {"embeds": embeds}),
+        (
+            own[1],
+            static_talker(own[1], weights[1], talker, CONTEXT),
+            export.section(talker.decoder),
+            {"codec_ids": codec, "states": states},
+        ),
+    ):
+        assert static.entry.part_layers == (1, 1)
+        both = decoders(graph, static, section, tmp_path)
+        caches = [each.cache(count + 1) for each in both]
+        ids = np.stack([np.arange(count), np.arange(count) // 2, np.arange(count) % 7])
+        start = 0
+        for piece in PIECES:
+            part = slice(start, start + piece)
+            fed = {role: value[:, part] for role, value in inputs.items()}
+            (hidden, logits), (static_hidden, static_logits) = (
+                each.step(fed, ids[:, part], cache) for each, cache in zip(both, caches, strict=True)
+            )
+            for name, expected, actual in (
+                ("hidden", hidden, static_hidden),
+                ("logits", logits, static_logits),
+                *((name, view, caches[1].views(part.stop)[name]) for name, view in caches[0].views(part.stop).items()),
+            ):
+                error = np.sqrt(((actual - expected) ** 2).mean() / (expected**2).mean())
+                assert error < tolerance, (name, piece, error)
+            start += piece
+        # What was trimmed is still in the cache's memory, and must not be attended to.
+        for cache in caches:
+            cache.trim(3)
+        fed = {role: value[:, :1] for role, value in inputs.items()}
+        again = [each.step(fed, ids[:, :1], cache)[1] for each, cache in zip(both, caches, strict=True)]
+        assert np.abs(again[0] - again[1]).max() < 3 * tolerance * np.abs(again[0]).max()
+        with pytest.raises(ContextFullError):
+            both[1].step(inputs, ids, caches[1])
+
+
+@pytest.fixture(scope="module")
+def npu_bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The float32 bundle of `checkpoint` with static graphs."""
+    out = tmp_path_factory.mktemp("npu") / "tiny"
+    result = run_export(checkpoint, "--out", out, "--precision", "fp32", "--target", TARGET, "--npu-context", CONTEXT)
+    assert result.exit_code == 0, result.output
+    return out
+
+
+def test_a_target_adds_graphs_and_no_weights(npu_bundle: Path, exported_bundle: Path) -> None:
+    with_npu, without = (Bundle(path, verify=True).manifest for path in (npu_bundle, exported_bundle))
+    assert with_npu.static is not None
+    assert (with_npu.static.target, with_npu.static.context) == (TARGET, CONTEXT)
+    added = {name: entry for name, entry in with_npu.files.items() if name not in without.files}
+    assert sorted(added) == sorted(with_npu.static.files)
+    assert {name: with_npu.files[name] for name in without.files} == without.files
+    # A matrix would be larger; the checkpoint's are tiny.
+    assert all(entry.bytes < 20_000 for entry in added.values())
+    for file in with_npu.static.files:
+        graph = onnx.load(npu_bundle / file, load_external_data=False).graph
+        fixed = all(dim.dim_value > 0 for value in graph.input for dim in value.type.tensor_type.shape.dim)
+        assert fixed == (file != "talker.input.onnx")
+    assert '"static"' not in (exported_bundle / "bundle.json").read_text()
+
+
+def reply(bundle: Path, device: str, spans: dict[str, int] | None = None) -> TurnDone:
+    spans = {} if spans is None else spans
+    engine = OmniEdge.load(
+        bundle, threads=1, device=device, trace=lambda role, *_: spans.__setitem__(role, spans.get(role, 0) + 1)
+    )
+    session = engine.session(seed=1, context=300, sampling=Sampling(temperature=0), talker_sampling=Sampling(0))
+    session.push("Say something.")
+    done = list(session.reply(max_new_tokens=6, max_codec_tokens=20))[-1]
+    assert isinstance(done, TurnDone)
+    assert len(done.token_ids) == 6
+    return done
+
+
+@pytest.fixture
+def processor_as_npu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Static graphs run on the processor, as if it were the NPU."""
+    monkeypatch.setattr(qnn, "installed", lambda: True)
+    monkeypatch.setattr(qnn, "_devices", lambda: ["npu"])
+    monkeypatch.setattr(
+        qnn, "open_session", lambda path, target: ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    )
+
+
+@pytest.mark.usefixtures("processor_as_npu")
+def test_a_conversation_by_static_graphs(npu_bundle: Path) -> None:
+    spans: dict[str, int] = {}
+    expected, done = reply(npu_bundle, "cpu"), reply(npu_bundle, "qnn", spans)
+    assert (done.token_ids, done.codec_tokens) == (expected.token_ids, expected.codec_tokens)
+    assert spans["thinker (qnn)"] > 6
+    assert spans["talker (qnn)"] > len(done.codec_tokens)
+    # The processor runs what enters the Talker, and nothing of the Thinker but its table.
+    assert {"thinker", "talker"} & spans.keys() == {"talker"}
+    engine = OmniEdge.load(npu_bundle, threads=1, device="qnn")
+    assert engine.session().capacity == CONTEXT
+    with pytest.raises(UsageError, match="holds from 1 to 320 positions"):
+        engine.session(context=CONTEXT + 1)
+
+
+def test_devices_that_are_not_there(npu_bundle: Path, exported_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qnn, "installed", lambda: False)
+    missing = run_edge("run", "Hi", "-m", npu_bundle, "--device", "qnn")
+    assert missing.exit_code == 6
+    assert "pip install 'omni-edge[qnn]'" in missing.output
+    without = run_edge("run", "Hi", "-m", exported_bundle, "--device", "qnn")
+    assert (without.exit_code, "--target" in without.output) == (2, True)
+    assert run_edge("run", "Hi", "-m", npu_bundle, "--device", "gpu").exit_code == 2
+    assert qnn.choose_target("auto", Bundle(npu_bundle).manifest.static) is None
+
+
+def test_wrong_targets_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    for words in (["--target", "qnn-htp:v68"], ["--npu-context", "64"], ["--target", TARGET, "--npu-context", "99999"]):
+        result = run_export(checkpoint, "--out", tmp_path / "out", *words)
+        assert result.exit_code == 2, result.output
+        assert not (tmp_path / "out").exists()
+
+
+def test_info_shows_the_graphs(npu_bundle: Path) -> None:
+    text = run_edge("info", npu_bundle).output
+    assert f"npu      {TARGET}: thinker in 3 graphs, talker in 4 graphs, {CONTEXT} positions" in text
+
+
+def test_a_conversation_in_the_simulator(npu_bundle: Path) -> None:
+    pytest.importorskip("onnxruntime_qnn", reason="needs onnxruntime-qnn, Qualcomm's simulator")
+    spans: dict[str, int] = {}
+    expected, done = reply(npu_bundle, "cpu"), reply(npu_bundle, "qnn", spans)
+    assert done.token_ids == expected.token_ids
+    assert done.codec_tokens == expected.codec_tokens
+    assert spans["thinker (qnn)"] > 6
