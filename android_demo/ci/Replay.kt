@@ -4,8 +4,10 @@ import dev.omniedge.audio.AudioFrontEnd
 import dev.omniedge.backend.MemorySource
 import dev.omniedge.bundle.Bundle
 import dev.omniedge.bundle.Json
+import dev.omniedge.conversation.ReplySettings
 import dev.omniedge.conversation.Session
 import dev.omniedge.conversation.SessionSettings
+import dev.omniedge.conversation.Snapshot
 import dev.omniedge.decoders.Sampling
 import dev.omniedge.decoders.TextTokenizer
 import dev.omniedge.kernels.CompiledOperators
@@ -64,6 +66,8 @@ private class Replay(private val folder: File, private val trace: File, private 
         verify = true,
         memory = if (libraries == null) MemorySource.Direct else MappedMemory,
     )
+
+    private var place: Snapshot? = null
 
     /** Name of a check to what it does; it returns what it saw. */
     fun checks(): List<Pair<String, () -> String>> = listOf(
@@ -131,21 +135,25 @@ private class Replay(private val folder: File, private val trace: File, private 
     }
 
     private fun conversation(recorded: Map<*, *>): String {
-        val settings = recorded["settings"] as Map<*, *>
-        return engine.session(sessionSettings(settings)).use { session ->
-            (recorded["turns"] as List<*>).map { it as Map<*, *> }.joinToString { turn(session, it) }
+        var session = engine.session(sessionSettings(recorded["settings"] as Map<*, *>))
+        try {
+            return (recorded["turns"] as List<*>).map { it as Map<*, *> }.joinToString { turn ->
+                for (said in turn["steps"] as List<*>) session = step(session, said as Map<*, *>)
+                reply(session, turn)
+            }
+        } finally {
+            session.close()
         }
     }
 
-    private fun turn(session: Session, turn: Map<*, *>): String {
-        for (said in turn["pushes"] as List<*>) push(session, said as Map<*, *>)
-        val limits = turn["limits"] as Map<*, *>
+    private fun reply(session: Session, turn: Map<*, *>): String {
+        val maxCodecTokens = (turn["codec_limit"] as Long?)?.toInt()
         val cancelAfter = (turn["cancel_after"] as Long?)?.toInt()
         val samples = ArrayList<FloatArray>()
         var texts = 0
         var done: TurnDone? = null
         runBlocking {
-            session.reply(maxCodecTokens = (limits["max_codec_tokens"] as Long?)?.toInt()).collect { event ->
+            session.reply(maxCodecTokens = maxCodecTokens, settings = replySettings(turn["chosen"])).collect { event ->
                 when (event) {
                     is TextDelta -> if (++texts == cancelAfter) session.cancel()
                     is AudioChunk -> samples += event.samples
@@ -165,14 +173,59 @@ private class Replay(private val folder: File, private val trace: File, private 
             "samples within ${within("samples", SAMPLES, expected, spoken)}"
     }
 
+    /** Does one thing to a conversation; returns it, or the one that takes its place. */
+    private fun step(session: Session, said: Map<*, *>): Session {
+        when {
+            "keep_media" in said -> session.keepMedia()
+            "evict" in said -> {
+                val (keep, last) = ints(said["evict"])
+                val evicted = session.evict(keep, last)
+                same("evicted", said["evicted"]?.let(::ints), evicted?.run { listOf(turns, positions) })
+            }
+            "snapshot" in said -> place = session.snapshot()
+            "restore" in said -> session.restore(checkNotNull(place))
+            "reply" in said -> session.pushReply(said["reply"] as String)
+            "save" in said -> return saved(session, said["save"] as String)
+            else -> push(session, said)
+        }
+        return session
+    }
+
+    /** Saves a conversation, for Python to resume; returns the one that Python saved at this place. */
+    private fun saved(session: Session, name: String): Session {
+        val file = File(trace, "kotlin-$name")
+        session.save(file)
+        session.close()
+        val damaged = File(trace, "damaged.omni")
+        damaged.writeBytes(file.readBytes().also { it[it.size / 2] = (it[it.size / 2] + 1).toByte() })
+        refused<ConversationException> { engine.resume(damaged) }
+        refused<ConversationException> { engine.resume(File(folder, "bundle.json")) }
+        return engine.resume(File(trace, name))
+    }
+
+    private fun replySettings(fields: Any?): ReplySettings {
+        val chosen = fields as Map<*, *>
+        fun texts(name: String) = (chosen[name] as List<*>?).orEmpty().map { it as String }
+        return ReplySettings(
+            text = chosen["text"] as String?,
+            speech = chosen["speech"] as Boolean? ?: true,
+            seed = chosen["seed"] as Long?,
+            stop = texts("stop"),
+            unspoken = texts("unspoken"),
+        )
+    }
+
     private fun push(session: Session, said: Map<*, *>) {
         val rate = (said["rate"] as Long?)?.toInt() ?: 0
         val clip = said["clip"]?.let { AudioClip(floats(it), rate) }
         val (text, live) = said["text"] as String? to said["live"]
         when {
             text != null -> session.push(text)
-            live != null -> floats(live).asList().chunked((said["step"] as Long).toInt()).forEach {
-                session.push(PcmBlock(it.toFloatArray(), rate))
+            live != null -> {
+                val (start, stop, piece) = listOf("start", "stop", "piece").map { (said[it] as Long).toInt() }
+                floats(live).asList().subList(start, stop).chunked(piece).forEach {
+                    session.push(PcmBlock(it.toFloatArray(), rate))
+                }
             }
             "picture" in said -> session.push(pictures(said["picture"]).single())
             "video" in said -> session.push(VideoClip(pictures(said["video"]), said["fps"] as Double, clip))

@@ -113,7 +113,7 @@ def build_native(room: Path, target: Path) -> None:
 
 
 def replayed(kernels: bool, jars: list[Path], native: Path, python_runtime: Path, room: Path, *options: str) -> int:
-    """Records with the Python runtime, replays with Kotlin (`options`: of Java); the exit code of the latter."""
+    """Records with Python, replays with Kotlin (`options`: of Java), and resumes with Python what Kotlin saved."""
     trace = room / f"trace-{kernels}"
     environment = {"OMNI_EDGE_CACHE": os.environ.get("OMNI_EDGE_CACHE", str(room / "cache"))}
     environment |= {"OMNI_EDGE_KERNELS": "1" if kernels else "0", "PYTHONPATH": str(python_runtime)}
@@ -126,7 +126,10 @@ def replayed(kernels: bool, jars: list[Path], native: Path, python_runtime: Path
     arguments = [bundle, str(trace), *([str(native)] if kernels else [])]
     command = ["java", *JAVA[1:3], *options, *folders, "-cp", class_path(jars), "dev.omniedge.ReplayKt", *arguments]
     libraries = os.environ | {"LD_LIBRARY_PATH": str(native)}
-    return subprocess.run(command, env=libraries, check=False, timeout=SECONDS).returncode
+    code = subprocess.run(command, env=libraries, check=False, timeout=SECONDS).returncode
+    if kernels and code == 0:
+        print(run([sys.executable, HERE / "record.py", trace, "--resume"], None, environment), end="", flush=True)
+    return code
 
 
 if __name__ == "__main__":

@@ -9,6 +9,9 @@ class UsageException(message: String) : OmniEdgeException(message)
 /** The bundle is missing, damaged, of an unknown format version, or reaches outside its folder. */
 class BundleException(message: String, cause: Throwable? = null) : OmniEdgeException(message, cause)
 
+/** A saved conversation is missing, damaged, of another format version, or belongs to another bundle. */
+class ConversationException(message: String, cause: Throwable? = null) : OmniEdgeException(message, cause)
+
 /** The sound, picture or video lies outside what the model accepts. */
 class MediaException(message: String) : OmniEdgeException(message)
 

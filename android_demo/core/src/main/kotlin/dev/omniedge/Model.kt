@@ -76,6 +76,9 @@ internal class Model(
         return thinker.embed(intArrayOf(voice.bosToken)).values
     }
 
+    /** SHA-256 (hex) of the manifest, which names the bundle in saved conversations. */
+    fun bundleSha256(): String = bundle.manifestSha256()
+
     override fun close() {
         opened.forEach(AutoCloseable::close)
         opened.clear()

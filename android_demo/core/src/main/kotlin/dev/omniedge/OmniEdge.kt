@@ -38,6 +38,15 @@ class OmniEdge private constructor(private val model: Model) : AutoCloseable {
      */
     fun session(settings: SessionSettings = SessionSettings()): Session = Session(model, settings)
 
+    /**
+     * Takes up a conversation that [Session.save] or the Python runtime put away, with this bundle.
+     *
+     * The file's settings hold, but for what this runtime does not have: live video, and chunks sized by the clock.
+     *
+     * @throws ConversationException the file is missing, damaged, of another format version or of another bundle.
+     */
+    fun resume(path: File): Session = Session.resume(model, path)
+
     /** Gives the memory of the weights back; close the sessions first. */
     override fun close() = model.close()
 

@@ -20,9 +20,13 @@ class AudioBlock(val frames: Matrix) {
  *
  * @property rate samples per second of the input.
  */
-class AudioFrontEndState internal constructor(val rate: Int, internal val resampler: Resampler) {
-    internal val resample = ResampleState()
-    internal val mel = LogMelState()
+class AudioFrontEndState private constructor(
+    val rate: Int,
+    internal val resampler: Resampler,
+    internal val resample: ResampleState,
+    internal val mel: LogMelState,
+) {
+    internal constructor(rate: Int, resampler: Resampler) : this(rate, resampler, ResampleState(), LogMelState())
 
     /** Maximum log-mel value that blocks are normalised by; a whole clip starts with its own. */
     internal var loudest = Float.NEGATIVE_INFINITY
@@ -33,6 +37,13 @@ class AudioFrontEndState internal constructor(val rate: Int, internal val resamp
     /** Whether the sound is complete. */
     var ended = false
         internal set
+
+    /** The same state, independent of what comes later. */
+    internal fun copy() = AudioFrontEndState(rate, resampler, resample.copy(), mel.copy()).also {
+        it.loudest = loudest
+        it.waiting = waiting
+        it.ended = ended
+    }
 }
 
 /**

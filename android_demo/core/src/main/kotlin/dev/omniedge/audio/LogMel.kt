@@ -18,12 +18,12 @@ private const val RANGE_DECADES = 8f
  * [pending] are samples that later frames still need, the mirrored start included; [received] samples and [frames]
  * frames so far; [peak] the largest log10 power so far, after the end that of the whole clip as the reference takes it.
  */
-internal class LogMelState {
-    var pending = FloatArray(0)
-    var received = 0
-    var frames = 0
-    var peak = Float.NEGATIVE_INFINITY
-}
+internal data class LogMelState(
+    var pending: FloatArray = FloatArray(0),
+    var received: Int = 0,
+    var frames: Int = 0,
+    var peak: Float = Float.NEGATIVE_INFINITY,
+)
 
 /**
  * Streaming log-mel, equal to Python's `LogMel`; window and filters of one manifest, immutable.

@@ -14,14 +14,14 @@ private const val CUTOFF = 0.96
 private const val KAISER_BETA = 7.9
 
 /** The state of one stream: input samples that later outputs still need, and counts of samples so far. */
-internal class ResampleState {
-    var pending = FloatArray(0)
-    var received = 0L
-    var emitted = 0L
+internal data class ResampleState(
+    var pending: FloatArray = FloatArray(0),
+    var received: Long = 0,
+    var emitted: Long = 0,
 
     /** Index in the stream of the first pending sample; negative in the silence before the start. */
-    var origin = 0L
-}
+    var origin: Long = 0,
+)
 
 /**
  * Converts sound from [source] to [target] samples per second; immutable, shared by any number of streams.

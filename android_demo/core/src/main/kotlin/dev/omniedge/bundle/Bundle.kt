@@ -50,6 +50,9 @@ class Bundle(val folder: File, verify: Boolean = false) {
         return file
     }
 
+    /** SHA-256 (hex) of the manifest. */
+    fun manifestSha256(): String = sha256(File(folder, MANIFEST_NAME))
+
     /** The text of the tokenizer's file. */
     fun tokenizerText(): String = readText(file(manifest.text.tokenizer))
 

@@ -1,10 +1,12 @@
 package dev.omniedge.bundle
 
+import java.util.Locale
+
 /** The text is not JSON (RFC 8259). */
 internal class JsonException(message: String) : RuntimeException(message)
 
 /**
- * Reads JSON: objects as [Map], arrays as [List], numbers as [Long] or [Double], and String, Boolean and null.
+ * Reads and writes JSON: objects as [Map], arrays as [List], numbers as [Long] or [Double], and String, Boolean and null.
  *
  * The JVM has no JSON of its own, and Android's `org.json` is not on the JVM.
  */
@@ -127,5 +129,16 @@ internal class Json private constructor(private val text: String) {
 
         /** @throws JsonException the text is not JSON. */
         fun parse(text: String): Any? = Json(text).document()
+
+        /** The text of a value of the kinds that [parse] returns, or of an [Int]. */
+        fun write(value: Any?): String = when (value) {
+            is Map<*, *> -> value.entries.joinToString(", ", "{", "}") { (key, item) -> "${write(key)}: ${write(item)}" }
+            is List<*> -> value.joinToString(", ", "[", "]", transform = ::write)
+            is String -> value.map(::escape).joinToString("", "\"", "\"")
+            else -> value.toString()
+        }
+
+        private fun escape(char: Char): String =
+            if (char in ' '..'~' && char != '"' && char != '\\') "$char" else "\\u%04x".format(Locale.ROOT, char.code)
     }
 }

@@ -2,9 +2,13 @@ package dev.omniedge.conversation
 
 import dev.omniedge.Model
 import dev.omniedge.decoders.INSIDE
+import dev.omniedge.decoders.PositionIds
 import dev.omniedge.decoders.Positions
 import dev.omniedge.decoders.TalkerState
 import dev.omniedge.decoders.ThinkerStates
+import dev.omniedge.numeric.Matrix
+
+private val NO_IDS = PositionIds.uniform(IntArray(0))
 
 /**
  * The context of a conversation: what the Thinker's and the Talker's caches hold, and what waits to be prefilled. It
@@ -37,6 +41,9 @@ internal class Context(private val model: Model, settings: CompleteSettings) : A
     /** float32 `[vocabulary]` after the last position; null: nothing was prefilled since the context was cut. */
     var logits: FloatArray? = null
         private set
+
+    /** What prefilling parts of the context again needs. */
+    val history = History(settings.context)
 
     // Of every position in the Thinker's cache: its token, the id that would follow it, the highest id up to it.
     private val slots = ArrayList<Slot>()
@@ -90,6 +97,7 @@ internal class Context(private val model: Model, settings: CompleteSettings) : A
         if (blocks.isEmpty()) return null
         val (prefilled, logits) = model.thinker.step(blocks, cache)
         this.logits = logits
+        history.add(cache.offset - prefilled.size, blocks)
         var highest = slots.lastOrNull()?.highestId ?: INSIDE
         for (block in blocks) {
             for (place in block.tokens.indices) {
@@ -123,28 +131,102 @@ internal class Context(private val model: Model, settings: CompleteSettings) : A
         logits = null
     }
 
+    /**
+     * Forgets the positions from [start] to [stop], where it can be cut; those behind them wait to be prefilled again,
+     * their ids moved as if what was cut out had never been there. Nothing may wait, and [stop] must not be in front of
+     * what [history] keeps.
+     */
+    fun cutOut(start: Int, stop: Int) {
+        check(pending.size == 0 && history.keptFrom <= stop) { "the context cannot be prefilled again from $stop on" }
+        val before = slots.getOrNull(start - 1)
+        val moved = slots[stop - 1].nextId - (before?.nextId ?: 0)
+        val kept = slots.drop(stop)
+        val tokens = IntArray(kept.size) { kept[it].token }
+        val nextIds = IntArray(kept.size) { if (kept[it].nextId == INSIDE) INSIDE else kept[it].nextId - moved }
+        val blocks = history.blocks(stop, tokens, nextIds, moved, model.thinker::embed)
+        val ids = blocks.flatMap { block -> List(block.size, block.positions::largest) }
+        val positions = Positions(pending.positions.next - moved, (ids + (before?.highestId ?: INSIDE)).max())
+        cut(start)
+        history.keep()
+        logits = null
+        pending.refill(blocks, positions)
+    }
+
     /** Runs [change]; an error within leaves the context as it was at the beginning. */
     inline fun <T> unchangedOnError(change: () -> T): T {
-        val prefilledBefore = prefilled
-        val pendingBefore = pending.snapshot()
+        val before = snapshot()
         try {
             return change()
         } catch (error: Throwable) {
-            rewind(prefilledBefore, pendingBefore)
+            restore(before)
             throw error
         }
     }
 
+    /** The present place, to which [restore] goes back. */
+    fun snapshot() = ContextSnapshot(prefilled, pending.snapshot())
+
     /** Goes back to an earlier place, in front of which nothing was cut since. */
-    fun rewind(to: Int, waiting: Prompt.Snapshot) {
-        if (to != prefilled) logits = null
-        cut(to)
-        pending.restore(waiting)
+    fun restore(snapshot: ContextSnapshot) {
+        if (snapshot.prefilled != prefilled) logits = null
+        cut(snapshot.prefilled)
+        pending.restore(snapshot.pending)
+    }
+
+    /** What a file has to hold beside the header; the caches' used parts are views. */
+    fun arrays(): List<SavedArray> {
+        val (tokens, ids) = pending.waiting()
+        val hidden = model.manifest.thinker.hiddenSize
+        val waiting = ThinkerStates.concatenate(states + ThinkerStates(Matrix(0, hidden), NO_IDS))
+        return listOf(
+            SavedArray.integers("tokens", slots.map { it.token }),
+            SavedArray.integers("next_ids", slots.map { it.nextId }),
+            SavedArray.integers("highest_ids", slots.map { it.highestId }),
+            SavedArray.integers("pending.tokens", tokens.asList()),
+            SavedArray.positions("pending.ids", ids),
+            SavedArray.floats("states", waiting.states),
+            SavedArray.positions("states.ids", waiting.positions),
+        ) + SavedArray.cache("thinker", cache, prefilled) +
+            talker?.let { SavedArray.cache("talker", it.cache, it.prefilled) }.orEmpty()
+    }
+
+    /**
+     * Takes over a saved conversation; this context is a fresh one.
+     *
+     * @throws dev.omniedge.ConversationException the file does not fit this model, or holds values that no conversation
+     *   has.
+     */
+    fun load(file: SavedFile) {
+        val vocabulary = 0 until model.manifest.thinker.vocabSize
+        val ids = 0 until Int.MAX_VALUE
+        val count = file.count("tokens")
+        val waiting = file.count("pending.tokens")
+        val taken = if (talker == null) count else file.count("talker.cos")
+        val delayed = count - taken
+        if (count > capacity || delayed < 0) throw file.unusable("it has $count positions in a context of $capacity")
+        val tokens = file.integers("tokens", vocabulary, count)
+        val nextIds = file.integers("next_ids", INSIDE until Int.MAX_VALUE, count)
+        val highestIds = file.integers("highest_ids", ids, count)
+        for (place in 0 until count) slots += Slot(tokens[place], nextIds[place], highestIds[place])
+        history.lose(count)
+        SavedArray.cache("thinker", cache, count).forEach(file::read)
+        cache.offset = count
+        if (talker != null) {
+            SavedArray.cache("talker", talker.cache, taken).forEach(file::read)
+            talker.cache.offset = taken
+            talker.prefilled = taken
+        }
+        val states = file.matrix("states", delayed, model.manifest.thinker.hiddenSize)
+        if (delayed > 0) this.states = listOf(ThinkerStates(states, file.positions("states.ids", ids, delayed)))
+        val pendingTokens = file.integers("pending.tokens", vocabulary, waiting)
+        val pendingIds = file.positions("pending.ids", ids, waiting)
+        pending.restore(pendingTokens, pendingIds, file.conversation.text, file.conversation.positions)
     }
 
     private fun cut(to: Int) {
         cache.trim(to)
         while (slots.size > to) slots.removeAt(slots.lastIndex)
+        history.trim(to)
         if (talker == null) return
         talker.trim(to)
         var room = to - talker.prefilled

@@ -29,7 +29,6 @@ internal class Prompt(
 ) {
     private val marks = manifest.text
     private val scale = manifest.positions
-    private var text = ""
     private var textTokens: List<Int> = emptyList()
     private var blocks: List<ThinkerBlock> = emptyList()
 
@@ -39,6 +38,13 @@ internal class Prompt(
 
     /** Positions that wait. */
     val size: Int get() = blocks.sumOf { it.tokens.size } + textTokens.size
+
+    /** Text behind everything else that waits; it has no ids yet. */
+    var text = ""
+        private set
+
+    /** Whether sound or pictures wait. */
+    val holdsMedia: Boolean get() = blocks.any { it.media }
 
     /** Drops what waits; [positions] are the ids that come next. */
     fun reset(positions: Positions = Positions()) {
@@ -52,6 +58,28 @@ internal class Prompt(
     fun take(): List<ThinkerBlock> {
         closeText()
         return blocks.also { blocks = emptyList() }
+    }
+
+    /** Waits with blocks that were prefilled before; [positions] are the ids behind them. */
+    fun refill(blocks: List<ThinkerBlock>, positions: Positions) {
+        reset(positions)
+        this.blocks = blocks
+    }
+
+    /** Tokens that wait before [text], and their ids. */
+    fun waiting(): Pair<IntArray, PositionIds> {
+        val ids = PositionIds.concatenate(blocks.map { it.positions } + PositionIds.uniform(IntArray(0)))
+        return blocks.flatMap { it.tokens.asList() }.toIntArray() to ids
+    }
+
+    /**
+     * Waits with these text tokens and marks (see [waiting]), [text] and [positions] again. Media do not wait from one
+     * call of a session to the next, so their embeds are never asked for.
+     */
+    fun restore(tokens: IntArray, ids: PositionIds, text: String, positions: Positions) {
+        reset(positions)
+        if (tokens.isNotEmpty()) append(tokens, ids)
+        write(text)
     }
 
     /** What waits now. */

@@ -1,30 +1,12 @@
 package dev.omniedge.conversation
 
-import dev.omniedge.AudioClip
 import dev.omniedge.Event
-import dev.omniedge.ImageFrame
 import dev.omniedge.Media
-import dev.omniedge.MediaException
 import dev.omniedge.Model
-import dev.omniedge.PcmBlock
 import dev.omniedge.UsageException
-import dev.omniedge.VideoClip
-import dev.omniedge.audio.AudioBlock
-import dev.omniedge.audio.AudioFrontEndState
-import dev.omniedge.decoders.Sampler
-import dev.omniedge.numeric.Matrix
-import dev.omniedge.vision.ImageProcessor
-import dev.omniedge.vision.VisionPatches
-import dev.omniedge.vision.within
 import kotlinx.coroutines.flow.Flow
 import kotlinx.coroutines.flow.flow
-
-// Independent random streams of one seed.
-private const val THINKER_STREAM = 0L
-private const val TALKER_STREAM = 1L
-
-// Positions kept free for closing one turn and opening the next, roles included; generous.
-private const val MARKS_PER_TURN = 24
+import java.io.File
 
 /**
  * A conversation: takes what the user says and shows, and answers; made by [dev.omniedge.OmniEdge.session].
@@ -36,16 +18,9 @@ private const val MARKS_PER_TURN = 24
  */
 class Session internal constructor(private val model: Model, settings: SessionSettings) : AutoCloseable {
     private val settings = settings.complete(model.manifest)
-    private val images =
-        ImageProcessor(model.manifest.vision.within(this.settings.context, this.settings.maxPixels))
     private val context = Context(model, this.settings)
-
-    // Offsets at which replies begin, and at which those end that another turn follows.
-    private val replyStarts = ArrayList<Int>()
-    private val replyStops = ArrayList<Int>()
+    private val user = UserTurn(model, this.settings, context)
     private var reply: Reply? = null
-    private var sound: AudioFrontEndState? = null
-    private var soundBegun = false
 
     @Volatile
     private var cancelled = false
@@ -61,8 +36,7 @@ class Session internal constructor(private val model: Model, settings: SessionSe
         }
 
     /** Whether the user's turn holds anything that [reply] would answer. */
-    var turnOpen: Boolean = false
-        private set
+    val turnOpen: Boolean get() = user.turns.open
 
     /** Whether replies are spoken. */
     val speech: Boolean get() = context.talker != null
@@ -76,12 +50,9 @@ class Session internal constructor(private val model: Model, settings: SessionSe
     /** Starts the conversation anew, with the same settings; the random streams start again too. */
     fun reset() {
         context.reset()
-        replyStarts.clear()
-        replyStops.clear()
         reply = null
-        sound = null
-        soundBegun = false
-        turnOpen = false
+        user.live = null
+        user.turns = Turns()
     }
 
     /**
@@ -100,9 +71,7 @@ class Session internal constructor(private val model: Model, settings: SessionSe
      */
     fun push(text: String) {
         reply = null
-        endSound()
-        reserve(model.tokenizer.encode(text).size)
-        userTurn { context.pending.write(text) }
+        user.push(text)
     }
 
     /**
@@ -110,18 +79,12 @@ class Session internal constructor(private val model: Model, settings: SessionSe
      *
      * The last piece of a live sound has `end = true`; anything else that is pushed, and [reply], end it too.
      *
-     * @throws MediaException it cannot be used.
+     * @throws dev.omniedge.MediaException it cannot be used.
      * @throws dev.omniedge.ContextFullException it does not fit.
      */
     fun push(media: Media) {
         reply = null
-        if (media !is PcmBlock) endSound()
-        when (media) {
-            is PcmBlock -> pushPiece(media)
-            is AudioClip -> pushClip(media)
-            is ImageFrame -> pushPicture(images.image(media))
-            is VideoClip -> pushVideo(media)
-        }
+        user.push(media)
     }
 
     /**
@@ -130,13 +93,40 @@ class Session internal constructor(private val model: Model, settings: SessionSe
      *
      * @param maxNewTokens text tokens at most; null: the bundle's default.
      * @param maxCodecTokens codec tokens at most (50 for each second of speech); null: the bundle's default.
+     * @param settings what is different in this reply.
      * @throws UsageException in the collector: nothing was pushed.
      * @throws dev.omniedge.ContextFullException in the collector: the turn's closing marks do not fit.
      */
-    fun reply(maxNewTokens: Int? = null, maxCodecTokens: Int? = null): Flow<Event> = flow {
-        val reply = begin(maxNewTokens, maxCodecTokens)
+    fun reply(
+        maxNewTokens: Int? = null,
+        maxCodecTokens: Int? = null,
+        settings: ReplySettings = ReplySettings(),
+    ): Flow<Event> = flow {
+        val reply = begin(maxNewTokens, maxCodecTokens, settings)
         // A flow that is still collected when the conversation continues must not write into it any more.
         for (event in reply.events { cancelled || this@Session.reply !== reply }) emit(event)
+    }
+
+    /**
+     * Adds a reply that was given elsewhere, as in a conversation that the app kept as text; nothing is spoken.
+     *
+     * @param text all of it.
+     * @throws dev.omniedge.ContextFullException it does not fit.
+     */
+    fun pushReply(text: String) {
+        reply = null
+        user.endSound()
+        user.reserve(model.tokenizer.encode(text).size)
+        var start = 0
+        val turns = user.behindTurns {
+            if (turnOpen) context.pending.endTurn()
+            context.pending.assistant()
+            context.prefill()
+            start = context.prefilled
+            context.pending.write(text)
+            context.prefill()
+        }
+        user.turns = turns.copy(replyStarts = turns.replyStarts + start, open = false)
     }
 
     /**
@@ -147,7 +137,8 @@ class Session internal constructor(private val model: Model, settings: SessionSe
      * @throws UsageException the offset is not within a reply.
      */
     fun trim(offset: Int) {
-        val spans = replyStarts.zip(replyStops + this.offset) { start, stop -> start..stop }
+        val turns = user.turns
+        val spans = turns.replies(this.offset)
         val number = spans.indexOfFirst { offset in it }
         if (number < 0) {
             val places = spans.joinToString { "${it.first} to ${it.last}" }.ifEmpty { "(none yet)" }
@@ -156,11 +147,101 @@ class Session internal constructor(private val model: Model, settings: SessionSe
         reply = null
         if (offset > context.prefilled) context.prefill()
         context.trim(offset)
-        sound = null
-        soundBegun = false
-        turnOpen = false
-        while (replyStarts.size > number + 1) replyStarts.removeAt(replyStarts.lastIndex)
-        while (replyStops.size > number) replyStops.removeAt(replyStops.lastIndex)
+        user.live = null
+        user.turns = turns.copy(
+            replyStarts = turns.replyStarts.take(number + 1),
+            replyStops = turns.replyStops.take(number),
+            open = false,
+        )
+    }
+
+    /**
+     * The present place, in the middle of a live sound as well; [restore] goes back to it.
+     *
+     * It copies what waits and what the live sound holds (2 s at most), not the caches.
+     */
+    fun snapshot() = Snapshot(context.snapshot(), user.turns, user.live?.copy())
+
+    /**
+     * Goes back to a place of this conversation: what was pushed and replied since then is forgotten. The conversation
+     * then continues, token for token, as one in which it never happened.
+     *
+     * @param snapshot taken since the conversation began, was reset, lost turns or was last cut in front of it.
+     * @throws UsageException the conversation was cut in front of it, or turns left since.
+     */
+    fun restore(snapshot: Snapshot) {
+        if (context.prefilled < snapshot.context.prefilled || user.turns.evicted != snapshot.turns.evicted) {
+            throw UsageException("This place was cut from the conversation. Restore one that the conversation still has.")
+        }
+        reply = null
+        context.restore(snapshot.context)
+        user.turns = snapshot.turns
+        user.live = snapshot.live?.copy()
+    }
+
+    /** From now on keeps the embeds of sound and pictures, so that turns which hold some can stay in [evict]. */
+    fun keepMedia() {
+        context.history.keepsMedia = true
+    }
+
+    /**
+     * The oldest turns leave, whole; the system prompt and a user's turn that is open stay.
+     *
+     * The conversation continues as one that never had them. The turns that stay are prefilled again with the next push
+     * of media, or with the next reply.
+     *
+     * @param keep positions that may be in use afterwards.
+     * @param last positions that may be in use where the last turn alone stays.
+     * @return what left; null: there is no turn that may leave.
+     */
+    fun evict(keep: Int, last: Int = keep): Eviction? {
+        reply = null
+        context.prefill()
+        val turns = user.turns
+        val end = context.prefilled
+        val starts = turnStarts()
+        if (starts.isEmpty()) return null
+        val keptFrom = context.history.keptFrom
+        var first = firstTurnKept(starts, end, keep, last)
+        while (first < starts.size && starts[first] < keptFrom) first++
+        if (turns.open) {
+            first = minOf(first, starts.lastIndex)
+            if (first == 0 || starts[first] < keptFrom) return null
+        }
+        val (from, to) = starts.first() to (starts.getOrNull(first) ?: end)
+        context.cutOut(from, to)
+        val moved = to - from
+        user.turns = turns.copy(
+            replyStarts = turns.replyStarts.drop(first).map { it - moved },
+            replyStops = turns.replyStops.drop(first).map { it - moved },
+            evicted = turns.evicted + first,
+        )
+        return Eviction(first, moved)
+    }
+
+    /**
+     * Puts the conversation away in a file, whole or not at all; [dev.omniedge.OmniEdge.resume] and the Python runtime
+     * take it up again.
+     *
+     * A user's turn may be open; of a reply in progress the file holds the tokens so far.
+     *
+     * @throws UsageException a live sound is open, or the file cannot be written.
+     * @throws dev.omniedge.ResourceException the disk is full.
+     */
+    fun save(path: File) {
+        if (user.live != null) {
+            throw UsageException("A live sound is open. Complete it (end = true) before the conversation is saved.")
+        }
+        if (context.pending.holdsMedia) context.prefill()
+        val pending = context.pending
+        val conversation = SavedConversation(
+            bundle = model.bundleSha256(),
+            settings = settings.reusable(voice),
+            turns = user.turns,
+            text = pending.text,
+            positions = pending.positions,
+        )
+        writeConversation(path, conversation, context.arrays())
     }
 
     /** Ends the conversation and gives its memory back. */
@@ -169,155 +250,44 @@ class Session internal constructor(private val model: Model, settings: SessionSe
         context.close()
     }
 
-    /** Opens the user's turn where it is not open, and adds to it. */
-    private inline fun userTurn(add: () -> Unit) {
-        var stop: Int? = null
-        context.unchangedOnError {
-            val pending = context.pending
-            if (!turnOpen) {
-                if (replyStarts.isNotEmpty()) {
-                    stop = context.offset
-                    pending.endTurn()
-                } else if (context.offset == 0 && settings.system.isNotEmpty()) {
-                    pending.system(settings.system)
-                }
-                pending.user()
-            }
-            add()
-        }
-        stop?.let(replyStops::add)
-        turnOpen = true
+    /** Where each turn begins; nothing waits. */
+    private fun turnStarts(): List<Int> {
+        val marks = context.tokens.withIndex().filter { it.value == model.tokenizer.turnStart }.map { it.index }
+            .drop(if (settings.system.isEmpty()) 0 else 1)
+        if (marks.isEmpty()) return emptyList()
+        return (listOf(0) + user.turns.replyStops).map { stop -> marks.first { it >= stop } }
     }
 
-    /** Checks that [count] more positions fit beside what waits and the marks around a turn. */
-    private fun reserve(count: Int) {
-        val opening =
-            if (replyStarts.isEmpty() && !turnOpen) model.tokenizer.encode(settings.system).size else 0
-        context.reserve(opening + count + MARKS_PER_TURN)
-    }
-
-    private fun encode(blocks: List<AudioBlock>): Matrix = model.audioEncoder().encode(blocks.map { it.frames })
-
-    private fun pushClip(clip: AudioClip) {
-        val frontEnd = model.audioFrontEnd
-        reserve(frontEnd.tokens(clip.samples.size, clip.rate))
-        val embeds = encode(frontEnd.clip(clip.samples, clip.rate))
-        userTurn {
-            context.pending.beginSound()
-            context.pending.sound(embeds)
-            context.pending.endSound()
-            context.prefill()
-        }
-    }
-
-    private fun pushPiece(piece: PcmBlock) {
-        val state = sound ?: model.audioFrontEnd.state(piece.rate)
-        if (state.rate != piece.rate) {
-            throw UsageException(
-                "This sound came at ${state.rate} Hz, and now at ${piece.rate}. End it (end = true) before changing.",
-            )
-        }
-        val blocks = try {
-            model.audioFrontEnd.step(piece.samples, state, piece.end)
-        } catch (error: MediaException) {
-            if (state.ended) sound = null
-            throw error
-        }
-        sound = state.takeUnless { piece.end }
-        for (block in blocks) {
-            reserve(block.tokens)
-            val embeds = encode(listOf(block))
-            userTurn {
-                if (!soundBegun) context.pending.beginSound()
-                context.pending.sound(embeds)
-                context.prefill()
-            }
-            soundBegun = true
-        }
-        if (piece.end && soundBegun) {
-            context.pending.endSound()
-            soundBegun = false
-        }
-    }
-
-    private fun endSound() {
-        sound?.let { pushPiece(PcmBlock(FloatArray(0), it.rate, end = true)) }
-    }
-
-    private fun pushPicture(picture: VisionPatches) {
-        val grid = picture.grid.merged(model.manifest.vision.mergeSize)
-        reserve(grid.size)
-        val embeds = model.visionEncoder().encode(picture)
-        userTurn {
-            context.pending.picture(embeds, grid)
-            context.prefill()
-        }
-    }
-
-    private fun pushVideo(clip: VideoClip) {
-        val video = images.video(clip.frames, clip.fps)
-        val grid = video.grid.merged(model.manifest.vision.mergeSize)
-        val blocks = soundBlocks(clip.sound)
-        reserve(grid.size + blocks.sumOf { it.tokens })
-        val embeds = model.visionEncoder().encode(video)
-        val soundEmbeds = if (blocks.isEmpty()) null else encode(blocks)
-        userTurn {
-            context.pending.video(embeds, grid, video.secondsPerGrid, soundEmbeds)
-            context.prefill()
-        }
-    }
-
-    /** A video's sound; a track of a few milliseconds, as cutting tools leave behind, is none. */
-    private fun soundBlocks(sound: AudioClip?): List<AudioBlock> {
-        val frontEnd = model.audioFrontEnd
-        if (sound == null || frontEnd.tokens(sound.samples.size, sound.rate) == 0) return emptyList()
-        return frontEnd.clip(sound.samples, sound.rate)
-    }
-
-    private fun begin(maxNewTokens: Int?, maxCodecTokens: Int?): Reply {
+    private fun begin(maxNewTokens: Int?, maxCodecTokens: Int?, chosen: ReplySettings): Reply {
         val began = System.nanoTime()
         cancelled = false
         reply = null
-        endSound()
+        user.endSound()
         if (!turnOpen) throw UsageException("There is nothing to answer: push text, sound or a picture first.")
         context.unchangedOnError {
             context.pending.endTurn()
             context.pending.assistant()
             context.prefill()
         }
-        turnOpen = false
-        replyStarts += context.prefilled
-        val turn = replyStarts.size.toLong()
-        val sampler =
-            Sampler(settings.sampling, settings.seed, THINKER_STREAM, turn, vocabSize = model.manifest.thinker.vocabSize)
-        sampler.observe(context.tokens)
-        return Reply(
-            context = context,
-            sampler = sampler,
-            limit = maxNewTokens ?: settings.sampling.maxNewTokens,
-            eos = model.manifest.text.eosTokens,
-            stream = model.tokenizer.stream(),
-            speech = speech(turn, maxCodecTokens),
-            began = began,
-        ).also { reply = it }
+        val turns = user.turns.run { copy(replyStarts = replyStarts + context.prefilled, open = false) }
+        user.turns = turns
+        val start = ReplyStart(model, settings, chosen, context, voice, turns.replyNumber)
+        return start.reply(began, maxNewTokens, maxCodecTokens).also { reply = it }
     }
 
-    private fun speech(turn: Long, maxCodecTokens: Int?): Speech? {
-        val talker = model.talker ?: return null
-        val talkerState = context.talker ?: return null
-        val sampling = settings.talkerSampling ?: return null
-        val voice = voice ?: return null
-        val vocoder = model.vocoder()
-        return Speech(
-            talker = talker,
-            talkerState = talkerState,
-            vocoder = vocoder,
-            vocoderState = vocoder.state(voice, longArrayOf(settings.seed, turn), settings.solver, settings.chunks),
-            voice = model.voiceEmbed(voice),
-            positions = context.positions,
-            sampling = sampling,
-            limit = maxCodecTokens ?: sampling.maxNewTokens,
-            seed = longArrayOf(settings.seed, TALKER_STREAM, turn),
-        )
+    internal companion object {
+        /** See [dev.omniedge.OmniEdge.resume]. */
+        fun resume(model: Model, path: File): Session {
+            val file = SavedFile(path, model.bundleSha256())
+            val session = Session(model, file.conversation.settings)
+            try {
+                session.context.load(file)
+                session.user.turns = file.conversation.turns
+                return session
+            } catch (error: Throwable) {
+                session.close()
+                throw error
+            }
+        }
     }
 }

@@ -88,7 +88,23 @@ internal class CompleteSettings(
     val solver: SolverSettings,
     val chunks: ChunkSchedule,
     val maxPixels: Int?,
-)
+) {
+    /** Settings that start a conversation equal to this one, with another speaker. */
+    fun reusable(voice: String?) = SessionSettings(
+        voice = voice,
+        system = system,
+        context = context,
+        seed = seed,
+        speech = talkerSampling != null,
+        sampling = sampling.rules(),
+        talkerSampling = talkerSampling?.rules() ?: Sampling(),
+        solver = solver,
+        chunks = chunks,
+        maxPixels = maxPixels,
+    )
+}
+
+private fun SamplingSection.rules() = Sampling(temperature, topK, topP, repetitionPenalty)
 
 /**
  * [name], where the bundle has a speaker of that name.

@@ -8,10 +8,10 @@ import dev.omniedge.bundle.DecoderSection
  * Keys and values of every layer, and the rotary row of every slot; allocated once.
  *
  * @property capacity number of positions that fit.
- * @param section the decoder's sizes.
+ * @property section the decoder's sizes.
  * @param memory where the memory comes from.
  */
-class KvCache(section: DecoderSection, val capacity: Int, memory: MemorySource) : AutoCloseable {
+class KvCache(val section: DecoderSection, val capacity: Int, memory: MemorySource) : AutoCloseable {
     private val owned = ArrayList<BoundTensor>()
 
     /** Per layer float32 or int8 `[1, kv_heads, capacity, head_dim]`. */

@@ -5,6 +5,19 @@ import dev.omniedge.numeric.Pcg64
 import dev.omniedge.numeric.SeedSequence
 import kotlin.math.exp
 
+/** What chooses the next token. */
+internal fun interface TokenSource {
+    /** The next token for [logits], float32 `[vocabulary]`. */
+    fun draw(logits: FloatArray): Int
+}
+
+/** Tokens that are given in their order, the closing one included; the logits do not matter. */
+internal class GivenTokens(tokens: List<Int>) : TokenSource {
+    private val tokens = tokens.iterator()
+
+    override fun draw(logits: FloatArray): Int = tokens.next()
+}
+
 /**
  * Draws tokens: repetition penalty, temperature, top-k, top-p, in the reference's order. Equal seeds draw the tokens
  * that Python's runtime draws.
@@ -17,12 +30,12 @@ import kotlin.math.exp
  * @param vocabSize number of logits.
  * @param suppress tokens that are never drawn.
  */
-class Sampler(
+internal class Sampler(
     private val settings: SamplingSection,
     vararg seed: Long,
     vocabSize: Int,
     private val suppress: IntArray = IntArray(0),
-) {
+) : TokenSource {
     private val random = Pcg64(SeedSequence(*seed))
     private val seen = BooleanArray(vocabSize)
 
@@ -32,7 +45,7 @@ class Sampler(
     }
 
     /** The next token for [logits], float32 `[vocabulary]`; it counts as having occurred. */
-    fun draw(logits: FloatArray): Int {
+    override fun draw(logits: FloatArray): Int {
         val scores = logits.clone()
         val penalty = settings.repetitionPenalty.toFloat()
         if (penalty != 1f) {

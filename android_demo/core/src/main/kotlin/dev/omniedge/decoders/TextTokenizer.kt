@@ -165,10 +165,6 @@ class TextTokenizer private constructor(root: Map<*, *>, turnStart: String, turn
 /** Decodes tokens one at a time. A character that is split over several tokens comes with the last one. */
 class TextStream internal constructor(private val tokenizer: TextTokenizer) {
     private var pending = ByteArray(0)
-    private val decoded = StringBuilder()
-
-    /** Everything returned so far. */
-    val text: String get() = decoded.toString()
 
     /** The new text that [token] completes; often empty. */
     fun push(token: Int): String {
@@ -177,10 +173,7 @@ class TextStream internal constructor(private val tokenizer: TextTokenizer) {
     }
 
     /** The rest of the text; an unfinished character becomes U+FFFD. */
-    fun close(): String = String(pending).also {
-        decoded.append(it)
-        pending = ByteArray(0)
-    }
+    fun close(): String = String(pending).also { pending = ByteArray(0) }
 
     private companion object {
         const val UNFINISHED = '\ufffd'

@@ -24,7 +24,10 @@ class ThinkerBlock(
     val positions: PositionIds,
     val nextIds: IntArray,
     val media: Boolean = false,
-)
+) {
+    /** Number of positions. */
+    val size: Int get() = tokens.size
+}
 
 /**
  * Thinker positions as the Talker takes them.
