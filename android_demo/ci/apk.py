@@ -52,7 +52,7 @@ STUBS = {
 TOOLS = "mobsf/StaticAnalyzer/tools/"
 ANDROID_NAME, TOOLS_NAME = "{http://schemas.android.com/apk/res/android}", "{http://schemas.android.com/tools}"
 PERMISSIONS = {"RECORD_AUDIO", "FOREGROUND_SERVICE", "FOREGROUND_SERVICE_MICROPHONE", "POST_NOTIFICATIONS"}
-OPERATORS = ("libomni_edge_kernels.so", "libomni_edge_kernels_dotprod.so")
+OPERATORS = tuple(f"libomni_edge_kernels{name}.so" for name in ("", "_dotprod", "_i8mm"))
 LIBRARIES = {*OPERATORS, "libomni_edge_memory.so", "libonnxruntime.so", "libonnxruntime4j_jni.so"}
 
 

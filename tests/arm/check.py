@@ -130,8 +130,8 @@ def use_operators(apk: Path, site: Path, root: Path) -> None:
     """Puts an app's operators in the place of the wheel's, over a libc that has Android's names."""
     prebuilt = site / "omni_edge" / "backend" / "kernels" / "prebuilt"
     with zipfile.ZipFile(apk) as archive:
-        for ours, theirs in (("armv8", "omni_edge_kernels"), ("dotprod", "omni_edge_kernels_dotprod")):
-            (prebuilt / f"{ours}.so").write_bytes(archive.read(f"lib/arm64-v8a/lib{theirs}.so"))
+        for ours, theirs in (("armv8", ""), ("dotprod", "_dotprod"), ("i8mm", "_i8mm")):
+            (prebuilt / f"{ours}.so").write_bytes(archive.read(f"lib/arm64-v8a/libomni_edge_kernels{theirs}.so"))
     shared = ["aarch64-linux-gnu-gcc", "-O1", "-fPIC", "-fno-builtin", "-shared"]
     for name in ("libc.so", "libm.so"):
         script = f"-Wl,-soname,{name},--version-script={BIONIC / 'bionic.map'}"

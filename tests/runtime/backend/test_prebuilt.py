@@ -25,6 +25,7 @@ SKYLAKE_X = f"{HASWELL} avx512f avx512bw avx512cd avx512dq avx512vl"
         (f"{SKYLAKE_X} avx512_vnni", "x86_64", ["avx512-vnni", "avx2"]),
         ("fp asimd", "aarch64", ["armv8"]),
         ("fp asimd asimddp", "aarch64", ["dotprod", "armv8"]),
+        ("fp asimd asimddp i8mm", "aarch64", ["i8mm", "dotprod", "armv8"]),
         (HASWELL, "riscv64", []),
     ],
 )

@@ -7,7 +7,8 @@
  *             [blocks][2], in the first-level cache
  *         for each tile of at most MAX_ROWS rows of x, whose sums of products stay in registers
  *             for each block
- *                 for each word of it: broadcast four codes of each row of x, dot4 with both vectors
+ *                 for each word of it: broadcast four codes of each row of x, dot4 with both vectors; with DOT8_PAIRS,
+ *                     for each pair of words: eight codes of each pair of rows of x, dot8_pairs with both vectors
  *                 sums += scale of B * (scale of x * products - zero point * scaled sum of x's codes)
  */
 #include "linear_tiles.h"
@@ -19,7 +20,8 @@ enum { CHUNK = 512, MAX_ROWS = 8 };
 /* Words between dot4_begin and dot4_end: with 4 bits, two products each. */
 enum { WORDS = DOT4_TERMS / 2 };
 
-/* A chunk of a panel: pairs of vectors, with 4 bits those of low and of high nibbles in alternation. */
+/* A chunk of a panel: pairs of vectors, with 4 bits those of low and of high nibbles in alternation. With DOT8_PAIRS, the
+ * vectors of two consecutive words hold eight weights of the first two rows of a side, and of its last two. */
 typedef struct Unpacked {
     i32 weights[CHUNK / 4][2];
     f32 scales[CHUNK / MIN_BLOCK][2];
@@ -47,6 +49,13 @@ INLINE void unpack_weights(const Linear *run, const Side *side, int64_t ahead, i
             v[lane] = load_partial(row, (size_t)(run->shape.row_bytes - at));
         }
         transpose_square(v);
+#ifdef DOT8_PAIRS
+        for (int word = 0; word < LANES; word += 2) {
+            const i32 first = INTERLEAVE_LOW(v[word], v[word + 1]);
+            v[word + 1] = INTERLEAVE_HIGH(v[word], v[word + 1]);
+            v[word] = first;
+        }
+#endif
         for (int word = 0; word < LANES; word++, out += 2 * phases_of(bits)) {
             if (bits == 4) {
                 out[0] = low_nibbles(v[word]);
@@ -98,6 +107,59 @@ INLINE void unpack(const Linear *run, int64_t n, int64_t first, int64_t blocks, 
     }
 }
 
+/* Adds the products of a block's words to `products`.
+ *
+ *     x    the codes of its first row of activations, from `place` on, a word of the row
+ *     w    the block's weights
+ */
+INLINE void multiply_block(const Linear *run, const int8_t *x, int64_t place, const i32 (*w)[2], i32 (*products)[2],
+                           const int rows, const int bits, const int block_words) {
+    const int64_t code_bytes = run->tiling.code_bytes;
+    const int phases = phases_of(bits);
+#ifdef DOT8_PAIRS
+    /* Of two rows r and r + 1 of x, terms[r] are the products with the first two rows of each side, terms[r + 1] those with
+     * its last two. */
+    i32 terms[MAX_ROWS][2] = {{{0}}};
+#endif
+    for (int word = 0; word < block_words; word += WORDS, place += WORDS) {
+        const int8_t *codes = x + place / LANES * UNIT * phases + place % LANES * 4;
+#ifdef DOT8_PAIRS
+#pragma GCC unroll 4
+        for (int i = 0; i < WORDS; i += 2, codes += 8, w += 2 * phases)
+            for (int phase = 0; phase < phases; phase++)
+                for (int r = 0; r < rows; r += 2) {
+                    const int8_t *row = codes + r * code_bytes + phase * UNIT;
+                    const i32 both = load_pair64(row, r + 1 < rows ? row + code_bytes : row);
+                    for (int side = 0; side < 2; side++)
+                        for (int half = 0; half < 2; half++)
+                            terms[r + half][side] =
+                                in_order(dot8_pairs(terms[r + half][side], w[half * phases + phase][side], both));
+                }
+#else
+        i32 terms[MAX_ROWS][2];
+        for (int r = 0; r < rows; r++)
+            for (int side = 0; side < 2; side++) terms[r][side] = dot4_begin(products[r][side], bits);
+#pragma GCC unroll 4
+        for (int i = 0; i < WORDS; i++, codes += 4)
+            for (int phase = 0; phase < phases; phase++, w++)
+                for (int r = 0; r < rows; r++) {
+                    const i32 row = broadcast32(codes + r * code_bytes + phase * UNIT);
+                    for (int side = 0; side < 2; side++)
+                        terms[r][side] = in_order(dot4_add(terms[r][side], w[0][side], row, bits));
+                }
+        for (int r = 0; r < rows; r++)
+            for (int side = 0; side < 2; side++) products[r][side] = dot4_end(products[r][side], terms[r][side], bits);
+#endif
+    }
+#ifdef DOT8_PAIRS
+    for (int r = 0; r < rows; r++)
+        for (int side = 0; side < 2; side++) {
+            const i32 first = terms[r & ~1][side], last = terms[r | 1][side];
+            products[r][side] += r & 1 ? SHUFFLE(first, last, 2, 3, 6, 7) : SHUFFLE(first, last, 0, 1, 4, 5);
+        }
+#endif
+}
+
 /* Adds a chunk's products to the sums of `rows` rows of activations from m on. `short_blocks`: of WORDS words. */
 INLINE void add_tile(const Linear *run, int64_t m, int64_t first, int64_t blocks, const Unpacked *in, f32 (*sums)[2],
                      const int rows, const int bits, const int short_blocks) {
@@ -110,24 +172,9 @@ INLINE void add_tile(const Linear *run, int64_t m, int64_t first, int64_t blocks
         i32 products[MAX_ROWS][2];
         for (int r = 0; r < rows; r++)
             products[r][0] = products[r][1] = bits == 4 ? (i32){0} : broadcast32(scratch->zeros + at + r * stride);
-        for (int word = 0; word < block_words; word += WORDS) {
-            const int64_t place = (first + block) * block_words + word;
-            const int8_t *x = scratch->codes + m * code_bytes + place / LANES * UNIT * phases + place % LANES * 4;
-            i32 terms[MAX_ROWS][2];
-            for (int r = 0; r < rows; r++)
-                for (int side = 0; side < 2; side++) terms[r][side] = dot4_begin(products[r][side], bits);
-#pragma GCC unroll 4
-            for (int i = 0; i < WORDS; i++, x += 4)
-                for (int phase = 0; phase < phases; phase++, w++)
-                    for (int r = 0; r < rows; r++) {
-                        const i32 codes = broadcast32(x + r * code_bytes + phase * UNIT);
-                        for (int side = 0; side < 2; side++)
-                            terms[r][side] = in_order(dot4_add(terms[r][side], w[0][side], codes, bits));
-                    }
-            for (int r = 0; r < rows; r++)
-                for (int side = 0; side < 2; side++)
-                    products[r][side] = dot4_end(products[r][side], terms[r][side], bits);
-        }
+        multiply_block(run, scratch->codes + m * code_bytes, (first + block) * block_words, w, products, rows, bits,
+                       block_words);
+        w += block_words * phases;
         for (int r = 0; r < rows; r++) {
             const f32 scale = (f32)broadcast32(scratch->scales + at + r * stride);
             const f32 sum = bits == 4 ? (f32)broadcast32(scratch->sums + at + r * stride) : (f32){0};

@@ -15,8 +15,8 @@ from pathlib import Path
 FOLDER = Path(__file__).parent / "prebuilt"
 SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 
-# Linux on ARM64: an entry of the auxiliary vector, and its bit for products of bytes (asm/hwcap.h).
-_AT_HWCAP, _HWCAP_ASIMDDP = 16, 1 << 20
+# Linux on ARM64: entry of the auxiliary vector, bit (asm/hwcap.h), and Linux's name of the feature.
+_HWCAPS = ((16, 1 << 20, "asimddp"), (26, 1 << 13, "i8mm"))
 # Windows: arguments of IsProcessorFeaturePresent (winnt.h). It has none for VNNI.
 _WINDOWS_FEATURES = {40: "avx2", 43: "asimddp"}
 
@@ -45,6 +45,7 @@ CLASSES = (
     ProcessorClass("avx512-vnni", "x86_64", ("-march=x86-64-v4", "-mavx512vnni"), _AVX512 | {"avx512_vnni"}),
     ProcessorClass("avx-vnni", "x86_64", ("-march=x86-64-v3", "-mavxvnni"), _AVX2 | {"avx_vnni"}),
     ProcessorClass("avx2", "x86_64", ("-march=x86-64-v3",), _AVX2),
+    ProcessorClass("i8mm", "aarch64", ("-march=armv8.2-a+dotprod+i8mm",), frozenset({"asimddp", "i8mm"})),
     ProcessorClass("dotprod", "aarch64", ("-march=armv8.2-a+dotprod",), frozenset({"asimddp"})),
     ProcessorClass("armv8", "aarch64", ("-march=armv8-a",), frozenset()),
 )
@@ -82,7 +83,7 @@ def features() -> frozenset[str]:
     if machine() == "aarch64":
         value = ctypes.CDLL(None).getauxval
         value.restype, value.argtypes = ctypes.c_ulong, (ctypes.c_ulong,)
-        return frozenset({"asimddp"} if value(_AT_HWCAP) & _HWCAP_ASIMDDP else ())
+        return frozenset(name for entry, bit, name in _HWCAPS if value(entry) & bit)
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
     except OSError:

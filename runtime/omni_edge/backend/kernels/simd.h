@@ -7,6 +7,8 @@
  *     dot4_begin, dot4_add, dot4_end    the same for up to DOT4_TERMS products, where sums of 16 bits make it cheaper
  *     dot4_weights         stored 8-bit codes -> weights as dot4 takes them; 4-bit codes are weights
  *     dot4_zero_point      the 8-bit weight, as dot4 takes it, that stands for code 128
+ *     DOT8_PAIRS           defined where products of two by two rows of eight bytes exist (NEON with i8mm)
+ *     dot8_pairs(sum, w, x)    adds them: each row of w and each row of x fills two lanes
  *     dot4_fold            adds up four lanes at a time of FOLDED vectors of products: one vector of sums
  */
 #ifndef OMNI_EDGE_SIMD_H
@@ -33,6 +35,9 @@
 #define LANES 4
 #if defined(__ARM_NEON) && defined(__ARM_FEATURE_DOTPROD) && defined(__aarch64__)
 #define DOT4
+#ifdef __ARM_FEATURE_MATMUL_INT8
+#define DOT8_PAIRS
+#endif
 #endif
 #endif
 
@@ -128,6 +133,14 @@ INLINE i32 broadcast64(const void *from) {
     int64_t value;
     memcpy(&value, from, sizeof(value));
     return (i32)((pairs){0} + value);
+}
+
+/* The 64 bits at each of two addresses, one behind the other. */
+INLINE i32 load_pair64(const void *low, const void *high) {
+    i32 v = {0};
+    memcpy(&v, low, 8);
+    memcpy((char *)&v + 8, high, 8);
+    return v;
 }
 
 /* Prefetches `ahead` bytes after `from` into the second-level cache, which has more requests under way than the first.
@@ -268,6 +281,13 @@ INLINE i32 dot4_weights(i32 codes) { return codes ^ (int32_t)0x80808080; }
 INLINE i32 dot4(i32 sum, i32 w, i32 x, int bits) {
     return (void)bits, (i32)vdotq_s32((int32x4_t)sum, (int8x16_t)w, (int8x16_t)x);
 }
+
+#ifdef DOT8_PAIRS
+/* Lanes 0 and 1 are the products of x's first row with both rows of w, lanes 2 and 3 those of its second row. */
+INLINE i32 dot8_pairs(i32 sum, i32 w, i32 x) {
+    return (i32)vmmlaq_s32((int32x4_t)sum, (int8x16_t)x, (int8x16_t)w);
+}
+#endif
 
 #elif defined(DOT4_UNSIGNED)
 

@@ -124,7 +124,7 @@ private fun Enum<*>.lower() = name.lowercase(Locale.ROOT)
 private fun number(value: Any?): Double = (value as Number).toDouble()
 
 private fun int(value: Any?): Int =
-    (value as Long).also { require(it in Int.MIN_VALUE..Int.MAX_VALUE) { "$it is out of range" } }.toInt()
+    (value as Long).also { require(it.toInt().toLong() == it) { "$it is out of range" } }.toInt()
 
 /** A list of the header as integers; fails with RuntimeException where it is none. */
 internal fun ints(value: Any?): List<Int> = (value as List<*>).map(::int)
