@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from omni_edge.engine import OmniEdge
 from omni_edge.serve.app import make_app
@@ -104,6 +105,9 @@ def _quiet_logger() -> logging.Logger:
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
-    if not logging.getLogger("omni_edge.serve").isEnabledFor(logging.DEBUG):
-        record.exc_info = record.exc_text = None
-    return True
+    if logging.getLogger("omni_edge.serve").isEnabledFor(logging.DEBUG):
+        return True
+    # A client that speaks no HTTP is answered with 400, and is no error of the server.
+    theirs = record.exc_info is not None and isinstance(record.exc_info[1], HttpProcessingError)
+    record.exc_info = record.exc_text = None
+    return not theirs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, fields
 from ipaddress import ip_address
 from pathlib import Path
@@ -123,6 +124,7 @@ def read_api_key(file: Path) -> str:
         mode, text = file.stat().st_mode, file.read_text("ascii")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"The API key cannot be read from {file} ({error}). Write one line of ASCII there.") from None
-    if mode & 0o077:
+    # Windows has no such bits.
+    if os.name == "posix" and mode & 0o077:
         raise UsageError(f"Other users may read {file}, which holds the API key. Change that: chmod 600 {file}")
     return text.strip()
