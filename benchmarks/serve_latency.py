@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,12 +64,13 @@ def served_seconds(server: ServerProcess, turns: Sequence[Turn]) -> list[float]:
         return [ask(session, turn.content) for turn in turns]
 
 
-def open_session(server: ServerProcess) -> ClientConnection:
+@contextmanager
+def open_session(server: ServerProcess) -> Iterator[ClientConnection]:
     """A new conversation."""
     address = f"ws://127.0.0.1:{server.port}/v1/realtime"
-    session = connect(address, additional_headers={"Authorization": f"Bearer {KEY}"}, max_size=None)
-    until(session, "session.created")
-    return session
+    with connect(address, additional_headers={"Authorization": f"Bearer {KEY}"}, max_size=None) as session:
+        until(session, "session.created")
+        yield session
 
 
 def ask(session: ClientConnection, content: dict[str, str]) -> float:

@@ -107,7 +107,7 @@ class SessionConfig:
         """
         if session.text("type", "realtime") != "realtime":
             raise session.wrong("type", "must be realtime", "unsupported_session")
-        session.refuse("prompt", "include", "tracing")
+        session.refuse("prompt", "include")
         changed = self._output(session)
         audio = session.object("audio")
         if audio is not None:
