@@ -109,6 +109,16 @@ def test_the_bandwidth_of_a_small_array_is_measured(tmp_path: Path) -> None:
     assert all(len(reading["gigabytes_per_second"]) == 2 for reading in readings)
 
 
+def test_decoding_beside_busy_programs_is_compared(tmp_path: Path) -> None:
+    out = tmp_path / "busy.jsonl"
+    sizes = ("--rounds", 1, "--runs", 1, "--busy", 0, 1, "--out", out)
+    printed = run("benchmarks/busy.py", shipped_bundle(), *sizes)
+    found = lines(out)
+    assert [json.loads(line) for line in printed.splitlines()] == found
+    assert [row["busy"] for row in found] == [0, 1]
+    assert all(row["rates"]["talker codec tokens at 128"] > 1 for row in found)
+
+
 def test_decoding_is_set_against_the_bandwidth(exported_mute_bundle: Path, tmp_path: Path) -> None:
     raw = tmp_path / "raw.json"
     sizes = ("--megabytes", 8, "--runs", 1, "--threads", 1, "--contexts", 80)

@@ -46,7 +46,8 @@ PACKAGE, MIN_SDK, TARGET_SDK = "dev.omniedge.demo", "24", "35"
 PAGE = 16384
 # Functions of bionic that the libraries may call.
 STUBS = {
-    "libc": "calloc free malloc memcpy memset mmap munmap sched_yield __cxa_finalize __cxa_atexit __stack_chk_fail",
+    "libc": "calloc clock_gettime free malloc memcpy memset mmap munmap sched_yield "
+    "__cxa_finalize __cxa_atexit __stack_chk_fail",
     "libm": "expf exp2f",
 }
 TOOLS = "mobsf/StaticAnalyzer/tools/"

@@ -3,8 +3,8 @@
 #include <dlfcn.h>
 
 #define EACH(with) \
-  with(__cxa_atexit) with(__cxa_finalize) with(__register_atfork) with(__stack_chk_fail) with(calloc) with(dlclose) \
-  with(exp2f) with(expf) with(free) with(malloc) with(memcpy) with(memset) with(realloc) with(sched_yield) with(strlen)
+  with(__cxa_atexit) with(__cxa_finalize) with(__register_atfork) with(__stack_chk_fail) with(calloc) \
+  with(clock_gettime) with(dlclose) with(exp2f) with(expf) with(free) with(malloc) with(memcpy) with(memset) with(realloc) with(sched_yield) with(strlen)
 
 /* A jump keeps all registers, so one line serves every signature. */
 #ifdef __aarch64__

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ from numpy.typing import NDArray
 
 from omni_edge.backend import kernels
 from omni_edge.backend.graph import Graph
+from omni_edge.backend.machine import usable_cores
 from omni_export.checkpoint.lazy_tensor import LazyTensor
 from omni_export.graph.builder import GraphBuilder
 from omni_quant import dequantize_blockwise
@@ -96,6 +100,23 @@ def test_groups_that_are_too_small_are_left_to_onnxruntime(name: str, tmp_path: 
     stored = dequantize_blockwise(quantize(weight, weights))
     (y,) = Graph(path).run({"x": x[None]}, ["y"])
     np.testing.assert_allclose(y[0], rounded(x, 16) @ stored.T + bias, atol=1e-3)
+
+
+@pytest.mark.usefixtures("compiled")
+def test_results_stay_the_same_beside_busy_programs(tmp_path: Path) -> None:
+    """Threads are displaced at any moment, and the number of those that take part changes."""
+    graph = compiled_layer(random(896, 896), None, in_groups("int4", 32), tmp_path, threads=3)
+    x = random(1, 1, 896)
+    (wanted,) = graph.run({"x": x}, ["y"])
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * usable_cores())]
+    try:
+        ends = time.monotonic() + 0.7
+        while time.monotonic() < ends:
+            np.testing.assert_array_equal(graph.run({"x": x}, ["y"])[0], wanted)
+    finally:
+        for program in busy:
+            program.kill()
+            program.wait()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
