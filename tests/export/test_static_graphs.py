@@ -5,6 +5,7 @@ Qualcomm's simulator comes with onnxruntime-qnn, which CI does not install; docs
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from omni_edge import OmniEdge, Sampling, TurnDone
 from omni_edge.backend import qnn
 from omni_edge.backend.graph import Graph
 from omni_edge.backend.onnx_runtime import ort
+from omni_edge.backend.prepacked import PreparedGraphs
 from omni_edge.bundle.reader import Bundle
 from omni_edge.decoders.decoder import Decoder
 from omni_edge.decoders.static_graphs import StaticGraphs
@@ -126,17 +128,16 @@ def test_a_target_adds_graphs_and_no_weights(npu_bundle: Path, exported_bundle: 
     assert '"static"' not in (exported_bundle / "bundle.json").read_text()
 
 
-def reply(bundle: Path, device: str, spans: dict[str, int] | None = None) -> TurnDone:
-    spans = {} if spans is None else spans
-    engine = OmniEdge.load(
-        bundle, threads=1, device=device, trace=lambda role, *_: spans.__setitem__(role, spans.get(role, 0) + 1)
-    )
+def reply(bundle: Path, device: str) -> tuple[OmniEdge, TurnDone, Counter[str]]:
+    """The loaded model, its greedy reply, and how often each role ran."""
+    ran: Counter[str] = Counter()
+    engine = OmniEdge.load(bundle, threads=1, device=device, trace=lambda role, *_: ran.update([role]))
     session = engine.session(seed=1, context=300, sampling=Sampling(temperature=0), talker_sampling=Sampling(0))
     session.push("Say something.")
-    done = list(session.reply(max_new_tokens=6, max_codec_tokens=20))[-1]
+    done = list(session.reply(max_new_tokens=5, max_codec_tokens=12))[-1]
     assert isinstance(done, TurnDone)
-    assert len(done.token_ids) == 6
-    return done
+    assert (len(done.token_ids), len(done.codec_tokens)) == (5, 12)
+    return engine, done, ran
 
 
 @pytest.fixture
@@ -144,21 +145,24 @@ def processor_as_npu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Static graphs run on the processor, as if it were the NPU."""
     monkeypatch.setattr(qnn, "installed", lambda: True)
     monkeypatch.setattr(qnn, "_devices", lambda: ["npu"])
+    monkeypatch.setattr(qnn, "version", lambda: "0")
     monkeypatch.setattr(
-        qnn, "open_session", lambda path, target: ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+        qnn,
+        "open_session",
+        lambda path, target, compiled=None: ort.InferenceSession(path, providers=["CPUExecutionProvider"]),
     )
 
 
 @pytest.mark.usefixtures("processor_as_npu")
 def test_a_conversation_by_static_graphs(npu_bundle: Path) -> None:
-    spans: dict[str, int] = {}
-    expected, done = reply(npu_bundle, "cpu"), reply(npu_bundle, "qnn", spans)
+    _, expected, _ = reply(npu_bundle, "cpu")
+    engine, done, ran = reply(npu_bundle, "qnn")
     assert (done.token_ids, done.codec_tokens) == (expected.token_ids, expected.codec_tokens)
-    assert spans["thinker (qnn)"] > 6
-    assert spans["talker (qnn)"] > len(done.codec_tokens)
+    # Two pieces of the prompt and four decoded tokens, each by two graphs: the layers and the head.
+    assert ran["thinker (qnn)"] == 2 * (2 + 4)
+    assert ran["talker (qnn)"] > 2 * len(done.codec_tokens)
     # The processor runs what enters the Talker, and nothing of the Thinker but its table.
-    assert {"thinker", "talker"} & spans.keys() == {"talker"}
-    engine = OmniEdge.load(npu_bundle, threads=1, device="qnn")
+    assert {"thinker", "talker"} & ran.keys() == {"talker"}
     assert engine.session().capacity == CONTEXT
     with pytest.raises(UsageError, match="holds from 1 to 320 positions"):
         engine.session(context=CONTEXT + 1)
@@ -187,10 +191,19 @@ def test_info_shows_the_graphs(npu_bundle: Path) -> None:
     assert f"npu      {TARGET}: thinker in 3 graphs, talker in 4 graphs, {CONTEXT} positions" in text
 
 
-def test_a_conversation_in_the_simulator(npu_bundle: Path) -> None:
+def test_a_conversation_in_the_simulator(npu_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime_qnn", reason="needs onnxruntime-qnn, Qualcomm's simulator")
-    spans: dict[str, int] = {}
-    expected, done = reply(npu_bundle, "cpu"), reply(npu_bundle, "qnn", spans)
-    assert done.token_ids == expected.token_ids
-    assert done.codec_tokens == expected.codec_tokens
-    assert spans["thinker (qnn)"] > 6
+    monkeypatch.setenv("OMNI_EDGE_CACHE", str(tmp_path))
+    result = run_edge("prepare", npu_bundle, "--device", "qnn")
+    assert result.exit_code == 0, result.output
+    assert "preparing talker.decode.0" in result.output
+    _, expected, _ = reply(npu_bundle, "cpu")
+    _, done, ran = reply(npu_bundle, "qnn")
+    assert (done.token_ids, done.codec_tokens) == (expected.token_ids, expected.codec_tokens)
+    assert ran["thinker (qnn)"] > 6
+    prepared = PreparedGraphs.for_bundle(Bundle(npu_bundle), target=TARGET)
+    assert prepared.missing() == []
+    assert prepared.folder.is_relative_to(tmp_path)
+    # The compiled graph stands for itself: a session that loads it compiles nothing.
+    node = onnx.load(prepared.folder / "thinker.decode.0.onnx").graph.node
+    assert [each.op_type for each in node] == ["EPContext"]

@@ -43,6 +43,7 @@ def bench(
     guidance: session.Guidance = None,
     chunks: session.Chunks = None,
     threads: options.Threads = None,
+    device: options.Device = "cpu",
     low_memory: options.LowMemory = False,
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE", help="Timeline of one reply, as an SVG picture.")
@@ -67,6 +68,7 @@ def bench(
         steps=steps,
         threads=threads,
         low_memory=low_memory,
+        device=device,
         contexts=_numbers("--at", contexts),
         prefills=_numbers("--prefill", prefills),
         reply_codec_tokens=codec_tokens,

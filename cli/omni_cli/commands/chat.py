@@ -110,6 +110,7 @@ def chat(
     max_new_tokens: options.MaxNewTokens = None,
     max_codec_tokens: options.MaxCodecTokens = None,
     threads: options.Threads = None,
+    device: options.Device = "cpu",
     low_memory: options.LowMemory = False,
     fit: FitOption = None,
     no_prepare: NoPrepare = False,
@@ -135,9 +136,9 @@ def chat(
         raise UsageError("Listening needs a terminal for its keys. From a pipe, turns are text.")
     seen = None if camera is None else camera_source(camera)
     folder = resolve_bundle(model)
-    prepare_at_first(folder, wanted=not no_prepare)
+    prepare_at_first(folder, wanted=not no_prepare, device=device)
     settings, low_memory = fitted(fit, folder, settings, low_memory)
-    engine = OmniEdge.load(folder, threads=threads, low_memory=low_memory)
+    engine = OmniEdge.load(folder, threads=threads, low_memory=low_memory, device=device)
     listening = None
     if interactive and not typed:
         listening = find_devices(device_in, device_out, push_to_talk=push_to_talk, required=asked_to_listen)

@@ -82,7 +82,7 @@ def run(
     for option, file in (("-o", output), ("--plot", plot)):
         if file and not to_stdout:
             check_output(file, option, [folder])
-    prepare_at_first(folder, wanted=not no_prepare)
+    prepare_at_first(folder, wanted=not no_prepare, device=device)
     settings, low_memory = fitted(fit, folder, settings, low_memory)
     engine = OmniEdge.load(folder, threads=threads, low_memory=low_memory, device=device)
     wanted = not no_speech and (output is not None or plot is not None or as_json)

@@ -47,24 +47,32 @@ def runtime_version() -> str:
     return str(ort.__version__)
 
 
-def prepare_graph(source: Path, target: Path) -> None:
-    """Writes the graph `source` to `target` (and `target`.data) optimised and packed for this machine.
+def prepare_graph(source: Path, out: Path, target: str | None = None) -> None:
+    """Writes the graph `source` to `out` (and a file beside it), packed for this machine or compiled for an NPU.
+
+    Args:
+        source: the graph.
+        out: the prepared one.
+        target: the NPU, one of `qnn.TARGETS`; None: this machine's processor.
 
     Raises:
-        ResourceError: not enough memory or disk space.
+        ResourceError: not enough memory or disk space, or the NPU does not take the graph.
     """
 
     def configure(options: ort.SessionOptions) -> None:
-        options.optimized_model_filepath = str(target)
+        options.optimized_model_filepath = str(out)
         for key, value in (
-            ("session.optimized_model_external_initializers_file_name", f"{target.name}.data"),
+            ("session.optimized_model_external_initializers_file_name", f"{out.name}.data"),
             ("session.optimized_model_external_initializers_min_size_in_bytes", str(_PREPARED_EXTERNAL_FROM_BYTES)),
             ("session.save_external_prepacked_constant_initializers", "1"),
         ):
             options.add_session_config_entry(key, value)
 
     try:
-        _open(source, configure)
+        if target is None:
+            _open(source, configure)
+        else:
+            qnn.open_session(source, target, out)
     except Exception as error:
         raise ResourceError(f"Preparing {source.name} failed: {str(error).splitlines()[0][:200]}.") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from omni_edge.backend import qnn
@@ -43,6 +44,7 @@ class GraphLoader:
         self.target = qnn.choose_target(device, bundle.manifest.static)
         self._trace = trace
         self._prepared = _prepared(bundle)
+        self._compiled = _prepared(bundle, self.target) if self.target else None
 
     def __call__(self, role: str, *, varying: bool = False) -> Graph:
         """The graph of `role`; `varying` as in `Graph`.
@@ -62,18 +64,25 @@ class GraphLoader:
         return Graph.from_bundle(self.bundle, role, self.threads, varying=varying, trace=self._trace)
 
     def static(self, role: str, file: str) -> Graph:
-        """The static graph in `file`, a part of what plays `role`, on the NPU."""
-        return Graph(self.bundle.file(file), role=f"{role} (qnn)", trace=self._trace, target=self.target)
+        """The static graph in `file`, a part of what plays `role`, on the NPU.
+
+        Raises:
+            BundleError: the NPU does not take it.
+            ResourceError: not enough memory.
+        """
+        compiled = self._compiled.graph(Path(file).stem) if self._compiled else None
+        path = compiled or self.bundle.file(file)
+        return Graph(path, role=f"{role} (qnn)", trace=self._trace, target=self.target)
 
     def beside_static(self, role: str, file: str) -> Graph:
         """The graph in `file`, a part of what plays `role`, on the processor."""
         return Graph(self.bundle.file(file), threads=self.threads, role=role, trace=self._trace)
 
 
-def _prepared(bundle: Bundle) -> PreparedGraphs | None:
+def _prepared(bundle: Bundle, target: str | None = None) -> PreparedGraphs | None:
     """What `omni-edge prepare` has left; None where this user has no cache folder."""
     try:
-        return PreparedGraphs.for_bundle(bundle)
+        return PreparedGraphs.for_bundle(bundle, target=target)
     except ResourceError:
         return None
 

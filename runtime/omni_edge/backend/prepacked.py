@@ -5,17 +5,19 @@ there are weights. A prepared graph is packed once; loading it maps the result, 
 processes and may drop and read again (measured on the 3B's Thinker: 1.7 GB of private memory become 0.04 GB, 4.7 s of
 loading 1.3 s). It holds for one processor type and one onnxruntime version; others pack again.
 Where our operators are compiled, linear layers read their weights in the bundle itself: such graphs stay as they are.
+
+Static graphs are compiled for their NPU in the same way, into a folder beside.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from omni_edge.backend import kernels
+from omni_edge.backend import kernels, qnn
 from omni_edge.backend.file_lock import locked
 from omni_edge.backend.graph import prepare_graph, runtime_version
 from omni_edge.backend.machine import cache_root, digest, processor
@@ -28,6 +30,9 @@ _PARTIAL_SUFFIX = ".partial"
 _LOCK_SUFFIX = ".lock"
 # Packed matrices stand beside what they were packed from: measured 2.1 times the graphs' size.
 _SIZE_FACTOR = 2.2
+# Compiled layers are there twice, for prefill and for decode, each 1.2 times their size.
+_NPU_SIZE_FACTOR = 2.4
+_NPU_PREFIX = "qnn."
 
 
 @dataclass(frozen=True)
@@ -37,17 +42,26 @@ class PreparedGraphs:
     Attributes:
         bundle: the bundle that they are made from.
         folder: their place, whether they exist or not.
+        target: the NPU that they are for; None: the processor.
     """
 
     bundle: Bundle
     folder: Path
+    target: str | None = None
 
     @classmethod
-    def for_bundle(cls, bundle: Bundle, root: Path | None = None) -> PreparedGraphs:
-        """The prepared graphs of `bundle` below `root` (None: the user's cache folder)."""
+    def for_bundle(cls, bundle: Bundle, root: Path | None = None, target: str | None = None) -> PreparedGraphs:
+        """The prepared graphs of `bundle` below `root` (None: the user's cache folder).
+
+        With `target` they are its static graphs, compiled for that NPU.
+        """
         manifest = digest((bundle.path / MANIFEST_NAME).read_bytes())
-        machine = digest(f"{runtime_version()} {processor()} {kernels.compiled()}".encode())
-        return cls(bundle, (root or cache_root()) / f"{manifest}-{machine}")
+        if target is None:
+            machine = digest(f"{runtime_version()} {processor()} {kernels.compiled()}".encode())
+        else:
+            manifest = _NPU_PREFIX + manifest
+            machine = digest(f"{runtime_version()} {qnn.version()} {target}".encode())
+        return cls(bundle, (root or cache_root()) / f"{manifest}-{machine}", target)
 
     def graph(self, role: str) -> Path | None:
         """The prepared graph of `role`; None where there is none, or a damaged one."""
@@ -57,9 +71,27 @@ class PreparedGraphs:
 
     def missing(self) -> list[str]:
         """Roles of the graphs that `build` would prepare; empty where all are prepared or read in place."""
-        graphs = self.bundle.manifest.graphs
-        unpacked = [role for role, entry in graphs.items() if not kernels.read_in_place(self.bundle.file(entry.file))]
-        return [role for role in unpacked if self.graph(role) is None]
+        return [role for role in self._sources() if self.graph(role) is None]
+
+    def _sources(self) -> dict[str, Path]:
+        """Role -> graph, of those to prepare: the static ones, or those whose weights are not read in place.
+
+        A static graph's role is its file's name without the ending.
+        """
+        manifest = self.bundle.manifest
+        if self.target is None:
+            graphs = {role: self.bundle.file(entry.file) for role, entry in manifest.graphs.items()}
+            return {role: path for role, path in graphs.items() if not kernels.read_in_place(path)}
+        files = manifest.static.npu_files if manifest.static else []
+        return {Path(name).stem: self.bundle.file(name) for name in files}
+
+    def _needed(self, roles: Iterable[str]) -> int:
+        """Bytes of the prepared graphs, at most."""
+        manifest = self.bundle.manifest
+        if self.target is None:
+            return int(_SIZE_FACTOR * sum(graph_bytes(manifest, role) for role in roles))
+        decoders = [role for role in ("thinker", "talker") if role in manifest.graphs]
+        return int(_NPU_SIZE_FACTOR * sum(graph_bytes(manifest, role) for role in decoders))
 
     def build(
         self,
@@ -78,10 +110,8 @@ class PreparedGraphs:
         Raises:
             ResourceError: the disk has no room.
         """
-        manifest = self.bundle.manifest
-        graphs = {role: self.bundle.file(entry.file) for role, entry in manifest.graphs.items()}
-        graphs = {role: path for role, path in graphs.items() if not kernels.read_in_place(path)}
-        needed = int(_SIZE_FACTOR * sum(graph_bytes(manifest, role) for role in graphs))
+        graphs = self._sources()
+        needed = self._needed(graphs)
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             lock = self.folder.with_name(f"{self._bundle_name}{_LOCK_SUFFIX}")
@@ -109,7 +139,7 @@ class PreparedGraphs:
             for role, path in graphs.items():
                 if progress:
                     progress(role)
-                prepare_graph(path, partial / f"{role}.onnx")
+                prepare_graph(path, partial / f"{role}.onnx", self.target)
             sizes = {path.name: path.stat().st_size for path in partial.iterdir()}
             (partial / _READY_NAME).write_text(json.dumps(sizes), "utf-8")
             shutil.rmtree(self.folder, ignore_errors=True)

@@ -7,7 +7,7 @@ takes only partly is refused, so that no part of it runs on the processor unnoti
 from __future__ import annotations
 
 from functools import cache
-from importlib import import_module, util
+from importlib import import_module, metadata, util
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -37,6 +37,11 @@ _FATAL = 4
 def installed() -> bool:
     """Whether the plugin is installed."""
     return util.find_spec(_PACKAGE) is not None
+
+
+def version() -> str:
+    """The version of the plugin."""
+    return metadata.version(_PACKAGE)
 
 
 def choose_target(device: str, static: StaticSection | None) -> str | None:
@@ -81,9 +86,9 @@ def open_session(path: Path, target: str, compiled: Path | None = None) -> ort.I
     """A session that runs a graph on the NPU, all of it.
 
     Args:
-        path: the graph, or a compiled one.
+        path: the graph, which is compiled for this session alone, or a compiled one.
         target: one of `TARGETS`.
-        compiled: where to write the compiled graph; None: it is compiled for this session alone.
+        compiled: where to write what is compiled; None: nowhere.
     """
     architecture, chip = _ARCHITECTURES[target]
     options = ort.SessionOptions()

@@ -30,7 +30,7 @@ class Settings:
         stages: of `STAGES`.
         runs: of which the median counts.
         threads: cores to use; None: all.
-        low_memory: as in `OmniEdge.load`.
+        low_memory, device: as in `OmniEdge.load`.
         contexts: positions in the KV cache at which decoding is measured.
         prefills: lengths of prompts.
         steps: tokens of one decode measurement.
@@ -49,6 +49,7 @@ class Settings:
     runs: int = 5
     threads: int | None = None
     low_memory: bool = False
+    device: str = "cpu"
     contexts: tuple[int, ...] = (128, 2048)
     prefills: tuple[int, ...] = (64, 128, 512)
     steps: int = 16
@@ -125,6 +126,7 @@ class Subject:
             self.path,
             threads=self.settings.threads,
             low_memory=self.settings.low_memory,
+            device=self.settings.device,
             trace=lambda role, begin, end: self.spans.append(Span(role, begin, end)),
         )
 

@@ -239,9 +239,14 @@ class StaticDecoder:
     input: str | None = None
 
     @property
+    def npu_files(self) -> list[str]:
+        """Files of the graphs that the NPU runs: all but `input`."""
+        return [*self.prefill, *self.decode, self.head]
+
+    @property
     def files(self) -> list[str]:
         """Names of all files."""
-        return [*([self.input] if self.input else []), *self.prefill, *self.decode, self.head]
+        return [*([self.input] if self.input else []), *self.npu_files]
 
 
 @dataclass(frozen=True)
@@ -252,6 +257,11 @@ class StaticSection:
     context: int
     thinker: StaticDecoder
     talker: StaticDecoder | None = None
+
+    @property
+    def npu_files(self) -> list[str]:
+        """Files of the graphs that the NPU runs."""
+        return [*self.thinker.npu_files, *(self.talker.npu_files if self.talker else [])]
 
     @property
     def files(self) -> list[str]:
