@@ -18,8 +18,8 @@ const answer = await client.chat.completions.create({
 });
 assert.equal(answer.choices[0].message.audio.transcript, REPLY);
 
-// Its constructor makes a wss: address of any; the program beside us is reached by ws:.
-const realtime = new OpenAIRealtimeWS({ model: "omni", options: {} }, client);
+// It opens wss: addresses only, so the server has a certificate, which NODE_EXTRA_CA_CERTS names.
+const realtime = new OpenAIRealtimeWS({ model: "omni" }, client);
 const waiting = [];
 realtime.on("event", (event) => {
   for (const each of [...waiting]) {

@@ -69,7 +69,7 @@ class ReplyStart:
             return GivenTokens([*self.model.tokenizer.encode(chosen.text), manifest.text.eos_tokens[0]])
         rules = settings.sampling if chosen.sampling is None else chosen.sampling.over(settings.sampling)
         stream = (self._seed, _THINKER_STREAM, self.number)
-        sampler = Sampler(rules, stream, manifest.thinker.vocab_size, mask=chosen.mask)
+        sampler = Sampler(rules, stream, manifest.thinker.vocab_size, mask=chosen.mask, on_token=chosen.on_token)
         sampler.observe(self.context.tokens)
         return sampler
 

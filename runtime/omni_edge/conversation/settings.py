@@ -6,7 +6,7 @@ import secrets
 from dataclasses import dataclass
 
 from omni_edge.bundle.manifest import Manifest, SamplingSection
-from omni_edge.decoders.sampling import Sampling, TokenMask
+from omni_edge.decoders.sampling import OnToken, Sampling, TokenMask
 from omni_edge.errors import UsageError
 from omni_edge.vocoder.schedule import ChunkSchedule
 from omni_edge.vocoder.solver import SolverSettings
@@ -105,6 +105,7 @@ class ReplySettings:
         stop: texts that end the reply; neither they nor what follows them comes out.
         unspoken: texts that end the speech; they and what follows them is written only.
         mask: which tokens the Thinker may write; good for one reply. None: all.
+        on_token: called with the Thinker's logits, float32 [vocabulary], and the token that was drawn from them.
 
     Raises:
         UsageError: a seed below 0, an empty `text`, or an empty one in `stop` or `unspoken`.
@@ -117,6 +118,7 @@ class ReplySettings:
     stop: tuple[str, ...] = ()
     unspoken: tuple[str, ...] = ()
     mask: TokenMask | None = None
+    on_token: OnToken | None = None
 
     def __post_init__(self) -> None:
         if self.seed is not None and self.seed < 0:

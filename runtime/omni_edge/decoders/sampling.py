@@ -6,7 +6,7 @@ Source: transformers `RepetitionPenaltyLogitsProcessor`, `TemperatureLogitsWarpe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Protocol
 
@@ -71,6 +71,9 @@ def _within(value: float | None, limits: tuple[float, float]) -> bool:
     return value is None or limits[0] <= value <= limits[1]
 
 
+OnToken = Callable[[NDArray[np.float32], int], None]
+
+
 class TokenSource(Protocol):
     """What chooses the next token."""
 
@@ -112,6 +115,7 @@ class Sampler:
         vocab_size: number of logits.
         suppress: tokens that are never drawn.
         mask: which tokens may come next; None: all.
+        on_token: called with the logits, float32 [vocabulary], and the token that was drawn from them.
     """
 
     def __init__(
@@ -121,9 +125,10 @@ class Sampler:
         vocab_size: int,
         suppress: Iterable[int] = (),
         mask: TokenMask | None = None,
+        on_token: OnToken | None = None,
     ) -> None:
         self.settings = settings
-        self._mask = mask
+        self._mask, self._on_token = mask, on_token
         self._random = np.random.default_rng(seed)
         self._seen = np.zeros(vocab_size, np.bool_)
         self._suppress = np.fromiter(suppress, np.int64)
@@ -138,6 +143,8 @@ class Sampler:
         self._seen[token] = True
         if self._mask is not None:
             self._mask.accept(token)
+        if self._on_token is not None:
+            self._on_token(logits, token)
         return token
 
     def _draw(self, logits: NDArray[np.float32]) -> int:

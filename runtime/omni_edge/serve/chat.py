@@ -17,6 +17,7 @@ from omni_edge.events import AudioChunk, FinishReason, TextDelta, TurnDone
 from omni_edge.serve.chat_request import ChatRequest, parse_chat_request
 from omni_edge.serve.faults import RequestError, explain
 from omni_edge.serve.http_io import EventStream, read_json
+from omni_edge.serve.logprobs import LogProbabilities
 from omni_edge.serve.service import Ask, Prefilled, Service
 from omni_edge.serve.sound_format import sound_stream
 from omni_edge.serve.tools import CallReader, ToolCall
@@ -36,14 +37,18 @@ class Answer:
         audio_id: of its speech.
         created: when it began, seconds since 1970.
         reader: takes the calls out of its text.
+        logprobs: takes the log probabilities of its tokens; None: nobody asked for them.
         cached: positions of the prompt that were in the caches.
+        tokens: whose text came and whose log probabilities were not sent yet.
     """
 
     id: str
     audio_id: str
     created: int
     reader: CallReader
+    logprobs: LogProbabilities | None = None
     cached: int = 0
+    tokens: int = 0
 
     def finish_reason(self, done: TurnDone) -> str:
         """Why it ended, in OpenAI's words."""
@@ -72,10 +77,14 @@ class ChatCompletions:
         body = await read_json(request, self._service)
         chat = await self._service.help(lambda: parse_chat_request(body, limits, self._reply_of_audio))
         mask = await self._service.mask(chat.schema, chat.tools)
+        logprobs = None
+        if chat.logprobs is not None:
+            logprobs = LogProbabilities(chat.logprobs, self._service.engine.model.tokenizer.decode)
+        on_token = None if logprobs is None else logprobs.draw
         ask = Ask(
             session=self._session(chat),
             parts=await self._service.decoded(chat.history),
-            reply=replace(chat.reply, mask=mask),
+            reply=replace(chat.reply, mask=mask, on_token=on_token),
             max_new_tokens=chat.max_new_tokens,
             keep=True,
         )
@@ -84,6 +93,7 @@ class ChatCompletions:
             f"audio_{secrets.token_hex(12)}",
             int(time.time()),
             CallReader([tool.name for tool in chat.tools.tools]),
+            logprobs,
         )
         if chat.stream:
             return await self._stream(request, chat, ask, answer)
@@ -131,7 +141,8 @@ class ChatCompletions:
             data += sound.close()
             self._keep(answer, reader.said)
             message |= {"content": None, "audio": self._audio(answer, reader.said, bytes(data))}
-        choice = {"index": 0, "message": message, "finish_reason": answer.finish_reason(done), "logprobs": None}
+        logprobs = None if answer.logprobs is None else answer.logprobs.take(len(done.token_ids))
+        choice = {"index": 0, "message": message, "finish_reason": answer.finish_reason(done), "logprobs": logprobs}
         return web.json_response(
             {
                 "id": answer.id,
@@ -165,6 +176,8 @@ class ChatCompletions:
                         answer.cached = event.cached
                         await stream.send(self._chunk(answer, {"role": "assistant", "content": None if sound else ""}))
                     case TextDelta():
+                        if answer.logprobs is not None:
+                            answer.tokens += len(event.token_ids)
                         await self._send_text(stream, answer, answer.reader.push(event.text), spoken=sound is not None)
                     case AudioChunk() if sound is not None:
                         if data := sound.push(event.samples):
@@ -195,12 +208,15 @@ class ChatCompletions:
             await stream.send(self._chunk(answer, delta))
 
     def _chunk(self, answer: Answer, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
+        logprobs = None
+        if answer.logprobs is not None and answer.tokens:
+            logprobs, answer.tokens = answer.logprobs.take(answer.tokens), 0
         return {
             "id": answer.id,
             "object": "chat.completion.chunk",
             "created": answer.created,
             "model": self._service.name,
-            "choices": [{"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}],
+            "choices": [{"index": 0, "delta": delta, "finish_reason": finish, "logprobs": logprobs}],
         }
 
     def _rate(self) -> int:

@@ -19,6 +19,7 @@ Content = UserPart | ReplyPart | Attachment
 
 _MOST_TOKENS = 1 << 20
 _MOST_STOPS = 4
+_MOST_LOGPROBS = 20
 _SEED_MASK = (1 << 63) - 1
 _SOUND_FORMATS = ("wav", "mp3", "flac", "ogg", "m4a", "webm")
 
@@ -39,6 +40,7 @@ class ChatRequest:
         max_new_tokens: text tokens at most; None: the bundle's default.
         stream: send the reply while it is made.
         include_usage: send the numbers of tokens at the end of a stream.
+        logprobs: tokens whose log probabilities are sent beside each drawn one; None: not even its own.
     """
 
     system: str | None
@@ -52,6 +54,7 @@ class ChatRequest:
     max_new_tokens: int | None
     stream: bool
     include_usage: bool
+    logprobs: int | None
 
 
 def parse_chat_request(body: Fields, limits: Limits, reply_of_audio: Callable[[str], str | None]) -> ChatRequest:
@@ -65,7 +68,7 @@ def parse_chat_request(body: Fields, limits: Limits, reply_of_audio: Callable[[s
     Raises:
         RequestError: something is missing, wrong or not supported.
     """
-    body.refuse("audio_url", "functions", "function_call", "logprobs", "top_logprobs", "logit_bias", "prediction")
+    body.refuse("audio_url", "functions", "function_call", "logit_bias", "prediction")
     body.refuse("presence_penalty", "frequency_penalty", "web_search_options")
     if body.integer("n", 1, 1 << 31) not in (None, 1):
         raise body.wrong("n", "must be 1; this server computes one reply at a time", "unsupported_parameter")
@@ -100,7 +103,18 @@ def parse_chat_request(body: Fields, limits: Limits, reply_of_audio: Callable[[s
         or body.integer("max_tokens", 1, _MOST_TOKENS),
         stream=stream,
         include_usage=options is not None and options.flag("include_usage"),
+        logprobs=_logprobs(body, spoken=spoken),
     )
+
+
+def _logprobs(body: Fields, *, spoken: bool) -> int | None:
+    """Tokens whose log probabilities are sent beside each drawn one; None: not even its own."""
+    wanted, top = body.flag("logprobs"), body.integer("top_logprobs", 0, _MOST_LOGPROBS)
+    if top is not None and not wanted:
+        raise body.wrong("top_logprobs", "needs logprobs: true")
+    if wanted and spoken:
+        raise body.wrong("logprobs", "must be false where the reply is spoken", "unsupported_parameter")
+    return (top or 0) if wanted else None
 
 
 def read_sampling(body: Fields) -> Sampling:

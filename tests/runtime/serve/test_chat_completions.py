@@ -14,6 +14,7 @@ import pytest
 from openai import OpenAI
 
 from omni_edge import AudioChunk, OmniEdge, Sampling
+from omni_edge.conversation.settings import ReplySettings
 from omni_edge.media import load_audio
 
 DATA = Path(__file__).parents[2] / "data"
@@ -56,6 +57,32 @@ def test_a_spoken_question_is_answered_as_the_library_answers_it(
     session.push(load_audio(DATA / file))
     expected = list(session.reply())[-1].text
     assert ask(client, [user([sound(file, kind)])]).choices[0].message.content == expected != ""
+
+
+def test_log_probabilities_are_those_of_the_model(client: OpenAI, nano: OmniEdge) -> None:
+    found: list[float] = []
+
+    def draw(logits: np.ndarray, token: int) -> None:
+        found.append(float(logits[token] - np.log(np.exp(logits.astype(np.float64)).sum())))
+
+    session = nano.session(speech=False, sampling=GREEDY)
+    session.push(QUESTION)
+    list(session.reply(settings=ReplySettings(speech=False, on_token=draw)))
+    answer = ask(client, [user(QUESTION)], logprobs=True, top_logprobs=3).choices[0]
+    entries = answer.logprobs.content
+    assert "".join(entry.token for entry in entries) == answer.message.content == REPLY
+    np.testing.assert_allclose([entry.logprob for entry in entries], found[: len(entries)], atol=1e-5)
+    assert all(bytes(entry.bytes).decode() == entry.token for entry in entries)
+    for entry in entries:
+        best = [other.logprob for other in entry.top_logprobs]
+        assert (entry.top_logprobs[0].token, len(best), best) == (entry.token, 3, sorted(best, reverse=True))
+    streamed = ask(client, [user(QUESTION)], logprobs=True, stream=True)
+    chunks = [chunk.choices[0].logprobs for chunk in streamed if chunk.choices]
+    pieces = [entry for chunk in chunks if chunk is not None for entry in chunk.content]
+    assert [(piece.token, piece.logprob) for piece in pieces] == [(entry.token, entry.logprob) for entry in entries]
+    for wrong in ({"top_logprobs": 1}, {"logprobs": True, "top_logprobs": 21}):
+        with pytest.raises(openai.BadRequestError, match="top_logprobs"):
+            ask(client, [user(QUESTION)], **wrong)
 
 
 def test_speech_has_the_samples_of_the_library(client: OpenAI, nano: OmniEdge) -> None:

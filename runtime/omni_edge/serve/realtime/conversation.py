@@ -11,7 +11,8 @@ from typing import Any
 from omni_edge.conversation.settings import ReplySettings, SessionSettings
 from omni_edge.errors import ContextFullError, OmniEdgeError
 from omni_edge.events import AudioChunk, TextDelta, TurnDone
-from omni_edge.serve.cached_conversation import CachedConversation
+from omni_edge.serve.cached_conversation import CachedConversation, ReplyPart
+from omni_edge.serve.chat_request import text_part
 from omni_edge.serve.faults import RequestError, explain
 from omni_edge.serve.realtime.items import Item, rendered
 from omni_edge.serve.realtime.microphone import Turn
@@ -166,8 +167,6 @@ class RealtimeConversation:
     async def _generate(self, response: Response) -> None:
         cached = await self._session(response.config)
         reused = await self._hold(cached)
-        if not cached.session.turn_open:
-            raise RequestError("There is nothing to answer: the last item is not the user's.", code="nothing_to_answer")
         tools = response.config.tools
         mask = await self._service.mask(None, tools)
         settings = ReplySettings(speech=response.rate is not None, unspoken=tools.unspoken, mask=mask)
@@ -192,6 +191,9 @@ class RealtimeConversation:
         """Puts the conversation into the caches; drops its oldest items where there is no room."""
         while True:
             parts = rendered(self.items[self._dropped :])
+            if not parts or isinstance(parts[-1], ReplyPart):
+                # The model speaks first, or again: it answers a turn in which the user says nothing.
+                parts.append(text_part(""))
             try:
                 return await self._service.model.run_until_cancelled(partial(cached.hold, parts), cached.cancel)
             except ContextFullError:
