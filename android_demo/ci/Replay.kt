@@ -12,6 +12,9 @@ import dev.omniedge.decoders.Sampling
 import dev.omniedge.decoders.TextTokenizer
 import dev.omniedge.kernels.CompiledOperators
 import dev.omniedge.kernels.MappedMemory
+import dev.omniedge.live.FRAME_SAMPLES
+import dev.omniedge.live.VoiceDetector
+import dev.omniedge.live.VoiceState
 import dev.omniedge.numeric.Pcg64
 import dev.omniedge.numeric.SeedSequence
 import dev.omniedge.vision.ImageProcessor
@@ -30,6 +33,7 @@ private const val MEL = 1e-4f
 private const val RESAMPLED_MEL = 5e-4f
 private const val NOISE = 1e-6f
 private const val SAMPLES = 1e-4f
+private const val PROBABILITY = 1e-5f
 
 // Turns of the growth check, and the KiB of memory that the second half of them may add.
 private const val TURNS = 1000
@@ -75,6 +79,7 @@ private class Replay(private val folder: File, private val trace: File, private 
         "random streams" to ::randomStreams,
         "mel" to ::mel,
         "patches" to ::patches,
+        "voices" to ::voices,
     ) + maps("conversations").map { "conversation, ${it["name"]}" to { conversation(it) } } + onPhones()
 
     /** What needs no recording; with compiled operators and mapped memory, as on a phone. */
@@ -132,6 +137,17 @@ private class Replay(private val folder: File, private val trace: File, private 
             within("patches", 0f, floats(picture["patches"]), made.patches.values)
         }
         return "equal"
+    }
+
+    private fun voices(): String {
+        val voices = recorded["voices"] as Map<*, *>
+        val state = VoiceState()
+        val probabilities = VoiceDetector(File(voices["model"] as String)).use { detector ->
+            floats(voices["samples"]).asList().chunked(FRAME_SAMPLES).map { detector.step(it.toFloatArray(), state) }
+        }
+        val speech = probabilities.count { it > 0.5f }
+        val worst = within("probability", PROBABILITY, floats(voices["probabilities"]), probabilities.toFloatArray())
+        return "$speech of ${probabilities.size} frames hold speech, within $worst"
     }
 
     private fun conversation(recorded: Map<*, *>): String {

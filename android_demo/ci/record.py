@@ -21,6 +21,7 @@ from trace_folder import Trace
 
 from omni_edge import OmniEdge
 from omni_edge.audio.front_end import AudioFrontEnd
+from omni_edge.live.voice_detector import FRAME_SAMPLES, VoiceDetector, VoiceState, installed_file
 from omni_edge.media.load import load_audio
 from omni_edge.vision.image_processor import ImageProcessor
 from omni_edge.vocoder.noise import seeded_noise
@@ -65,6 +66,18 @@ def random_streams(trace: Trace) -> dict[str, Any]:
     return {"seeds": seeds, "draws": [trace.array(d) for d in draws], "noise": [trace.array(n) for n in noise]}
 
 
+def voices(trace: Trace, samples: NDArray[np.float32]) -> dict[str, Any]:
+    """Probabilities of speech, of frames of a sound at 16 kHz."""
+    detector, state = VoiceDetector(), VoiceState()
+    frames = samples[: samples.size // FRAME_SAMPLES * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES)
+    probabilities = np.array([detector.step(frame, state) for frame in frames], np.float32)
+    return {
+        "model": str(installed_file()),
+        "samples": trace.array(frames),
+        "probabilities": trace.array(probabilities),
+    }
+
+
 def record(trace: Trace, engine: OmniEdge) -> None:
     """Records everything."""
     speech = load_audio(EXAMPLE)
@@ -80,6 +93,7 @@ def record(trace: Trace, engine: OmniEdge) -> None:
                 front_end(trace, engine, slow.astype(np.float32), 44100),
             ],
             "pictures": [patches(trace, engine, picture(*size, 1)) for size in PICTURE_SIZES],
+            "voices": voices(trace, np.asarray(speech.samples, np.float32)),
             "conversations": [recorder.conversation(plan) for plan in plans],
         }
     )

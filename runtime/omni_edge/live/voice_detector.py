@@ -57,7 +57,7 @@ class VoiceDetector:
     """
 
     def __init__(self, path: Path | None = None) -> None:
-        file = path if path is not None else _installed_file()
+        file = path if path is not None else installed_file()
         if not file.is_file():
             raise UsageError(f"{file} does not exist. Install it again: pip install --force-reinstall {_PACKAGE}")
         try:
@@ -84,7 +84,12 @@ class VoiceDetector:
         return float(probability[0, 0]) if is_louder(frame, state.noise) else 0.0
 
 
-def _installed_file() -> Path:
+def installed_file() -> Path:
+    """The model's file in the installed package.
+
+    Raises:
+        UsageError: it is not installed.
+    """
     try:
         distribution = metadata.distribution(_PACKAGE)
     except metadata.PackageNotFoundError:

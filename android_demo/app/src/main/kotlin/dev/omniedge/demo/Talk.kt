@@ -13,10 +13,15 @@ import dev.omniedge.conversation.Session
 import dev.omniedge.conversation.SessionSettings
 import dev.omniedge.kernels.CompiledOperators
 import dev.omniedge.kernels.MappedMemory
+import dev.omniedge.live.VoiceDetector
 import kotlinx.coroutines.runBlocking
 import java.io.File
 import java.io.IOException
 import java.util.concurrent.Executors
+
+// Shares of the context: in use, the oldest turns leave; in use afterwards.
+private const val FULL = 0.75f
+private const val KEPT = 0.5f
 
 // Pieces that come before a turn is noticed, and belong to it.
 private const val PIECES_BEFORE_TURN = 4
@@ -32,6 +37,10 @@ class Talk(private val context: Context) {
 
     @Volatile
     private var session: Session? = null
+
+    // Finds speech in hands-free mode; null: the APK holds no model for it.
+    @Volatile
+    private var voiceDetector: VoiceDetector? = null
 
     @Volatile
     private var speaker: Speaker? = null
@@ -65,7 +74,7 @@ class Talk(private val context: Context) {
         answer("[sound]")
     }
 
-    /** Opens or closes the microphone for good; turns are found by their loudness. */
+    /** Opens or closes the microphone for good; turns are found by their voice, or else by their loudness. */
     fun handsFree(on: Boolean) {
         if (on == state.handsFree) return
         closeMicrophone()
@@ -124,7 +133,9 @@ class Talk(private val context: Context) {
         val bundle = BundleFolder(context).find { share -> change { copy(progress = share) } }
         val operators = CompiledOperators.find(File(context.applicationInfo.nativeLibraryDir))
         val loaded = OmniEdge.load(bundle.folder, kernels = operators, verify = bundle.fresh, memory = MappedMemory)
+        voiceDetector = Voices.load(context)
         val opened = loaded.session(SessionSettings())
+        opened.keepMedia()
         session = opened
         val focus = AudioFocus(context, ::stop)
         loaded.manifest.token2wav?.let { speaker = Speaker(it.sampleRate, focus).apply { stop(stops) } }
@@ -146,6 +157,7 @@ class Talk(private val context: Context) {
 
     private fun reply(begun: Int): Unit = runBlocking {
         val session = session ?: return@runBlocking
+        makeRoom(session)
         session.reply().collect { event ->
             if (begun != stops) session.cancel()
             when (event) {
@@ -155,6 +167,11 @@ class Talk(private val context: Context) {
             }
         }
         speaker?.finish(begun)
+    }
+
+    /** The oldest turns leave a context that is nearly full. */
+    private fun makeRoom(session: Session) {
+        if (session.offset > FULL * session.capacity) session.evict((KEPT * session.capacity).toInt(), session.capacity)
     }
 
     private fun openMicrophone(echo: Boolean, onPiece: (FloatArray) -> Unit): Boolean {
@@ -179,7 +196,7 @@ class Talk(private val context: Context) {
 
     /** The microphone's thread in hands-free mode. */
     private inner class HandsFree {
-        private val detector = TurnDetector()
+        private val detector = TurnDetector(voiceDetector?.let { Voices(it)::step } ?: Loudness()::step)
         private val before = ArrayDeque<FloatArray>()
 
         fun step(piece: FloatArray) {
