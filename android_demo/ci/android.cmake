@@ -14,3 +14,4 @@ string(CONCAT CMAKE_C_CREATE_SHARED_LIBRARY
 # Zig spells processors its own way.
 set(ARMV8 -mcpu=generic)
 set(ARMV8_DOTPROD -mcpu=generic+v8_2a+dotprod)
+set(ARMV8_I8MM -mcpu=generic+v8_2a+dotprod+i8mm)

@@ -22,7 +22,6 @@ import zipfile
 from pathlib import Path
 
 from tools import (
-    JAVA,
     KOTLIN,
     PYTHON_RUNTIME,
     RUNTIME,
@@ -39,6 +38,8 @@ from tools import (
 
 HERE = Path(__file__).resolve().parent
 DEMO = HERE.parent
+# The whole heap is resident from the start, so that what grows is native memory; objects are counted apart.
+HEAP = "-XX:+UseSerialGC", "-Xms512m", "-Xmx512m", "-XX:+AlwaysPreTouch"
 SOURCES = [DEMO / module / "src" / "main" / "kotlin" for module in ("core", "kernels")]
 
 
@@ -124,7 +125,7 @@ def replayed(kernels: bool, jars: list[Path], native: Path, python_runtime: Path
     print(f"android: {'with' if kernels else 'without'} compiled operators", flush=True)
     folders = [f"-Donnxruntime.native.path={native}", f"-Djava.library.path={native}"]
     arguments = [bundle, str(trace), *([str(native)] if kernels else [])]
-    command = ["java", *JAVA[1:3], *options, *folders, "-cp", class_path(jars), "dev.omniedge.ReplayKt", *arguments]
+    command = ["java", *HEAP, *options, *folders, "-cp", class_path(jars), "dev.omniedge.ReplayKt", *arguments]
     libraries = os.environ | {"LD_LIBRARY_PATH": str(native)}
     code = subprocess.run(command, env=libraries, check=False, timeout=SECONDS).returncode
     if kernels and code == 0:
