@@ -15,7 +15,7 @@ from omni_cli.default_bundle import resolve_bundle
 from omni_cli.first_load import NoPrepare, prepare_at_first
 from omni_edge import OmniEdge
 from omni_edge.errors import ServerError, UsageError
-from omni_edge.serve.settings import Limits, ServeSettings, read_api_key
+from omni_edge.serve.settings import Limits, ServeSettings, is_loopback, read_api_key
 from omni_edge.serve.tls import self_signed, tls_context
 
 _LIMITS = Limits()
@@ -66,6 +66,12 @@ def serve(
         list[str] | None,
         typer.Option("--language", metavar="CODE", help="Language that Wyoming clients see. Repeatable. Default: en."),
     ] = None,
+    smart_turn: Annotated[
+        Path | None,
+        typer.Option(
+            "--smart-turn", metavar="FILE", help="Smart Turn v3.2's ONNX file, by which semantic_vad judges sentences."
+        ),
+    ] = None,
     context_size: Annotated[
         int | None,
         typer.Option("--context", metavar="N", min=1, help="Positions that one conversation may fill."),
@@ -93,6 +99,7 @@ def serve(
         wyoming_port=wyoming,
         languages=tuple(languages or ServeSettings.languages),
         context=context_size,
+        smart_turn=smart_turn,
     )
     certificate = _certificate(settings, tls_cert, tls_key, tls)
     _log_to_stderr(verbose=verbose, debug=debug)
@@ -105,12 +112,15 @@ def serve(
 async def _serve(engine: OmniEdge, settings: ServeSettings, certificate: ssl.SSLContext | None) -> None:
     try:
         from omni_edge.serve.server import running_server  # noqa: PLC0415 -- an extra
+        from omni_edge.serve.wyoming.announcement import can_announce  # noqa: PLC0415
     except ImportError as error:
         raise ServerError(f"The server is not installed ({error}): pip install 'omni-edge[serve]'") from None
     async with running_server(engine, settings, certificate) as (address, port):
         typer.echo(f"Serving on {address}; Ctrl-C ends it.", err=True)
         if port is not None:
             typer.echo(f"Wyoming clients are served on port {port} of {settings.host}; they need no key.", err=True)
+            if not is_loopback(settings.host) and not can_announce():
+                typer.echo("Home Assistant does not find it by itself: pip install zeroconf announces it.", err=True)
         await asyncio.Event().wait()
 
 

@@ -17,6 +17,7 @@ from omni_edge.conversation.settings import ReplySettings, SessionSettings
 from omni_edge.engine import OmniEdge
 from omni_edge.errors import BundleError
 from omni_edge.events import Event, TurnDone
+from omni_edge.live.sentence_detector import SentenceDetector
 from omni_edge.live.voice_detector import VoiceDetector
 from omni_edge.serve.cached_conversation import CachedConversation, ConversationPool, Part
 from omni_edge.serve.data_uri import Attachment
@@ -77,6 +78,10 @@ class Service:
         metrics: counters.
         name: the model's name, that of the bundle's folder.
         realtime_sessions: open Realtime sessions.
+        sentence_detector: judges whether a sentence is complete; None: nothing does.
+
+    Raises:
+        UsageError: `ServeSettings.smart_turn` is missing or another model.
     """
 
     def __init__(self, engine: OmniEdge, settings: ServeSettings) -> None:
@@ -86,6 +91,7 @@ class Service:
         self.realtime_sessions = 0
         self.name = _name(engine.model.bundle.path.resolve())
         self._voice_detector: VoiceDetector | None = None
+        self.sentence_detector = None if settings.smart_turn is None else SentenceDetector(settings.smart_turn)
         self._grammars: Grammars | None = None
         self._helpers = ThreadPoolExecutor(_HELPERS, "omni-edge-helper")
         self._conversations = ConversationPool(engine.session, settings.limits.kept)

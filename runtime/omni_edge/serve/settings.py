@@ -74,6 +74,7 @@ class ServeSettings:
         wyoming_port: port for Wyoming clients, which send no key; 0 takes a free one; None: they are not served.
         languages: of the model, as Wyoming clients see them.
         context: positions of a conversation; None: the default of a session.
+        smart_turn: Smart Turn's ONNX file, by which `semantic_vad` judges sentences; None: it waits for silence.
 
     Raises:
         UsageError: another address than loopback without a key, or a key that is too short.
@@ -88,6 +89,7 @@ class ServeSettings:
     wyoming_port: int | None = None
     languages: tuple[str, ...] = ("en",)
     context: int | None = None
+    smart_turn: Path | None = None
 
     def __post_init__(self) -> None:
         if self.api_key is None and not is_loopback(self.host):

@@ -134,7 +134,10 @@ class RealtimeConnection:
 
     def _make_microphone(self, config: SessionConfig, began: float = 0.0) -> Microphone:
         detection = config.turn_detection
-        return Microphone(detection, None if detection is None else self._service.voice_detector(), began)
+        if detection is None:
+            return Microphone(None, None, began=began)
+        complete = self._service.sentence_detector if detection.kind == "semantic_vad" else None
+        return Microphone(detection, self._service.voice_detector(), complete, began)
 
     async def _append(self, event: Fields) -> None:
         config = self._talk.config

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from omni_edge.live.hearing import Heard, Hearing
+from omni_edge.live.hearing import Heard, Hearing, SentenceCompleteness
 from omni_edge.live.turn_detector import Transition
 from omni_edge.live.voice_detector import VoiceDetector
 from omni_edge.serve.cached_conversation import LiveSound
@@ -37,13 +37,20 @@ class Microphone:
     Args:
         detection: how turns end; None: by `commit`.
         detector: of speech; needed where `detection` is not None.
+        complete: judges whether a sentence is complete; None: nothing does.
         began: seconds of sound that came before, in the time that clients are told.
     """
 
-    def __init__(self, detection: TurnDetection | None, detector: VoiceDetector | None, began: float = 0.0) -> None:
+    def __init__(
+        self,
+        detection: TurnDetection | None,
+        detector: VoiceDetector | None,
+        complete: SentenceCompleteness | None = None,
+        began: float = 0.0,
+    ) -> None:
         self.detection, self._began = detection, began
-        settings = None if detection is None else detection.turn_settings()
-        self._hearing = Hearing(None if detection is None else detector, settings)
+        settings = None if detection is None else detection.turn_settings(judged=complete is not None)
+        self._hearing = Hearing(None if detection is None else detector, settings, complete)
         self.turn: Turn | None = None
         if detection is None:
             self._open()

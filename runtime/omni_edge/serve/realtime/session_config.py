@@ -14,8 +14,10 @@ from omni_edge.serve.tools import NO_TOOLS, ToolSet, read_tools
 PCM_RATE = 24_000
 _LAWS = {"audio/pcmu": "pcmu", "audio/pcma": "pcma"}
 _LONGEST_INSTRUCTIONS = 100_000
-# Silence in seconds that ends a turn; nothing here judges whether a sentence is complete.
+# Silence in seconds that ends a turn where nothing judges whether a sentence is complete, and where that is judged, one
+# that is not.
 _EAGERNESS = {"low": 1.2, "medium": 0.8, "auto": 0.8, "high": 0.5}
+_PATIENCE = {"low": 8.0, "medium": 4.0, "auto": 4.0, "high": 2.0}
 _MOST_TOKENS = 1 << 20
 
 
@@ -41,9 +43,11 @@ class TurnDetection:
     create_response: bool = True
     interrupt_response: bool = True
 
-    def turn_settings(self) -> TurnSettings:
-        """The rules of the microphone."""
+    def turn_settings(self, *, judged: bool = False) -> TurnSettings:
+        """The rules of the microphone; `judged`: a model judges whether a sentence is complete."""
         defaults = TurnSettings()
+        if judged:
+            return replace(defaults, give_up=_PATIENCE[self.eagerness])
         return replace(
             defaults,
             threshold=self.threshold,

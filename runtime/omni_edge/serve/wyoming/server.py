@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from omni_edge.serve.faults import cannot_listen
 from omni_edge.serve.service import Service
 from omni_edge.serve.settings import ServeSettings
+from omni_edge.serve.wyoming.announcement import announced
 from omni_edge.serve.wyoming.connection import Conversations, WyomingConnection
 from omni_edge.serve.wyoming.messages import LONGEST_LINE
 
@@ -52,7 +53,9 @@ async def wyoming_server(service: Service, settings: ServeSettings) -> AsyncIter
     except (OSError, OverflowError) as error:
         raise cannot_listen(settings.host, settings.wyoming_port, error, "--wyoming") from None
     try:
-        yield listening.sockets[0].getsockname()[1]
+        port: int = listening.sockets[0].getsockname()[1]
+        async with announced(settings.host, port):
+            yield port
     finally:
         listening.close()
         for task in clients:
