@@ -96,3 +96,5 @@ def server_process(model: Path | None, *words: str) -> Iterator[ServerProcess]:
             finally:
                 process.terminate()
                 process.wait(20)
+            if process.returncode and sys.platform != "win32":
+                raise SystemExit(f"The server ended with status {process.returncode}.")

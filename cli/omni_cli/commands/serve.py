@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import ssl
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -121,7 +123,11 @@ async def _serve(engine: OmniEdge, settings: ServeSettings, certificate: ssl.SSL
             typer.echo(f"Wyoming clients are served on port {port} of {settings.host}; they need no key.", err=True)
             if not is_loopback(settings.host) and not can_announce():
                 typer.echo("Home Assistant does not find it by itself: pip install zeroconf announces it.", err=True)
-        await asyncio.Event().wait()
+        ended = asyncio.Event()
+        # Windows has no such handlers. systemd ends a service by this signal.
+        with suppress(NotImplementedError):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+        await ended.wait()
 
 
 def _certificate(

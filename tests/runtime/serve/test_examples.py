@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import configparser
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -56,6 +58,19 @@ def test_a_command(server: Served, folder: Path, command: str) -> None:
 def test_a_program(server: Served, folder: Path, snippet: str) -> None:
     # OpenAI's client opens its WebSocket in a way that websockets 17 warns of.
     assert REPLY in run([sys.executable, "-c", snippet.replace(ADDRESS, server.address)], folder)
+
+
+def test_the_unit_of_systemd_starts_the_command_that_there_is() -> None:
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read_string(*blocks("ini"))
+    assert [unit.sections(), unit["Install"]["WantedBy"]] == [["Unit", "Service", "Install"], "multi-user.target"]
+    program, *words = shlex.split(unit["Service"]["ExecStart"])
+    assert (Path(program).name, words.pop(0)) == ("omni-edge", "serve")
+    described = (ROOT / "docs" / "cli.md").read_text("utf-8").partition("## `omni-edge serve`")[2].partition("\n## ")[0]
+    options = [word for word in words if word.startswith("-")]
+    assert len(options) == 6
+    assert [option for option in options if f" {option} " not in described and f" {option}," not in described] == []
 
 
 def test_every_address_has_an_example_or_needs_none() -> None:
