@@ -9,6 +9,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,7 +21,8 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from omni_edge.backend import kernels
-from omni_edge.backend.qnn import TARGETS
+from omni_edge.backend.graph import prepare_graph
+from omni_edge.backend.qnn import TARGETS, require_plugin
 from omni_edge.bundle.manifest import (
     FORMAT,
     FORMAT_VERSION,
@@ -74,10 +76,12 @@ class ExportOptions:
         calibration: of the Thinker's INT4 matrices: "built-in", "none" or a folder with texts, sounds and pictures.
         target: the NPU for which static graphs of the decoders are added, one of `omni_edge.backend.qnn.TARGETS`.
         static_context: positions of the static graphs' caches.
+        compile: the static graphs are compiled for the target, which takes onnxruntime-qnn.
 
     Raises:
-        UsageError: an unknown graph in `precision_of`, a precision that no export asks for, or an unsupported group
-            size.
+        UsageError: an unknown graph in `precision_of`, a precision that no export asks for, an unsupported group size,
+            an unknown target, or none to compile for.
+        ResourceError: onnxruntime-qnn is not installed.
     """
 
     precision: Precision
@@ -90,12 +94,17 @@ class ExportOptions:
     calibration: str = BUILT_IN
     target: str | None = None
     static_context: int = STATIC_CONTEXT
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.precision_of) - set(ROLES)):
             raise UsageError(f"There is no graph {', '.join(unknown)}; the graphs are {', '.join(ROLES)}.")
         if self.target is not None and self.target not in TARGETS:
             raise UsageError(f"There is no target {self.target}; the targets are {', '.join(TARGETS)}.")
+        if self.compile:
+            if self.target is None:
+                raise UsageError("--compile compiles the graphs of --target: say for which NPU, or leave it out.")
+            require_plugin()
         for precision in (self.precision, *self.precision_of.values()):
             if precision.kind not in EXPORT_KINDS:
                 kinds = ", ".join(kind.value for kind in EXPORT_KINDS)
@@ -237,7 +246,7 @@ class _Export:
             self._write(builders, written, manifest, tokenizer, on_progress)
             manifest = dataclasses.replace(
                 manifest,
-                static=self._static_graphs(builders),
+                static=self._static_graphs(builders, on_progress),
                 voices=speakers.write(self.partial.folder) if speakers else None,
                 graphs={role: written[role].entry for role in builders},
                 files=self.partial.files(written),
@@ -328,7 +337,7 @@ class _Export:
         again = small.save(self.partial.folder, write_data=False)
         return dataclasses.replace(again, sha256={**saved.sha256, **again.sha256})
 
-    def _static_graphs(self, builders: dict[str, GraphBuilder]) -> StaticSection | None:
+    def _static_graphs(self, builders: dict[str, GraphBuilder], on_progress: OnProgress) -> StaticSection | None:
         """Writes the decoders' static graphs beside the data files that they share."""
         target, context = self.options.target, self.options.static_context
         if target is None:
@@ -338,7 +347,22 @@ class _Export:
         talker = static_talker(builders["talker"], weights("talker"), config.talker, context) if config.talker else None
         for builder in (*thinker.builders, *(talker.builders if talker else [])):
             builder.save(self.partial.folder)
-        return StaticSection(target, context, thinker.entry, talker.entry if talker else None)
+        compiled = self.options.compile
+        section = StaticSection(target, context, thinker.entry, talker.entry if talker else None, compiled)
+        if compiled:
+            self._compile(section, on_progress)
+        return section
+
+    def _compile(self, section: StaticSection, on_progress: OnProgress) -> None:
+        """Puts compiled graphs, each with a file of weights of its own, in the place of those that the NPU runs."""
+        folder = self.partial.folder
+        meter = ProgressMeter(on_progress, 0, 0)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as room:
+            for name in section.npu_files:
+                meter.start(f"compiling {Path(name).stem}", 0)
+                prepare_graph(folder / name, Path(room) / name, section.target)
+            for path in Path(room).iterdir():
+                path.replace(folder / path.name)
 
     def _manifest(self, text: TextSection) -> Manifest:
         """The manifest before anything is written: without files, graphs and voices."""

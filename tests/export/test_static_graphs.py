@@ -5,6 +5,9 @@ Qualcomm's simulator comes with onnxruntime-qnn, which CI does not install; docs
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -32,6 +35,7 @@ from omni_quant.precision import Kind, Precision
 from support.checkpoints import Case
 from support.commands import run_edge, run_export
 
+ROOT = Path(__file__).parents[2]
 TARGET = "qnn-htp:v75"
 CONTEXT = 320
 # A whole piece of a prompt and a part of one, one position, a few.
@@ -168,7 +172,9 @@ def test_a_conversation_by_static_graphs(npu_bundle: Path) -> None:
         engine.session(context=CONTEXT + 1)
 
 
-def test_devices_that_are_not_there(npu_bundle: Path, exported_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_devices_that_are_not_there(
+    checkpoint: Path, npu_bundle: Path, exported_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(qnn, "installed", lambda: False)
     missing = run_edge("run", "Hi", "-m", npu_bundle, "--device", "qnn")
     assert missing.exit_code == 6
@@ -177,10 +183,13 @@ def test_devices_that_are_not_there(npu_bundle: Path, exported_bundle: Path, mon
     assert (without.exit_code, "--target" in without.output) == (2, True)
     assert run_edge("run", "Hi", "-m", npu_bundle, "--device", "gpu").exit_code == 2
     assert qnn.choose_target("auto", Bundle(npu_bundle).manifest.static) is None
+    compiled = run_export(checkpoint, "--out", tmp_path / "out", "--target", TARGET, "--compile")
+    assert (compiled.exit_code, "pip install" in compiled.output) == (6, True)
 
 
 def test_wrong_targets_are_refused(checkpoint: Path, tmp_path: Path) -> None:
-    for words in (["--target", "qnn-htp:v68"], ["--npu-context", "64"], ["--target", TARGET, "--npu-context", "99999"]):
+    wrong = ["--target qnn-htp:v68", "--npu-context 64", f"--target {TARGET} --npu-context 99999", "--compile"]
+    for words in map(str.split, wrong):
         result = run_export(checkpoint, "--out", tmp_path / "out", *words)
         assert result.exit_code == 2, result.output
         assert not (tmp_path / "out").exists()
@@ -207,3 +216,37 @@ def test_a_conversation_in_the_simulator(npu_bundle: Path, tmp_path: Path, monke
     # The compiled graph stands for itself: a session that loads it compiles nothing.
     node = onnx.load(prepared.folder / "thinker.decode.0.onnx").graph.node
     assert [each.op_type for each in node] == ["EPContext"]
+
+
+def test_every_kind_of_graph_in_the_simulator(checkpoint: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime_qnn", reason="needs onnxruntime-qnn, Qualcomm's simulator")
+    words = ("--calibration", "none", "--target", TARGET, "--npu-context", CONTEXT)
+    result = run_export(checkpoint, "--out", tmp_path / "int4", *words)
+    assert result.exit_code == 0, result.output
+    static = Bundle(tmp_path / "int4").manifest.static
+    assert static
+    graphs = [Path(file).stem for file in static.npu_files]
+    script = [sys.executable, "benchmarks/npu.py", tmp_path / "int4", *graphs, "--compare"]
+    lines = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    rows = [json.loads(line) for line in lines if line.startswith("{")]
+    assert [row["graph"] for row in rows] == graphs
+    assert min(min(row["snr_db"].values()) for row in rows) > 45, rows
+
+
+def test_a_bundle_of_compiled_graphs_in_the_simulator(checkpoint: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime_qnn", reason="needs onnxruntime-qnn, Qualcomm's simulator")
+    out, words = tmp_path / "compiled", ("--precision", "fp32", "--text-only", "--target", TARGET, "--compile")
+    result = run_export(checkpoint, "--out", out, *words, "--npu-context", CONTEXT)
+    assert result.exit_code == 0, result.output
+    static = Bundle(out, verify=True).manifest.static
+    assert static
+    assert static.compiled
+    assert (out / "thinker.decode.0_qnn.bin").stat().st_size > 10_000
+    # Nothing is left to compile on the device.
+    assert PreparedGraphs.for_bundle(Bundle(out), tmp_path, TARGET).missing() == []
+    texts = []
+    for device in ("cpu", "qnn"):
+        session = OmniEdge.load(out, threads=1, device=device).session(seed=1, sampling=Sampling(temperature=0))
+        session.push("Hi")
+        texts.append(list(session.reply(max_new_tokens=4))[-1].token_ids)  # type: ignore[union-attr]
+    assert texts[0] == texts[1]

@@ -100,6 +100,9 @@ def export(
             "--npu-context", metavar="N", min=1, help="Positions that the graphs of --target hold. Default: 2048."
         ),
     ] = None,
+    compile_graphs: Annotated[
+        bool, typer.Option("--compile", help="Compile the graphs of --target here, not on the device.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that exists.")] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from an interrupted export with the same options.")
@@ -123,6 +126,7 @@ def export(
         calibration=calibration,
         target=target,
         static_context=npu_context or STATIC_CONTEXT,
+        compile=compile_graphs,
     )
     progress = Progress()
 

@@ -79,6 +79,7 @@ def serve(
         typer.Option("--context", metavar="N", min=1, help="Positions that one conversation may fill."),
     ] = None,
     threads: options.Threads = None,
+    device: options.Device = "cpu",
     low_memory: options.LowMemory = False,
     no_prepare: NoPrepare = False,
     verbose: Annotated[
@@ -106,8 +107,8 @@ def serve(
     certificate = _certificate(settings, tls_cert, tls_key, tls)
     _log_to_stderr(verbose=verbose, debug=debug)
     folder = resolve_bundle(model)
-    prepare_at_first(folder, wanted=not no_prepare)
-    engine = OmniEdge.load(folder, threads=threads, low_memory=low_memory)
+    prepare_at_first(folder, wanted=not no_prepare, device=device)
+    engine = OmniEdge.load(folder, threads=threads, low_memory=low_memory, device=device)
     asyncio.run(_serve(engine, settings, certificate))
 
 

@@ -82,7 +82,7 @@ class PreparedGraphs:
         if self.target is None:
             graphs = {role: self.bundle.file(entry.file) for role, entry in manifest.graphs.items()}
             return {role: path for role, path in graphs.items() if not kernels.read_in_place(path)}
-        files = manifest.static.npu_files if manifest.static else []
+        files = manifest.static.npu_files if manifest.static and not manifest.static.compiled else []
         return {Path(name).stem: self.bundle.file(name) for name in files}
 
     def _needed(self, roles: Iterable[str]) -> int:

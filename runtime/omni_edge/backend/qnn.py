@@ -70,11 +70,16 @@ def choose_target(device: str, static: StaticSection | None) -> str | None:
             f"The bundle's graphs are for the target {static.target}; this version has {', '.join(TARGETS)}. Use "
             "--device cpu, or export the bundle again."
         )
-    if not installed():
-        raise ResourceError(f"The NPU needs onnxruntime-qnn, which is not installed: {_INSTALL}. Or use --device cpu.")
-    if not _devices():
-        raise ResourceError("onnxruntime-qnn finds no NPU on this machine. Use --device cpu.")
+    require_plugin()
     return static.target
+
+
+def require_plugin() -> None:
+    """Raises ResourceError where the plugin is not installed, or finds neither an NPU nor its simulator."""
+    if not installed():
+        raise ResourceError(f"The NPU needs onnxruntime-qnn, which is not installed: {_INSTALL}. Or go on without it.")
+    if not _devices():
+        raise ResourceError("onnxruntime-qnn finds no NPU on this machine, and no simulator. Go on without it.")
 
 
 def simulated() -> bool:

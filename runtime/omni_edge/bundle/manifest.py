@@ -251,12 +251,16 @@ class StaticDecoder:
 
 @dataclass(frozen=True)
 class StaticSection:
-    """Static graphs for an NPU: `target` names its compiler and architecture, `context` positions fit the caches."""
+    """Static graphs for an NPU: `target` names its compiler and architecture, `context` positions fit the caches.
+
+    `compiled`: what the NPU runs is compiled already, and holds weights of its own.
+    """
 
     target: str
     context: int
     thinker: StaticDecoder
     talker: StaticDecoder | None = None
+    compiled: bool = False
 
     @property
     def npu_files(self) -> list[str]:
