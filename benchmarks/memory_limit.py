@@ -1,11 +1,11 @@
 """Runs a command in a control group of limited memory without swap, and reports what the group took.
 
-    python benchmarks/memory_limit.py LIMIT [--cold FOLDER] -- COMMAND...
+    python benchmarks/memory_limit.py LIMIT [--cold FOLDER]... -- COMMAND...
 
-LIMIT is in bytes, or as 3.5GB. A file's pages belong to the group that read them first, so --cold drops the bundle's
-from the page cache before. The report is a line of JSON on stderr: the group's peak, mapped files included, which the
-kernel drops where memory is short; the anonymous memory at its highest; how often the limit was met; how many processes
-were ended for want of memory. Needs Linux and root.
+LIMIT is in bytes, or as 3.5GB. A file's pages belong to the group that read them first, so --cold drops those of a
+bundle, and of the cache with its prepared graphs, before. The report is a line of JSON on stderr: the group's peak,
+mapped files included, which the kernel drops where memory is short; the anonymous memory at its highest; how often the
+limit was met; how many processes were ended for want of memory. Needs Linux and root.
 """
 
 from __future__ import annotations
@@ -67,10 +67,12 @@ def main() -> int:
     """Runs; the exit code is the command's."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("limit", type=size)
-    parser.add_argument("--cold", type=Path, help="a folder whose files are dropped from the page cache before")
+    parser.add_argument(
+        "--cold", type=Path, action="append", default=[], help="a folder whose files are dropped from the page cache"
+    )
     parser.add_argument("command", nargs="+", help="behind --")
     options = parser.parse_args()
-    for path in sorted(options.cold.iterdir()) if options.cold else ():
+    for path in (path for folder in options.cold for path in folder.rglob("*") if path.is_file()):
         drop(path)
     names = VERSION_2 if (ROOT / "cgroup.controllers").is_file() else VERSION_1
     group = names.root / f"omni-edge-{os.getpid()}"
