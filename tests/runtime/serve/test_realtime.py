@@ -166,6 +166,22 @@ def test_the_model_may_speak_first(server: Served) -> None:
         assert written.respond()[-1]["response"]["status"] == "completed"
 
 
+def test_a_conversation_of_many_items_goes_on(nano: OmniEdge) -> None:
+    with served(nano, ServeSettings(port=0, limits=Limits(items=8))) as small, talk(small) as written:
+        written.update(output_modalities=["text"])
+        for _ in range(6):
+            written.text("turn on the kitchen light")
+            assert transcript(written.respond()) == "The kitchen light is on."
+        for index in range(20):
+            content = [{"type": "input_text", "text": "x"}]
+            item = {"id": f"x{index}", "type": "message", "role": "user", "content": content}
+            written.connection.conversation.item.create(item=item)
+            written.until("conversation.item.done")
+        assert written.error({"type": "conversation.item.retrieve", "item_id": "x0"}) == "item_not_found"
+        written.connection.conversation.item.retrieve(item_id="x19")
+        written.until("conversation.item.retrieved")
+
+
 def test_truncation_keeps_the_words_that_were_heard(server: Served) -> None:
     with talk(server) as spoken:
         spoken.text("turn on the kitchen light")

@@ -70,24 +70,34 @@ class RealtimeConversation:
     def add(self, item: Item, after: str | None) -> None:
         """Adds an item behind another one ("root": at the beginning; None: at the end).
 
+        Where there are too many, or their sounds and pictures too large, the older half leaves first.
+
         Raises:
-            RequestError: there is no such item, the name is taken, or there are too many.
+            RequestError: there is no such item, the name is taken, or this one alone is too large.
         """
-        limits = self._service.settings.limits
         if any(other.id == item.id for other in self.items):
             raise RequestError("An item of that name exists.", code="item_exists", param="item.id")
-        if len(self.items) >= limits.items:
-            raise RequestError(f"The conversation has {len(self.items)} items, the most.", code="too_many_items")
-        if sum(other.nbytes for other in self.items) + item.nbytes > limits.decoded:
-            raise RequestError("The conversation's sounds and pictures are too large.", code="conversation_too_large")
         place = len(self.items)
         if after is not None:
             place = 0 if after == "root" else self.items.index(self.find(after)) + 1
+        place = max(0, place - self._make_room(item))
         self.items.insert(place, item)
         previous = self.items[place - 1].id if place else None
         for kind in ("added", "done"):
             event = {"type": f"conversation.item.{kind}", "previous_item_id": previous, "item": item.as_json()}
             self._put(event)
+
+    def _make_room(self, item: Item) -> int:
+        """Takes the older half away until `item` has room; returns the number of items that left."""
+        limits, before = self._service.settings.limits, len(self.items)
+        if item.nbytes > limits.decoded:
+            raise RequestError("The item's sounds and pictures are too large.", code="item_too_large")
+        while len(self.items) >= limits.items or sum(each.nbytes for each in self.items) + item.nbytes > limits.decoded:
+            # Each time costs a prefill of what stays, so many leave at once.
+            leaving = -(-len(self.items) // 2)
+            del self.items[:leaving]
+            self._dropped = max(0, self._dropped - leaving)
+        return before - len(self.items)
 
     def remove(self, item: Item) -> None:
         """Takes an item away."""
