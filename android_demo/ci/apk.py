@@ -7,7 +7,7 @@ where the system has them), that D8 accepts them, and that the APK is linked, si
 24 and later, libraries aligned to 16 KiB, no permission for the internet, no content provider. Last, the APK's own code
 is translated back to Java's byte code and compared with the Python runtime of this checkout, as in `check.py`. Needs
 Linux on x86-64 and the commands java, javac and keytool (17 or newer), npm, apt-get, dpkg-deb, readelf, cc and cmake.
-Downloads (0.46 GB) are kept in the cache folder; without them the check is skipped, and says so.
+Downloads (0.47 GB) are kept in the cache folder; without them the check is skipped, and says so.
 """
 
 from __future__ import annotations
