@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -164,6 +165,30 @@ def test_the_model_may_speak_first(server: Served) -> None:
             assert response["output"][0]["content"][0]["text"] != ""
         written.text("turn on the kitchen light")
         assert written.respond()[-1]["response"]["status"] == "completed"
+
+
+def test_a_user_who_says_nothing_is_spoken_to(server: Served) -> None:
+    with talk(server) as spoken:
+        detection = {"type": "server_vad", "idle_timeout_ms": 200}
+        shown = spoken.update(audio={"input": {"turn_detection": detection}})
+        assert shown["audio"]["input"]["turn_detection"]["idle_timeout_ms"] == 200
+        spoken.text("turn on the kitchen light")
+        began = time.monotonic()
+        reply = spoken.respond(max_output_tokens=50)
+        events = spoken.until("input_audio_buffer.timeout_triggered")
+        # After the reply was played, and not before.
+        assert time.monotonic() - began > samples(reply).size / RATE + 0.2
+        assert types(events) == ["input_audio_buffer.timeout_triggered"]
+        following = spoken.until("response.created")
+        assert types(following) == [
+            "input_audio_buffer.committed",
+            "conversation.item.added",
+            "conversation.item.done",
+            "response.created",
+        ]
+        assert following[0]["item_id"] == events[0]["item_id"]
+        spoken.connection.response.cancel()
+        spoken.until("response.done")
 
 
 def test_a_conversation_of_many_items_goes_on(nano: OmniEdge) -> None:

@@ -16,6 +16,7 @@ from omni_edge.serve.data_uri import decode_base64
 from omni_edge.serve.faults import RequestError, explain
 from omni_edge.serve.fields import Fields, parse_json
 from omni_edge.serve.realtime.conversation import RealtimeConversation
+from omni_edge.serve.realtime.idle_timer import IdleTimer
 from omni_edge.serve.realtime.items import Item, decode_sound, new_id, parse_item
 from omni_edge.serve.realtime.microphone import Microphone, Turn, piece_seconds
 from omni_edge.serve.realtime.response import Put
@@ -37,10 +38,11 @@ class RealtimeConnection:
     """
 
     def __init__(self, service: Service, put: Put) -> None:
-        self._service, self._put = service, put
+        self._service, self._send = service, put
+        self._idle = IdleTimer(self._timed_out)
         self._id = new_id("sess")
         self._expires = int(time.time() + service.settings.limits.session)
-        self._talk = RealtimeConversation(service, SessionConfig(spoken=service.speaks), put)
+        self._talk = RealtimeConversation(service, SessionConfig(spoken=service.speaks), self._put)
         self._microphone: Microphone | None = None
         self._listening: asyncio.Task[None] | None = None
         self._put({"type": "session.created", "session": self._session()})
@@ -58,8 +60,34 @@ class RealtimeConnection:
                 log.debug("its traceback", exc_info=error)
             self._put({"type": "error", "error": {**explain(error).as_json(), "event_id": event_id}})
 
+    def _put(self, event: dict[str, Any]) -> None:
+        """Sends an event."""
+        self._send(event)
+        detection = self._talk.config.turn_detection
+        self._idle.watch(
+            event, None if detection is None else detection.idle_timeout, lambda: self._talk.speech_seconds
+        )
+
+    def _timed_out(self) -> None:
+        """The user has said nothing for the time of `idle_timeout_ms`: the model answers that."""
+        if self._talk.active is not None:
+            return
+        item = Item(new_id("item"), "user", [{"type": "input_audio", "transcript": None}])
+        end = 0 if self._microphone is None else round(1000 * self._microphone.seconds)
+        self._put({
+            "type": "input_audio_buffer.timeout_triggered",
+            "audio_start_ms": end,
+            "audio_end_ms": end,
+            "item_id": item.id,
+        })  # fmt: skip
+        previous = self._talk.items[-1].id if self._talk.items else None
+        self._put({"type": "input_audio_buffer.committed", "previous_item_id": previous, "item_id": item.id})
+        self._talk.add(item, None)
+        self._talk.respond(self._talk.config)
+
     async def close(self) -> None:
         """The client has gone."""
+        self._idle.stop()
         if self._listening is not None:
             self._listening.cancel()
             await asyncio.wait([self._listening])

@@ -54,6 +54,12 @@ class RealtimeConversation:
         """The response in progress."""
         return None if self._response is None or self._response.closed else self._response
 
+    @property
+    def speech_seconds(self) -> float:
+        """Length of the last reply's speech; 0: it has none."""
+        last = next((item for item in reversed(self.items) if item.role == "assistant" and item.call is None), None)
+        return 0.0 if last is None or not last.rate else last.samples / last.rate
+
     # -- items -----------------------------------------------------------------------------------------------------
 
     def find(self, item_id: str) -> Item:

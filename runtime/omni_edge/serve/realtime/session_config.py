@@ -19,6 +19,8 @@ _LONGEST_INSTRUCTIONS = 100_000
 _EAGERNESS = {"low": 1.2, "medium": 0.8, "auto": 0.8, "high": 0.5}
 _PATIENCE = {"low": 8.0, "medium": 4.0, "auto": 4.0, "high": 2.0}
 _MOST_TOKENS = 1 << 20
+# Milliseconds; OpenAI takes no less than 5000.
+_IDLE_TIMEOUTS = (100, 30_000)
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class TurnDetection:
         eagerness: of semantic_vad.
         create_response: answer a turn that ends.
         interrupt_response: end the reply when the user speaks.
+        idle_timeout: seconds without speech, after a reply was played, that the model answers; None: none are.
     """
 
     kind: str = "server_vad"
@@ -42,6 +45,7 @@ class TurnDetection:
     eagerness: str = "auto"
     create_response: bool = True
     interrupt_response: bool = True
+    idle_timeout: float | None = None
 
     def turn_settings(self, *, judged: bool = False) -> TurnSettings:
         """The rules of the microphone; `judged`: a model judges whether a sentence is complete."""
@@ -68,7 +72,7 @@ class TurnDetection:
             "threshold": self.threshold,
             "prefix_padding_ms": round(1000 * self.padding),
             "silence_duration_ms": round(1000 * self.silence),
-            "idle_timeout_ms": None,
+            "idle_timeout_ms": None if self.idle_timeout is None else round(1000 * self.idle_timeout),
             **both,
         }
 
@@ -232,9 +236,9 @@ def _turn_detection(fields: Fields | None) -> TurnDetection | None:
     if fields is None:
         return None
     kind = fields.choice("type", ("server_vad", "semantic_vad"))
-    fields.refuse("idle_timeout_ms")
     create, interrupt = fields.flag("create_response", True), fields.flag("interrupt_response", True)
     if kind == "semantic_vad":
+        fields.refuse("idle_timeout_ms")
         eagerness = fields.choice("eagerness", _EAGERNESS, "auto")
         return TurnDetection(
             kind,
@@ -244,7 +248,7 @@ def _turn_detection(fields: Fields | None) -> TurnDetection | None:
             interrupt_response=interrupt,
         )
     usual = TurnDetection()
-    threshold = fields.number("threshold", 0, 1)
+    threshold, idle = fields.number("threshold", 0, 1), fields.integer("idle_timeout_ms", *_IDLE_TIMEOUTS)
     padding, silence = fields.integer("prefix_padding_ms", 0, 5000), fields.integer("silence_duration_ms", 100, 10_000)
     return TurnDetection(
         kind,
@@ -253,4 +257,5 @@ def _turn_detection(fields: Fields | None) -> TurnDetection | None:
         silence=usual.silence if silence is None else silence / 1000,
         create_response=create,
         interrupt_response=interrupt,
+        idle_timeout=None if idle is None else idle / 1000,
     )
