@@ -24,9 +24,10 @@ from omni_edge.errors import ResourceError
 from omni_export.checkpoint.lazy_tensor import LazyTensor
 from omni_export.graph.data_file import ELEMENT_TYPES, DataFile, Produce, TensorSpec
 from omni_export.graph.function import CONTRIB, DOMAINS, OWN, Function
-from omni_export.graph.linear import linear_nodes, product
+from omni_export.graph.linear import linear_nodes
 from omni_export.graph.node_order import reorder, shorten_names
 from omni_export.graph.rounding import Quantize, round_blockwise
+from omni_export.graph.static_linear import static_linear
 from omni_quant import quantize_channelwise
 from omni_quant.policy import SENSITIVE_PART, published_format, stated_precision
 from omni_quant.precision import Activations, Kind, Precision, Scales, WeightFormat
@@ -257,17 +258,9 @@ class GraphBuilder:
                 order = self.const(weight.quantized.order.astype(np.int32), f"{name}.order")
                 x = self.op("Gather", [x, order], name, axis=-1)
         if self._weights_of and weights.kind is not Kind.FP32:
-            x = self._whole_groups(x, shape[1], weights.group_size, name)
-            y = product(_Place(self, name), x, matrix, shape, weights)
+            y = static_linear(self, _Place(self, name), x, matrix, shape, weights)
             return self.op("Add", [y, bias_name], f"{name}/bias") if bias_name else y
         return linear_nodes(_Place(self, name), x, matrix, bias_name, shape, weights)
-
-    def _whole_groups(self, x: str, columns: int, group_size: int, name: str) -> str:
-        """Pads the last axis of x, of rank 3, to whole groups: the packed weight has them."""
-        if columns % group_size == 0:
-            return x
-        pads = self.const([0, 0, 0, 0, 0, -columns % group_size])
-        return self.op("Pad", [x, pads], name)
 
     def takes_over(self, weight: LazyTensor, part: str) -> bool:
         """Whether `weight` is stored as the checkpoint has quantized it, not as `part` of the graph is."""
