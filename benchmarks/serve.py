@@ -90,7 +90,8 @@ def latency(options: argparse.Namespace) -> int:
 def abuse(options: argparse.Namespace) -> int:
     """A talker among attackers; status 1: a traceback, an error, or a server that answers no more."""
     lines = Lines(options.results)
-    sessions = str(options.talkers + options.hostile)
+    # Those of attackers that have just gone are still open.
+    sessions = str(options.talkers + 4 * options.hostile)
     with server_process(options.model, "--wyoming", "0", "--max-sessions", sessions) as server, ExitStack() as others:
         for _ in range(options.talkers - 1):
             others.enter_context(open_session(server))

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from serve_process import KEY, ServerProcess
 
 _TEXT, _BINARY = 1, 2
+# Seconds that an attacker waits for an answer.
+_PATIENCE = 1.0
 _MASK = b"\x01\x02\x03\x04"
 _APPEND = json.dumps({"type": "input_audio_buffer.append", "audio": base64.b64encode(bytes(960)).decode()})
 _ITEM = json.dumps({
@@ -78,7 +80,7 @@ class Attack:
     def connect(self, *, wyoming: bool = False) -> socket.socket:
         """A connection."""
         port = self.server.wyoming_port if wyoming else self.server.port
-        return socket.create_connection(("127.0.0.1", port), timeout=5)
+        return socket.create_connection(("127.0.0.1", port), timeout=_PATIENCE)
 
     def open_realtime(self, headers: str = _KEYED) -> socket.socket:
         """A WebSocket, whether the server has taken it or not."""

@@ -75,7 +75,8 @@ class Realtime:
         try:
             async with asyncio.timeout(limits.session):
                 async for message in socket:
-                    if message.type is not WSMsgType.TEXT:
+                    # What a client sent before it went is not computed any more.
+                    if message.type is not WSMsgType.TEXT or request.transport is None:
                         break
                     await connection.receive(message.data)
         except TimeoutError:
