@@ -121,4 +121,4 @@ def test_the_environments_are_made_alike_and_without_cuda() -> None:
     assert made[:2] == TESTS[:2]
     assert "https://download.pytorch.org/whl/cpu" in made[1]
     assert (made[2], TESTS[2]) == (".venv/bin/pip install -e '.[all]'", ".venv/bin/pip install -e '.[all,dev]'")
-    assert TESTS[3].endswith("-m pytest -n 2")
+    assert TESTS[3].endswith("-m pytest -n 2 --dist loadfile")
