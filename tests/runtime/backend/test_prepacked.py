@@ -139,8 +139,8 @@ def test_two_processes_prepare_once(bundle: Path, cache: Path) -> None:
 
 
 def test_an_interrupted_preparation_leaves_nothing(bundle: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(_: Path, target: Path) -> None:
-        target.write_bytes(b"half")
+    def interrupted(source: Path, out: Path, target: str | None) -> None:
+        out.write_bytes(b"half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr("omni_edge.backend.prepacked.prepare_graph", interrupted)

@@ -109,9 +109,9 @@ def test_random_streams_are_named_by_replies_that_left_too(
 ) -> None:
     streams: list[int] = []
 
-    def recorded(rules: Any, stream: tuple[int, ...], vocabulary: int, mask: Any) -> Sampler:
+    def recorded(rules: Any, stream: tuple[int, ...], *rest: Any, **options: Any) -> Sampler:
         streams.append(stream[-1])
-        return Sampler(rules, stream, vocabulary, mask=mask)
+        return Sampler(rules, stream, *rest, **options)
 
     monkeypatch.setattr("omni_edge.conversation.reply_start.Sampler", recorded)
     session = engine.session(seed=5, speech=False, sampling=Sampling(temperature=1.2))
