@@ -34,7 +34,6 @@ typedef struct Progress {
 typedef struct Team {
     const Phase *phases;
     size_t count;
-    uint64_t number;      /* of this dispatch */
     int members, allowed; /* threads that take part, and at most; 0: all */
     int64_t late;         /* ns that members have waited for displaced ones */
     Progress progress[MAX_PHASES];
@@ -44,7 +43,6 @@ typedef struct Team {
  * waiting for displaced threads decides: beyond a quarter, one thread fewer takes part. After `pause` one more is tried
  * again; the pause doubles with every failure, until GOOD_WINDOWS have passed without one. */
 static struct {
-    uint64_t dispatches;
     int allowed;          /* threads; 0: all */
     uint8_t locked;       /* what follows is being updated */
     int good;             /* windows since the last failure */
@@ -125,16 +123,12 @@ static void account(const Team *team, int64_t began, int64_t ended) {
     __atomic_store_n(&crew.locked, 0, __ATOMIC_RELEASE);
 }
 
-/* Whether this thread takes part: the first `allowed` ones that come do. */
+/* Whether the thread that comes to a place takes part: the first `allowed` ones do, and then run all phases. */
 static int takes_part(Team *team) {
-    static _Thread_local uint64_t asked;
-    static _Thread_local int answer;
-    if (asked == team->number) return answer;
-    asked = team->number;
     const int before = __atomic_fetch_add(&team->members, 1, __ATOMIC_RELAXED);
-    answer = !team->allowed || before < team->allowed;
-    if (!answer) __atomic_sub_fetch(&team->members, 1, __ATOMIC_RELAXED);
-    return answer;
+    if (!team->allowed || before < team->allowed) return 1;
+    __atomic_sub_fetch(&team->members, 1, __ATOMIC_RELAXED);
+    return 0;
 }
 
 /* Waits only for tasks that run on some thread, so that a single thread finishes as well. */
@@ -168,7 +162,6 @@ Status *run_phases(const Api *api, const Context *context, const Phase *phases, 
     }
     while (count && !phases[count - 1].tasks) count--; /* `work` returns early once the last phase is done */
     Team team = {.phases = phases, .count = count, .allowed = allowed};
-    team.number = __atomic_add_fetch(&crew.dispatches, 1, __ATOMIC_RELAXED);
     int64_t tasks = 0;
     for (size_t i = 0; i < count; i++) tasks += phases[i].tasks;
     uint8_t few[STACK_FLAGS] = {0}, *taken = tasks <= STACK_FLAGS ? few : calloc((size_t)tasks, 1);
