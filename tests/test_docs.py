@@ -56,7 +56,7 @@ def test_every_file_that_a_page_links_or_names_exists(page: Path) -> None:
 
 
 def test_current_results_are_those_that_the_tables_name() -> None:
-    pages = ("performance", "experiments", "accuracy", "live", "npu", "raspberry-pi")
+    pages = ("performance", "experiments", "accuracy", "live", "npu", "raspberry-pi", "serve")
     text = "".join(read(f"docs/{page}.md") for page in pages)
     named = re.findall(r"`(?:(current|history)/)?([\w-]+\.jsonl?)`", text)
     assert {name for folder, name in named if folder != "history"} == {

@@ -35,7 +35,7 @@ def quantize_groups(
     library = _library(size)
     if library is None:
         return None
-    if grouped.strides[1] != size * grouped.strides[2]:
+    if blocks > 1 and grouped.strides[1] != size * grouped.strides[2]:
         grouped = np.ascontiguousarray(grouped)
     if importance is not None:
         importance = np.ascontiguousarray(importance, np.float32)
