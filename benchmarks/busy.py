@@ -2,8 +2,8 @@
 
     python benchmarks/busy.py BUNDLE [--stage talker] [--rounds 3] [--busy 0 1 2] [--out busy.jsonl]
 
-A busy program is an endless loop in a process of its own. Each line of the output is one run of the benchmark: busy
-programs, the median of each rate, and the rate's share of the same round's run with the fewest busy programs.
+A busy program is an endless loop in a process of its own. Each line of stdout is one run of the benchmark: busy
+programs, and the median of each rate. The end on stderr is each rate's share of that beside the fewest busy programs.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from omni_edge.backend import qnn
 from omni_edge.backend.graph import Graph, prepare_graph, runtime_version
 from omni_edge.backend.machine import machine, memory
 from omni_edge.bundle.reader import Bundle
+from omni_edge.decoders.static_graphs import attention_mask
 from omni_export.evaluate.metrics import snr
 
 Array = NDArray[np.float32]
@@ -37,11 +38,8 @@ def values(graph: Graph, seed: int) -> dict[str, Array]:
     rng = np.random.default_rng(seed)
     feeds = {name: rng.standard_normal(spec.shape, np.float32) for name, spec in graph.inputs.items()}  # type: ignore[arg-type]
     if "mask" in feeds:
-        mask = np.full_like(feeds["mask"], -3e4)
-        length, total = mask.shape
-        mask[:, : (total - length) // 2] = 0
-        mask[:, total - length :] = np.triu(mask[:, total - length :], 1)
-        angles = feeds["cos"]
+        length, total = feeds["mask"].shape
+        mask, angles = attention_mask(length, total - length, (total - length) // 2), feeds["cos"]
         feeds |= {"mask": mask, "cos": np.cos(angles), "sin": np.sin(angles)}
     return feeds
 

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 # The widest group that the library takes.
 _LARGEST_SIZE = 256
+# Why weights have no scales.
+NO_SCALES = "weights that are not finite, or too large for scales in float16"
 
 
 def quantize_groups(
@@ -56,7 +58,7 @@ def quantize_groups(
         _pointer(zeros),
     )
     if failed:
-        raise ValueError("weights that are not finite, or too large for scales in float16")
+        raise ValueError(NO_SCALES)
     return codes, scales, zeros
 
 

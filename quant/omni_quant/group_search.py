@@ -165,6 +165,6 @@ def _representable(scales: Values) -> Values:
     with np.errstate(over="ignore"):
         rounded = scales.astype(np.float16).astype(np.float32)
     if not np.isfinite(rounded).all():
-        raise ValueError("weights that are not finite, or too large for scales in float16")
+        raise ValueError(compiled.NO_SCALES)
     rounded[rounded == 0] = _SMALLEST_FLOAT16
     return rounded

@@ -123,7 +123,7 @@ async def _serve(engine: OmniEdge, settings: ServeSettings, certificate: ssl.SSL
         if port is not None:
             typer.echo(f"Wyoming clients are served on port {port} of {settings.host}; they need no key.", err=True)
             if not is_loopback(settings.host) and not can_announce():
-                typer.echo("Home Assistant does not find it by itself: pip install zeroconf announces it.", err=True)
+                typer.echo("Home Assistant does not find it by itself: pip install 'omni-edge[announce]'.", err=True)
         ended = asyncio.Event()
         # Windows has no such handlers. systemd ends a service by this signal.
         with suppress(NotImplementedError):

@@ -15,6 +15,14 @@ from omni_edge.bundle.manifest import StaticDecoder
 _MASKED = np.float32(-3e4)
 
 
+def attention_mask(length: int, slots: int, past: int) -> NDArray[np.float32]:
+    """What is added to scores, float32 [length, slots + length]: 0 for the `past` and for positions up to one's own."""
+    mask = np.full((length, slots + length), _MASKED)
+    mask[:, :past] = 0
+    mask[:, slots:] = np.triu(mask[:, slots:], 1)
+    return mask
+
+
 class StaticGraphs:
     """The static graphs of one decoder; immutable.
 
@@ -63,9 +71,7 @@ class StaticGraphs:
         count = x.shape[1]
         length, parts = (1, self._decode) if count == 1 else (self.prefill_positions, self._prefill)
         padding = length - count
-        mask = np.full((length, self.slots + length), _MASKED)
-        mask[:, :begin] = 0
-        mask[:, self.slots :] = np.triu(mask[:, self.slots :], 1)
+        mask = attention_mask(length, self.slots, begin)
         x = np.pad(x, ((0, 0), (0, padding), (0, 0)))
         cos, sin = (np.pad(rows, ((0, padding), (0, 0))) for rows in rotary)
         for graph, layers in zip(parts, self._layers, strict=True):

@@ -59,9 +59,7 @@ def _register(options: ort.SessionOptions, path: Path) -> None:
     try:
         options.register_custom_ops_library(str(path))
     except Exception as error:  # onnxruntime raises undocumented exceptions of its own
-        raise ResourceError(
-            f"The compiled operators {path} do not load: {str(error).splitlines()[0][:200]}. {_remedy(path)}"
-        ) from None
+        raise _does_not_load(path, error) from None
 
 
 def functions() -> ctypes.CDLL | None:
@@ -79,13 +77,14 @@ def _functions(path: Path) -> ctypes.CDLL:
     try:
         return ctypes.CDLL(str(path))
     except OSError as error:
-        raise ResourceError(f"The compiled operators {path} do not load: {str(error)[:200]}. {_remedy(path)}") from None
+        raise _does_not_load(path, error) from None
 
 
-def _remedy(path: Path) -> str:
+def _does_not_load(path: Path, error: Exception) -> ResourceError:
+    remedy = "Delete that file; `omni-edge prepare` makes it again."
     if path.parent == prebuilt.FOLDER:
-        return "Install omni-edge again."
-    return "Delete that file; `omni-edge prepare` makes it again."
+        remedy = "Install omni-edge again."
+    return ResourceError(f"The compiled operators {path} do not load: {str(error).splitlines()[0][:200]}. {remedy}")
 
 
 def available() -> bool:

@@ -39,6 +39,12 @@ typedef struct Team {
     Progress progress[MAX_PHASES];
 } Team;
 
+#define MILLISECOND INT64_C(1000000)
+#define WINDOW (10 * MILLISECOND)
+#define GOOD_WINDOWS 50
+#define SHORTEST_PAUSE (100 * MILLISECOND)
+#define LONGEST_PAUSE (1600 * MILLISECOND)
+
 /* How many threads take part in the dispatches of this process. In every WINDOW of their time, the part that was spent
  * waiting for displaced threads decides: beyond a quarter, one thread fewer takes part. After `pause` one more is tried
  * again; the pause doubles with every failure, until GOOD_WINDOWS have passed without one. */
@@ -48,13 +54,7 @@ static struct {
     int good;             /* windows since the last failure */
     int64_t work, late;   /* ns of this window: in all, and waiting */
     int64_t until, pause; /* ns: when one more thread is tried, and how long after the next failure */
-} crew;
-
-#define MILLISECOND INT64_C(1000000)
-#define WINDOW (10 * MILLISECOND)
-#define GOOD_WINDOWS 50
-#define SHORTEST_PAUSE (100 * MILLISECOND)
-#define LONGEST_PAUSE (1600 * MILLISECOND)
+} crew = {.pause = SHORTEST_PAUSE};
 
 static void pause_briefly(void) {
 #if defined(__x86_64__) || defined(__i386__)
@@ -109,7 +109,6 @@ static void account(const Team *team, int64_t began, int64_t ended) {
     crew.work += ended - began;
     crew.late += team->late / (team->members - 1);
     if (crew.work >= WINDOW) {
-        if (!crew.pause) crew.pause = SHORTEST_PAUSE;
         if (crew.late * 4 > crew.work) {
             __atomic_store_n(&crew.until, ended + crew.pause, __ATOMIC_RELAXED);
             __atomic_store_n(&crew.allowed, team->members - 1, __ATOMIC_RELAXED);
